@@ -1,0 +1,1 @@
+//! Merge layers into a layout, pack working sets, publish accelerations.

@@ -1,0 +1,3 @@
+//! Cold-start comparisons.
+
+fn main() {}

@@ -1,0 +1,1 @@
+//! Sparse layer tars: presence, fetching, eviction.

@@ -1,0 +1,1 @@
+//! EROFS images without data: writer and reader.

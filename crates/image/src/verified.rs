@@ -1,0 +1,76 @@
+//! The border between bytes that came from somewhere and bytes that are right.
+
+use crate::Digest;
+
+/// Bytes whose digest matched. There is no other way to make one than [`Verified::check`], and
+/// nothing but a `Verified` may be written to a layer tar.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Verified {
+    bytes: Vec<u8>,
+}
+
+/// The bytes are not those that were promised.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[error("digest mismatch: expected {expected}, got {actual} ({len} bytes)")]
+pub struct Mismatch {
+    /// What was promised.
+    pub expected: Digest,
+    /// What came.
+    pub actual: Digest,
+    /// How many bytes came.
+    pub len: usize,
+}
+
+impl Verified {
+    /// Hashes `bytes` and keeps them only if the digest is `expected`.
+    ///
+    /// # Errors
+    /// [`Mismatch`] with both digests.
+    pub fn check(bytes: Vec<u8>, expected: &Digest) -> Result<Self, Mismatch> {
+        let actual = Digest::of(&bytes);
+        if actual == *expected {
+            Ok(Self { bytes })
+        } else {
+            Err(Mismatch {
+                expected: *expected,
+                actual,
+                len: bytes.len(),
+            })
+        }
+    }
+
+    /// The bytes.
+    #[must_use]
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    /// Gives the buffer back.
+    #[must_use]
+    pub fn into_bytes(self) -> Vec<u8> {
+        self.bytes
+    }
+}
+
+impl std::fmt::Debug for Verified {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Verified({} bytes)", self.bytes.len())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_right_bytes_pass() {
+        let digest = Digest::of(b"right");
+        assert_eq!(
+            Verified::check(b"right".to_vec(), &digest).unwrap().bytes(),
+            b"right"
+        );
+        let error = Verified::check(b"wrong".to_vec(), &digest).unwrap_err();
+        assert_eq!(error.expected, digest);
+        assert_eq!(error.len, 5);
+    }
+}

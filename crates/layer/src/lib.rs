@@ -1,0 +1,1 @@
+//! Layer formats: scan a tar, index and decode gzip.

@@ -1,0 +1,1 @@
+//! Lazy mounts: fault transports, the keeper, access traces.

@@ -1,0 +1,1 @@
+//! OCI registries and OCI layout directories.

@@ -1,0 +1,1 @@
+//! What the kernel gives: pre-content events, mounts, capabilities.

@@ -1,0 +1,1 @@
+//! Test helpers: image builder, registry, mount guards.

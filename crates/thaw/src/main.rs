@@ -1,0 +1,3 @@
+//! Starts containers before their image has arrived.
+
+fn main() {}

@@ -1,0 +1,3 @@
+//! Set-up, test, demo and bench of the workspace.
+
+fn main() {}
