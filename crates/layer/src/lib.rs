@@ -1,1 +1,3 @@
 //! Layer formats: scan a tar, index and decode gzip.
+
+pub mod tar;
