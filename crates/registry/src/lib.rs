@@ -1,1 +1,103 @@
-//! OCI registries and OCI layout directories.
+//! OCI registries and OCI layout directories behind one small, blocking interface.
+//!
+//! [`Repository`] is the seam: a repository of a registry (OCI distribution-spec) or a layout on
+//! disk (OCI image-spec, "Image Layout"). Everything outside calls it from plain threads and
+//! blocks; the asynchronous runtime below it is this crate's own.
+//!
+//! Whatever a repository gives *by digest* through [`Repository::manifest`] and
+//! [`Repository::blob`] was checked against it. What [`thaw_image::BlobSource`] gives is not:
+//! ranges are checked by whoever knows the digests of chunks.
+
+mod document;
+mod error;
+mod platform;
+mod resolve;
+
+use std::io::{Read, Seek};
+
+use thaw_image::{BlobSource, Digest};
+
+pub use document::{
+    Descriptor, IndexContent, MAX_INDEX_BYTES, MAX_MANIFEST_BYTES, Manifest, ManifestContent, Which,
+};
+pub use error::RegistryError;
+pub use platform::Platform;
+pub use resolve::{ResolvedImage, resolve};
+
+/// Bytes to push. They can be read again from the start where an upload has to be repeated.
+pub trait Body: Read + Seek + Send {}
+
+impl<T: Read + Seek + Send> Body for T {}
+
+/// One repository: what can be asked of a registry or a layout.
+///
+/// Calls block, retry what is worth retrying, and end within the client's deadline. They must
+/// not be made from a task of an asynchronous runtime.
+pub trait Repository: BlobSource {
+    /// Reads a manifest or an index and checks its digest.
+    ///
+    /// # Errors
+    /// [`RegistryError::NotFound`]; [`RegistryError::TooLarge`] over [`MAX_INDEX_BYTES`];
+    /// [`RegistryError::Mismatch`] and the rest of [`RegistryError`].
+    fn manifest(&self, which: &Which) -> Result<Manifest, RegistryError>;
+
+    /// Reads a whole blob of at most `limit` bytes and checks its digest.
+    ///
+    /// # Errors
+    /// [`RegistryError::TooLarge`] where the descriptor says that it is larger, as for
+    /// [`Repository::manifest`] otherwise.
+    fn blob(&self, descriptor: &Descriptor, limit: u64) -> Result<Vec<u8>, RegistryError>;
+
+    /// The manifests of `artifact_type` whose subject is `subject`, none where there is no such
+    /// subject (OCI distribution-spec, "Listing Referrers").
+    ///
+    /// # Errors
+    /// See [`RegistryError`].
+    fn referrers(
+        &self,
+        subject: &Digest,
+        artifact_type: &str,
+    ) -> Result<Vec<Descriptor>, RegistryError>;
+
+    /// Puts a blob, unless it is there already.
+    ///
+    /// # Errors
+    /// [`RegistryError::Mismatch`] where `body` is not what `descriptor` names; see
+    /// [`RegistryError`].
+    fn put_blob(&self, descriptor: &Descriptor, body: &mut dyn Body) -> Result<(), RegistryError>;
+
+    /// Puts a manifest or an index, under `tag` where one is given.
+    ///
+    /// # Errors
+    /// See [`RegistryError`].
+    fn put_manifest(&self, tag: Option<&str>, manifest: &Manifest) -> Result<(), RegistryError>;
+
+    /// Puts an artifact manifest and enters it among the referrers of its `subject`. Any number
+    /// of callers may do so at once, here or elsewhere: none of their entries is lost.
+    ///
+    /// # Errors
+    /// [`RegistryError::Malformed`] where it has no subject; see [`RegistryError`].
+    fn add_referrer(&self, referrer: &Manifest) -> Result<(), RegistryError>;
+
+    /// Deletes a manifest, and its entry among the referrers of its subject. One that is not
+    /// there is no error.
+    ///
+    /// # Errors
+    /// See [`RegistryError`]; a registry may forbid it.
+    fn delete_manifest(&self, digest: &Digest) -> Result<(), RegistryError>;
+
+    /// What was asked of the network so far.
+    fn stats(&self) -> Stats;
+}
+
+/// What a repository asked of the network so far.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Stats {
+    /// HTTP requests, those for tokens and redirects included.
+    pub requests: u64,
+    /// Those of them that began when no other one of this repository awaited its answer: what a
+    /// caller waited for, one after the other.
+    pub round_trips: u64,
+    /// Bytes of bodies received.
+    pub bytes: u64,
+}
