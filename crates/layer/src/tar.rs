@@ -14,6 +14,14 @@
 //! Beyond Go: `LIBARCHIVE.xattr.*` and `SCHILY.devmajor`/`devminor` are read, and GNU's
 //! incremental directories are directories.
 
+mod header;
+mod pax;
+mod scanner;
+mod sparse;
+
+pub(crate) use header::is_tar;
+pub use scanner::Scanner;
+
 /// One member of the archive: what it is, and where its data lies in the tar.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Entry {
@@ -104,3 +112,74 @@ pub struct Timestamp {
 
 /// Most bytes of a path or of a link's target: `PATH_MAX` and a name.
 pub const MAX_PATH: usize = 4096 + 255;
+/// Most members of one archive.
+pub const MAX_ENTRIES: usize = 8 << 20;
+/// Most bytes of one extension header: a PAX header, a GNU long name.
+pub const MAX_EXTENSION: usize = 1 << 20;
+/// Most pieces of one sparse file.
+pub const MAX_SPARSE: usize = 1 << 20;
+/// Most bytes that all entries may take in memory.
+pub const MAX_MEMORY: usize = 512 << 20;
+
+/// Why bytes are not a tar that can be read.
+#[derive(Debug, Clone, thiserror::Error, PartialEq, Eq)]
+#[error("at byte {offset} of the tar: {reason}")]
+pub struct TarError {
+    /// Where the header block is that is at fault; the end of the tar if it is cut short.
+    pub offset: u64,
+    /// What is wrong there.
+    pub reason: TarReason,
+}
+
+/// What is wrong with a tar.
+#[derive(Debug, Clone, thiserror::Error, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum TarReason {
+    /// The checksum of a header does not match: this is not a tar, or a damaged one.
+    #[error("the header's checksum does not match")]
+    Checksum,
+    /// A block of zeros alone.
+    #[error("a lone block of zeros is followed by more")]
+    LoneZeroBlock,
+    /// It ends in the middle of something.
+    #[error("the tar ends too early")]
+    Truncated,
+    /// A field does not hold what it must.
+    #[error("bad {field}: {value:?}")]
+    Field {
+        /// Which field or PAX keyword.
+        field: &'static str,
+        /// Its beginning.
+        value: String,
+    },
+    /// Over one of the limits of this module.
+    #[error("{what} is over the limit of {limit}")]
+    Limit {
+        /// What is too much.
+        what: &'static str,
+        /// How much is allowed.
+        limit: u64,
+    },
+    /// A sparse file whose map is not in order, not within the file, or not what is stored.
+    #[error("the sparse map contradicts itself: {0}")]
+    Sparse(&'static str),
+    /// A type of member that no layer has.
+    #[error("unknown type of member {0:?}")]
+    Type(char),
+}
+
+impl TarReason {
+    /// A [`TarReason::Field`] that quotes the beginning of `value`.
+    fn field(field: &'static str, value: &[u8]) -> Self {
+        let shown = &value[..value.len().min(48)];
+        let value = String::from_utf8_lossy(shown).into_owned();
+        Self::Field { field, value }
+    }
+
+    fn limit(what: &'static str, limit: usize) -> Self {
+        Self::Limit {
+            what,
+            limit: limit as u64,
+        }
+    }
+}
