@@ -1,1 +1,17 @@
-//! What the kernel gives: pre-content events, mounts, capabilities.
+//! What the kernel gives: pre-content events, mounts, descriptors between processes, and a probe of
+//! what this machine can do.
+//!
+//! The only crate of the workspace that holds `unsafe`; each block says why it is sound. It knows
+//! no thaw type: layers, presence and faults are the business of the crates above.
+//!
+//! - [`fanotify`]: the kernel asks before it lets a read of a marked file through.
+//! - [`mount`]: EROFS over a layout and its devices, overlayfs, tmpfs, binds, the mount table.
+//! - [`socket`]: whole messages with descriptors over Unix sockets.
+//! - [`process`]: what a process that serves others does to itself.
+//! - [`capabilities`]: what this kernel and this store can do, found out by trying.
+
+pub mod capabilities;
+pub mod fanotify;
+pub mod mount;
+pub mod process;
+pub mod socket;

@@ -1,0 +1,461 @@
+//! Mounts, made by descriptor (`fsopen`, `fsconfig`, `fsmount`) and attached when they are ready.
+//!
+//! A [`Mount`] is a mounted filesystem that no path leads to yet: [`Mount::attach`] puts it at a
+//! directory, dropping it unmakes it. The new interface takes any number of `device=` options (the
+//! old option string ends at one page) and says in words why it refuses. Ways for older kernels
+//! stand below the new ones.
+
+mod loop_device;
+mod table;
+
+use std::ffi::OsStr;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{CWD, Mode, OFlags};
+use rustix::mount as new;
+
+pub use table::{MountEntry, mount_table};
+
+/// Longest value that `fsconfig(2)` takes as a string.
+const MAX_STRING: usize = 255;
+
+/// Why a mount could not be made or unmade.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The kernel has no such filesystem.
+    #[error("the kernel cannot mount {kind}")]
+    Filesystem {
+        /// The filesystem's name.
+        kind: &'static str,
+        /// What it answered.
+        source: io::Error,
+    },
+    /// The kernel refused a setting or the filesystem as a whole.
+    #[error("cannot set up {kind}: {step}{log}")]
+    Setup {
+        /// The filesystem's name.
+        kind: &'static str,
+        /// The setting.
+        step: String,
+        /// What the kernel said about it, or nothing.
+        log: String,
+        /// What it answered.
+        source: io::Error,
+    },
+    /// A file that the mount needs cannot be opened.
+    #[error("cannot open {path} for a mount")]
+    Open {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// A loop device (the way for kernels before 6.12) could not be made.
+    #[error("cannot make a loop device for {path}")]
+    Loop {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The directory cannot be mounted on.
+    #[error("cannot mount at {target}")]
+    Attach {
+        /// The directory.
+        target: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// Unmounting failed.
+    #[error("cannot unmount {target}")]
+    Unmount {
+        /// The mount point.
+        target: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// Attributes of a mount cannot be read or changed.
+    #[error("cannot change {what} of a mount")]
+    Attribute {
+        /// Which.
+        what: &'static str,
+        /// Why.
+        source: io::Error,
+    },
+    /// The mount table cannot be read.
+    #[error("cannot read the mount table")]
+    Table(#[source] io::Error),
+}
+
+/// A filesystem that is mounted, but nowhere yet. Dropped, it is gone.
+#[derive(Debug)]
+pub struct Mount {
+    fd: OwnedFd,
+}
+
+impl Mount {
+    /// Puts it at `target`, over what is there.
+    ///
+    /// # Errors
+    /// [`Error::Attach`].
+    pub fn attach(self, target: &Path) -> Result<(), Error> {
+        let flags = new::MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
+        new::move_mount(&self.fd, "", CWD, target, flags).map_err(|error| Error::Attach {
+            target: target.to_owned(),
+            source: error.into(),
+        })
+    }
+
+    /// Shows other owners than the filesystem's: those that the user namespace behind `userns`
+    /// maps to.
+    ///
+    /// # Errors
+    /// [`Error::Attribute`].
+    pub fn map_ids(&self, userns: BorrowedFd<'_>) -> Result<(), Error> {
+        let attributes = libc::mount_attr {
+            attr_set: libc::MOUNT_ATTR_IDMAP,
+            attr_clr: 0,
+            propagation: 0,
+            userns_fd: u64::try_from(userns.as_raw_fd()).unwrap_or(u64::MAX),
+        };
+        // SAFETY: the path is a C string, the attributes are a live structure whose size is
+        // given, and the kernel only reads both.
+        let done = unsafe {
+            libc::syscall(
+                libc::SYS_mount_setattr,
+                self.fd.as_raw_fd(),
+                c"".as_ptr(),
+                libc::AT_EMPTY_PATH,
+                &raw const attributes,
+                size_of::<libc::mount_attr>(),
+            )
+        };
+        if done < 0 {
+            return Err(Error::Attribute {
+                what: "the id mapping",
+                source: io::Error::last_os_error(),
+            });
+        }
+        Ok(())
+    }
+}
+
+impl AsFd for Mount {
+    /// The root directory (`O_PATH`).
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+/// A filesystem that is being configured.
+struct Context {
+    kind: &'static str,
+    fd: OwnedFd,
+}
+
+impl Context {
+    fn new(kind: &'static str) -> Result<Self, Error> {
+        let fd = new::fsopen(kind, new::FsOpenFlags::FSOPEN_CLOEXEC).map_err(|error| {
+            Error::Filesystem {
+                kind,
+                source: error.into(),
+            }
+        })?;
+        Ok(Self { kind, fd })
+    }
+
+    fn string(&self, key: &str, value: &OsStr) -> Result<(), Error> {
+        new::fsconfig_set_string(&self.fd, key, value.as_bytes())
+            .map_err(|error| self.error(format!("{key}={}", value.display()), error))
+    }
+
+    fn flag(&self, key: &str) -> Result<(), Error> {
+        new::fsconfig_set_flag(&self.fd, key).map_err(|error| self.error(key.to_owned(), error))
+    }
+
+    /// Makes the superblock.
+    fn create(&self) -> Result<(), Error> {
+        new::fsconfig_create(&self.fd).map_err(|error| self.error("create".to_owned(), error))
+    }
+
+    fn mount(&self, attributes: new::MountAttrFlags) -> Result<Mount, Error> {
+        let fd = new::fsmount(&self.fd, new::FsMountFlags::FSMOUNT_CLOEXEC, attributes)
+            .map_err(|error| self.error("mount".to_owned(), error))?;
+        Ok(Mount { fd })
+    }
+
+    fn error(&self, step: String, error: rustix::io::Errno) -> Error {
+        Error::Setup {
+            kind: self.kind,
+            step,
+            log: self.log(),
+            source: error.into(),
+        }
+    }
+
+    /// What the kernel has said on this context: lines such as `e erofs: Unknown parameter`.
+    fn log(&self) -> String {
+        let mut text = String::new();
+        let mut line = [0; 1024];
+        // Bounded: the kernel keeps eight lines.
+        for _ in 0..8 {
+            let Ok(len) = rustix::io::read(&self.fd, &mut line) else {
+                break;
+            };
+            text.push_str(": ");
+            text.push_str(String::from_utf8_lossy(&line[..len]).trim_end());
+        }
+        text
+    }
+}
+
+/// A path for an option: itself, or a short name of the same file when it is too long.
+struct OptionPath {
+    text: PathBuf,
+    _held: Option<OwnedFd>,
+}
+
+impl OptionPath {
+    fn new(path: &Path) -> Result<Self, Error> {
+        if path.as_os_str().len() <= MAX_STRING {
+            return Ok(Self {
+                text: path.to_owned(),
+                _held: None,
+            });
+        }
+        let held = rustix::fs::open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).map_err(
+            |error| Error::Open {
+                path: path.to_owned(),
+                source: error.into(),
+            },
+        )?;
+        Ok(Self {
+            text: format!("/proc/self/fd/{}", held.as_raw_fd()).into(),
+            _held: Some(held),
+        })
+    }
+}
+
+/// Mounts the EROFS image `layout`, read-only, with its device table's files in order. A new
+/// superblock each time, so with an empty page cache.
+///
+/// Before Linux 6.12 each file gets a loop device, which goes with the mount.
+///
+/// # Errors
+/// [`Error::Setup`] with the kernel's words, [`Error::Loop`], [`Error::Filesystem`].
+pub fn erofs(layout: &Path, devices: &[&Path]) -> Result<Mount, Error> {
+    match erofs_superblock(layout, devices) {
+        Ok(context) => context.mount(read_only()),
+        Err(Error::Setup { source, .. }) if source.raw_os_error() == Some(libc::ENOTBLK) => {
+            erofs_on_loops(layout, devices)
+        }
+        Err(error) => Err(error),
+    }
+}
+
+fn read_only() -> new::MountAttrFlags {
+    new::MountAttrFlags::MOUNT_ATTR_RDONLY
+}
+
+fn erofs_superblock(layout: &Path, devices: &[&Path]) -> Result<Context, Error> {
+    let context = Context::new("erofs")?;
+    let source = OptionPath::new(layout)?;
+    context.string("source", source.text.as_os_str())?;
+    // Too long paths stay open until the superblock exists, for their short names need it.
+    let mut held = Vec::with_capacity(devices.len());
+    for device in devices {
+        let path = OptionPath::new(device)?;
+        context.string("device", path.text.as_os_str())?;
+        held.push(path);
+    }
+    context.flag("ro")?;
+    context.create()?;
+    Ok(context)
+}
+
+fn erofs_on_loops(layout: &Path, devices: &[&Path]) -> Result<Mount, Error> {
+    let attach = |path: &&Path| {
+        loop_device::attach(path).map_err(|source| Error::Loop {
+            path: path.to_path_buf(),
+            source,
+        })
+    };
+    let layout = attach(&layout)?;
+    let devices = devices.iter().map(attach).collect::<Result<Vec<_>, _>>()?;
+    let paths: Vec<_> = devices.iter().map(|device| device.path()).collect();
+    // The mount holds the loop devices when ours are closed, and clears them when it goes.
+    erofs_superblock(layout.path(), &paths)?.mount(read_only())
+}
+
+/// Tries whether `layout` can be mounted straight from the file, without a loop device. Leaves
+/// nothing behind.
+///
+/// # Errors
+/// As [`erofs`]; `ENOTBLK` from a kernel that wants a block device.
+pub fn try_file_backed_erofs(layout: &Path, devices: &[&Path]) -> Result<(), Error> {
+    erofs_superblock(layout, devices).map(drop)
+}
+
+/// Whether the kernel has the filesystem `kind`; loads its module.
+///
+/// # Errors
+/// [`Error::Filesystem`].
+pub fn probe(kind: &'static str) -> Result<(), Error> {
+    Context::new(kind).map(drop)
+}
+
+/// The directories of an overlay.
+#[derive(Clone, Debug, Default)]
+pub struct Overlay {
+    /// Read-only layers, the uppermost first.
+    pub lower: Vec<PathBuf>,
+    /// Where writes go, and an empty directory beside it for the kernel's work; `None` for a
+    /// read-only overlay (which needs two lower layers).
+    pub upper: Option<(PathBuf, PathBuf)>,
+    /// Whether to leave out syncs of the upper filesystem (`volatile`): for what nobody needs
+    /// after a crash.
+    pub volatile: bool,
+}
+
+/// Mounts an overlay at `target`.
+///
+/// # Errors
+/// [`Error::Setup`] with the kernel's words.
+pub fn overlay(overlay: &Overlay, target: &Path) -> Result<(), Error> {
+    match overlay_by_layer(overlay) {
+        Ok(mount) => mount.attach(target),
+        // Before 6.7 there is no `lowerdir+`; before 6.13 no path may be over 255 bytes.
+        Err(Error::Setup { source, .. }) if source.raw_os_error() == Some(libc::EINVAL) => {
+            overlay_by_string(overlay, target)
+        }
+        Err(error) => Err(error),
+    }
+}
+
+fn overlay_by_layer(overlay: &Overlay) -> Result<Mount, Error> {
+    let context = Context::new("overlay")?;
+    context.string("source", OsStr::new("overlay"))?;
+    for lower in &overlay.lower {
+        set_directory(&context, "lowerdir+", lower)?;
+    }
+    if let Some((upper, work)) = &overlay.upper {
+        set_directory(&context, "upperdir", upper)?;
+        set_directory(&context, "workdir", work)?;
+    }
+    if overlay.volatile {
+        context.flag("volatile")?;
+    }
+    context.create()?;
+    context.mount(new::MountAttrFlags::empty())
+}
+
+fn set_directory(context: &Context, key: &str, path: &Path) -> Result<(), Error> {
+    if path.as_os_str().len() <= MAX_STRING {
+        return context.string(key, path.as_os_str());
+    }
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let held = rustix::fs::open(path, flags, Mode::empty()).map_err(|error| Error::Open {
+        path: path.to_owned(),
+        source: error.into(),
+    })?;
+    new::fsconfig_set_fd(&context.fd, key, &held)
+        .map_err(|error| context.error(format!("{key}={}", path.display()), error))
+}
+
+fn overlay_by_string(overlay: &Overlay, target: &Path) -> Result<(), Error> {
+    let mut options = b"lowerdir=".to_vec();
+    for (number, lower) in overlay.lower.iter().enumerate() {
+        if number > 0 {
+            options.push(b':');
+        }
+        escape_option(lower, &mut options);
+    }
+    if let Some((upper, work)) = &overlay.upper {
+        options.extend_from_slice(b",upperdir=");
+        escape_option(upper, &mut options);
+        options.extend_from_slice(b",workdir=");
+        escape_option(work, &mut options);
+    }
+    if overlay.volatile {
+        options.extend_from_slice(b",volatile");
+    }
+    let failed = |source| Error::Setup {
+        kind: "overlay",
+        step: String::from_utf8_lossy(&options).into_owned(),
+        log: String::new(),
+        source,
+    };
+    let data = std::ffi::CString::new(options.clone()).map_err(|error| failed(error.into()))?;
+    let flags = new::MountFlags::empty();
+    new::mount("overlay", target, "overlay", flags, data.as_c_str())
+        .map_err(|error| failed(error.into()))
+}
+
+/// Writes a path as an overlayfs option: its separators escaped.
+fn escape_option(path: &Path, out: &mut Vec<u8>) {
+    for byte in path.as_os_str().as_bytes() {
+        if matches!(byte, b'\\' | b':' | b',') {
+            out.push(b'\\');
+        }
+        out.push(*byte);
+    }
+}
+
+/// Mounts a tmpfs of at most `size` bytes (`None`: half the memory) whose root has `mode`.
+///
+/// # Errors
+/// [`Error::Setup`].
+pub fn tmpfs(size: Option<u64>, mode: u32) -> Result<Mount, Error> {
+    let context = Context::new("tmpfs")?;
+    context.string("source", OsStr::new("tmpfs"))?;
+    if let Some(size) = size {
+        context.string("size", OsStr::new(&size.to_string()))?;
+    }
+    context.string("mode", OsStr::new(&format!("{mode:o}")))?;
+    context.create()?;
+    let attributes = new::MountAttrFlags::MOUNT_ATTR_NOSUID | new::MountAttrFlags::MOUNT_ATTR_NODEV;
+    context.mount(attributes)
+}
+
+/// The tree at `source` once more, with the mounts below it.
+///
+/// # Errors
+/// [`Error::Open`].
+pub fn bind(source: &Path) -> Result<Mount, Error> {
+    let flags = new::OpenTreeFlags::OPEN_TREE_CLONE
+        | new::OpenTreeFlags::OPEN_TREE_CLOEXEC
+        | new::OpenTreeFlags::AT_RECURSIVE;
+    let fd = new::open_tree(CWD, source, flags).map_err(|error| Error::Open {
+        path: source.to_owned(),
+        source: error.into(),
+    })?;
+    Ok(Mount { fd })
+}
+
+/// When an unmount happens.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Unmount {
+    /// Now, or not at all if something uses it.
+    Now,
+    /// The name now, the filesystem when nothing uses it any more.
+    Lazy,
+}
+
+/// Unmounts what is uppermost at `target`.
+///
+/// # Errors
+/// [`Error::Unmount`]: `EBUSY` when in use, `EINVAL` when it is no mount point.
+pub fn unmount(target: &Path, when: Unmount) -> Result<(), Error> {
+    let flags = match when {
+        Unmount::Now => new::UnmountFlags::NOFOLLOW,
+        Unmount::Lazy => new::UnmountFlags::NOFOLLOW | new::UnmountFlags::DETACH,
+    };
+    new::unmount(target, flags).map_err(|error| Error::Unmount {
+        target: target.to_owned(),
+        source: error.into(),
+    })
+}
