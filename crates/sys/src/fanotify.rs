@@ -298,7 +298,7 @@ impl AsFd for Group {
     }
 }
 
-/// The bytes that a reader wants.
+/// The bytes that a reader wants, rounded out to whole pages of the file by the kernel.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Range {
     /// First byte.

@@ -5,6 +5,7 @@
 //! old option string ends at one page) and says in words why it refuses. Ways for older kernels
 //! stand below the new ones.
 
+mod bdi;
 mod loop_device;
 mod table;
 
@@ -95,6 +96,8 @@ pub enum Error {
 #[derive(Debug)]
 pub struct Mount {
     fd: OwnedFd,
+    /// Its directory in `/sys/class/bdi`, where that is known.
+    bdi: Option<String>,
 }
 
 impl Mount {
@@ -108,6 +111,22 @@ impl Mount {
             target: target.to_owned(),
             source: error.into(),
         })
+    }
+
+    /// How far the kernel reads ahead, in KiB. Known for EROFS only.
+    ///
+    /// # Errors
+    /// [`Error::Attribute`].
+    pub fn read_ahead_kb(&self) -> Result<u32, Error> {
+        bdi::read_ahead_kb(self.bdi.as_deref()).map_err(read_ahead_error)
+    }
+
+    /// Changes how far the kernel reads ahead. To be done before the first read. EROFS only.
+    ///
+    /// # Errors
+    /// [`Error::Attribute`].
+    pub fn set_read_ahead_kb(&self, kb: u32) -> Result<(), Error> {
+        bdi::set_read_ahead_kb(self.bdi.as_deref(), kb).map_err(read_ahead_error)
     }
 
     /// Shows other owners than the filesystem's: those that the user namespace behind `userns`
@@ -151,6 +170,13 @@ impl AsFd for Mount {
     }
 }
 
+fn read_ahead_error(source: io::Error) -> Error {
+    Error::Attribute {
+        what: "the read-ahead",
+        source,
+    }
+}
+
 /// A filesystem that is being configured.
 struct Context {
     kind: &'static str,
@@ -185,7 +211,7 @@ impl Context {
     fn mount(&self, attributes: new::MountAttrFlags) -> Result<Mount, Error> {
         let fd = new::fsmount(&self.fd, new::FsMountFlags::FSMOUNT_CLOEXEC, attributes)
             .map_err(|error| self.error("mount".to_owned(), error))?;
-        Ok(Mount { fd })
+        Ok(Mount { fd, bdi: None })
     }
 
     fn error(&self, step: String, error: rustix::io::Errno) -> Error {
@@ -248,8 +274,12 @@ impl OptionPath {
 /// # Errors
 /// [`Error::Setup`] with the kernel's words, [`Error::Loop`], [`Error::Filesystem`].
 pub fn erofs(layout: &Path, devices: &[&Path]) -> Result<Mount, Error> {
-    match erofs_superblock(layout, devices) {
-        Ok(context) => context.mount(read_only()),
+    let (created, bdi) = bdi::of_new_superblock(|| erofs_superblock(layout, devices));
+    match created {
+        Ok(context) => Ok(Mount {
+            bdi,
+            ..context.mount(read_only())?
+        }),
         Err(Error::Setup { source, .. }) if source.raw_os_error() == Some(libc::ENOTBLK) => {
             erofs_on_loops(layout, devices)
         }
@@ -288,7 +318,9 @@ fn erofs_on_loops(layout: &Path, devices: &[&Path]) -> Result<Mount, Error> {
     let devices = devices.iter().map(attach).collect::<Result<Vec<_>, _>>()?;
     let paths: Vec<_> = devices.iter().map(|device| device.path()).collect();
     // The mount holds the loop devices when ours are closed, and clears them when it goes.
-    erofs_superblock(layout.path(), &paths)?.mount(read_only())
+    let mount = erofs_superblock(layout.path(), &paths)?.mount(read_only())?;
+    let bdi = bdi::of_device(&mount.fd);
+    Ok(Mount { bdi, ..mount })
 }
 
 /// Tries whether `layout` can be mounted straight from the file, without a loop device. Leaves
@@ -433,7 +465,7 @@ pub fn bind(source: &Path) -> Result<Mount, Error> {
         path: source.to_owned(),
         source: error.into(),
     })?;
-    Ok(Mount { fd })
+    Ok(Mount { fd, bdi: None })
 }
 
 /// When an unmount happens.
