@@ -1,0 +1,129 @@
+//! A layer that arrives by a full pull: one sequential write, installed as a whole.
+
+use std::io::{self, Write};
+use std::num::NonZeroU64;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::sync::Arc;
+
+use rustix::fs::Advice;
+use thaw_image::{BLOCK, DiffId, Extent, Hasher};
+
+use crate::file::{FileError, Temp, failed};
+use crate::layers::Layers;
+use crate::presence::{MAX_TAR_BYTES, Presence, Subject};
+use crate::tar::{LayerTar, TarError};
+
+/// After so many bytes the kernel is asked to start writing them to the disk: two gigabytes of
+/// dirty pages would stall whoever syncs next.
+const KICK_BYTES: u64 = 8 << 20;
+const COPY_BYTES: usize = 1 << 20;
+
+/// A tar that is written from front to end, and becomes a layer when its diffID was found right.
+/// Dropped before, it leaves nothing behind.
+#[derive(Debug)]
+pub struct Incoming {
+    layers: Layers,
+    diff_id: DiffId,
+    temp: Temp,
+    hasher: Hasher,
+    written: u64,
+    kicked: u64,
+}
+
+impl Incoming {
+    pub(crate) fn new(layers: Layers, diff_id: DiffId) -> Result<Self, FileError> {
+        Ok(Self {
+            temp: Temp::new(layers.tmp())?,
+            layers,
+            diff_id,
+            hasher: Hasher::new(),
+            written: 0,
+            kicked: 0,
+        })
+    }
+
+    /// Starts the disk on what was written since the last time. This advice is "not needed any
+    /// more", of which Linux first makes an asynchronous write of dirty pages; those stay.
+    fn kick(&mut self) {
+        let len = NonZeroU64::new(self.written - self.kicked);
+        let _ = rustix::fs::fadvise(&self.temp.file, self.kicked, len, Advice::DontNeed);
+        self.kicked = self.written;
+    }
+
+    /// Installs what was written as the whole layer, if it hashes to the diffID. What is read of it from
+    /// then on needs no fetch. It survives a crash of the machine after [`LayerTar::sync`].
+    ///
+    /// Where the layer is in use already, the blocks that it lacks are copied into it, and then all
+    /// of it is checked, for what it had came from elsewhere.
+    ///
+    /// # Errors
+    /// [`TarError::NotItsDiffId`] (nothing is installed), [`TarError::TooLarge`], [`TarError::File`].
+    pub fn commit(mut self) -> Result<Arc<LayerTar>, TarError> {
+        let diff_id = self.diff_id;
+        let actual = std::mem::take(&mut self.hasher).finish();
+        if actual != diff_id.0 {
+            return Err(TarError::NotItsDiffId { diff_id, actual });
+        }
+        self.kick();
+        let layers = self.layers.clone();
+        layers.install(&diff_id, self.written, self)
+    }
+
+    /// Puts the file in the place of the layer's tar, which nobody has open.
+    pub(crate) fn replace(self, dir: &Path, subject: Subject) -> Result<(), FileError> {
+        let target = LayerTar::path_in(dir);
+        self.temp
+            .file
+            .set_len(self.written.div_ceil(BLOCK) * BLOCK)
+            .map_err(failed("extend", &target))?;
+        // What was durable speaks of the old file. The live bits, if there are any, hold for
+        // the new one as well.
+        Presence::remove_durable(dir)?;
+        self.temp.rename(&target)?;
+        Presence::create_whole(dir, subject)
+    }
+
+    /// Writes what `layer` lacks.
+    pub(crate) fn copy_into(&self, layer: &LayerTar) -> Result<(), TarError> {
+        let mut buffer = vec![0; COPY_BYTES];
+        for absent in layer.missing(Extent::between(0, self.written)) {
+            let mut offset = absent.offset;
+            while offset < absent.end() {
+                let left = usize::try_from(absent.end() - offset).unwrap_or(COPY_BYTES);
+                let piece = &mut buffer[..left.min(COPY_BYTES)];
+                self.temp
+                    .file
+                    .read_exact_at(piece, offset)
+                    .map_err(failed("read", self.temp.path()))
+                    .map_err(|source| TarError::File {
+                        diff_id: self.diff_id,
+                        source,
+                    })?;
+                layer.write_hashed(offset, piece)?;
+                offset += piece.len() as u64;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Write for Incoming {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if self.written + bytes.len() as u64 > MAX_TAR_BYTES {
+            let limit = format!("the layer is over the limit of {MAX_TAR_BYTES} bytes");
+            return Err(io::Error::new(io::ErrorKind::FileTooLarge, limit));
+        }
+        let count = self.temp.file.write(bytes)?;
+        self.hasher.update(&bytes[..count]);
+        self.written += count as u64;
+        if self.written - self.kicked >= KICK_BYTES {
+            self.kick();
+        }
+        Ok(count)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
