@@ -1,5 +1,5 @@
-//! The tree of inodes that a layout is made of: what a merge builds, `write` takes and
-//! `Image::to_tree` gives back.
+//! The tree of inodes that a layout is made of: what a merge builds, [`crate::write()`] takes and
+//! [`crate::Image::to_tree`] gives back.
 //!
 //! Inodes live in one table and are named by their index, so a hard link is the same [`InodeId`]
 //! under two names. Link counts, parents and `.`/`..` are not stored: they follow from the names
@@ -223,7 +223,7 @@ impl Tree {
     }
 
     /// Gives `child` a name in `directory`, and says what had the name before. Another name for
-    /// the same inode is a hard link; a directory may have only one (`write` refuses
+    /// the same inode is a hard link; a directory may have only one ([`crate::write()`] refuses
     /// more).
     ///
     /// # Errors
