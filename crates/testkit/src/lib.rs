@@ -1,1 +1,19 @@
-//! Test helpers: image builder, registry, mount guards.
+//! What tests, demo and bench stand on: real tools, started, used and unmade.
+//!
+//! - [`registry`]: Debian's docker-registry on a free port.
+//! - [`image`]: images made entry by entry, and the real ones, from Debian and PyPI packages.
+//! - [`http`]: the few requests that tests make themselves.
+//! - [`tree`]: everything that can be told about a directory tree, and how two of them differ.
+//! - [`unpack`]: another tool's unpacking, as the judge.
+//! - [`thaw`]: our own binary with a store of its own.
+//!
+//! Whatever a value here starts, mounts or writes, its `Drop` ends, unmounts and removes.
+
+pub mod http;
+pub mod image;
+pub mod process;
+pub mod registry;
+pub mod scratch;
+pub mod thaw;
+pub mod tree;
+pub mod unpack;
