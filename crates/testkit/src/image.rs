@@ -2,12 +2,13 @@
 //!
 //! [`Entry`] → [`Layer`] → [`Image`] → [`Layout`], a directory as the OCI image-layout
 //! specification has it, which can be pushed to a [`Registry`](crate::registry::Registry) under
-//! any tag. [`cases`] has images that try every rule of merging.
+//! any tag. [`cases`] has images that try every rule of merging; [`real`] builds real ones.
 
 pub mod cases;
 mod entry;
 mod layer;
 mod layout;
+pub mod real;
 
 pub use entry::{Dialect, Entry};
 pub use layer::{Compression, Layer};

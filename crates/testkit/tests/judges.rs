@@ -3,7 +3,7 @@
 
 use std::process::Command;
 
-use thaw_testkit::image::{Compression, Entry, Image, Layer, cases, write_index};
+use thaw_testkit::image::{Compression, Entry, Image, Layer, cases, real, write_index};
 use thaw_testkit::registry::Registry;
 use thaw_testkit::tree::{Kind, Snapshot, list};
 use thaw_testkit::{process, scratch, unpack};
@@ -146,4 +146,22 @@ fn docker_types_are_pushed_unchanged() {
     let layout = image.write(directory.path(), "d").unwrap();
     layout.push(&registry, "d:1").unwrap();
     assert!(registry.blob(&layout.digest()).is_file());
+}
+
+/// Slow the first time: it builds the image.
+#[test]
+fn the_web_service_is_a_real_image() {
+    let layout = real::web_service(&real::cache_directory()).unwrap();
+    let manifest = layout.manifest().unwrap();
+    let sizes = manifest["layers"].as_array().unwrap().iter();
+    let compressed: u64 = sizes.map(|layer| layer["size"].as_u64().unwrap()).sum();
+    assert!(
+        (40..80).contains(&(compressed >> 20)),
+        "{compressed} bytes compressed"
+    );
+    let unpacked = unpack::umoci(&layout).unwrap();
+    let tree = Snapshot::of(unpacked.root()).unwrap();
+    assert!(tree.0.len() > 3000, "{} paths", tree.0.len());
+    let bytecode = |path: &&Vec<u8>| path.ends_with(b".pyc") && path.starts_with(b"usr/local");
+    assert!(tree.0.keys().filter(bytecode).count() > 300);
 }
