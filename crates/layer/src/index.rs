@@ -1,10 +1,42 @@
-//! Indexing a layer in one pass.
+//! Indexing a layer in one pass, on two threads.
+//!
+//! ```text
+//!   caller's thread (produce)                      second thread (consume)
+//!   read ▶ hash blob ▶ inflate ▶ find boundaries ──batches──▶ hash tar and chunk ▶ scan ▶ write tar
+//!                                      ▲                       compress and write windows
+//!                                      └──────────empty buffers──────────┘
+//! ```
+//!
+//! A batch holds up to 512 KiB of tar; at most four of them exist, each with 32 KiB of history.
+//! With the input buffer, the tables and zstd's context a layer takes less than 8 MiB, whatever its
+//! size, beside the entries and the table that are its result.
+//!
+//! A chunk ends at the first deflate block or gzip member at or after the spacing. Encoders start
+//! a block every few tens of KiB, but none has to: a chunk grows with its last block, up to what a
+//! seek table allows (16 MiB), and a stream that needs more is [`LayerError::Unindexable`].
+//!
+//! What is written is not verified before the end: the digests are known only then.
+
+mod consume;
+mod produce;
 
 use std::io::{self, Read, Write};
+use std::sync::mpsc::{channel, sync_channel};
 
-use thaw_image::{DiffId, Digest, LayerFormat, SeekTable};
+use thaw_image::{DiffId, Digest, Hasher, LayerFormat, MAX_CHUNKS, SeekTable};
 
+use crate::inflate::InflateError;
 use crate::tar::{self, TarError};
+use crate::window::Windows;
+use consume::{Consumer, Found};
+use produce::{Failure, Intake, Link};
+
+/// Most bytes of tar in a chunk, as seek tables have it.
+pub(crate) const MAX_CHUNK_TAR: u64 = 16 << 20;
+/// Most bytes of blob in a chunk, as seek tables have it.
+pub(crate) const MAX_CHUNK_BLOB: u64 = 32 << 20;
+/// Batches that wait for the second thread.
+const WAITING: usize = 2;
 
 /// What the image says of a layer. All of it is checked.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -98,6 +130,14 @@ pub enum LayerError {
         /// Of the tar.
         actual: DiffId,
     },
+    /// The layer is what the manifest names, but it cannot be decompressed.
+    #[error("the layer cannot be decompressed, at byte {offset} of it")]
+    Gzip {
+        /// Where in the blob.
+        offset: u64,
+        /// What is wrong there.
+        source: InflateError,
+    },
     /// The layer is what the manifest names, but its tar cannot be read.
     #[error("the layer is not a readable tar")]
     Tar(#[from] TarError),
@@ -113,6 +153,9 @@ pub enum LayerError {
         /// What stands against it.
         reason: &'static str,
     },
+    /// The second thread could not be started.
+    #[error("cannot start a thread")]
+    Thread(#[source] io::Error),
 }
 
 /// Reads a layer once, to its end: writes its tar, and gives its entries and its seek table.
@@ -122,32 +165,136 @@ pub enum LayerError {
 /// [`LayerError`]. When the blob's digest does not match that is what is reported, whatever else
 /// went wrong because of it.
 pub fn index(
-    _input: &mut (dyn Read + Send),
-    _format: LayerFormat,
-    _expected: &Expected,
-    _options: &Options,
-    _outputs: Outputs<'_>,
-    _progress: &mut (dyn FnMut(u64) + Send),
+    input: &mut (dyn Read + Send),
+    format: LayerFormat,
+    expected: &Expected,
+    options: &Options,
+    outputs: Outputs<'_>,
+    progress: &mut (dyn FnMut(u64) + Send),
 ) -> Result<Index, LayerError> {
-    Err(LayerError::Unindexable {
-        reason: "the indexer is not built yet",
+    let pass = Pass {
+        format,
+        expected,
+        spacing: Some(options.spacing),
+        max_tar_size: options.max_tar_size,
+    };
+    let found = pass.run(input, outputs, progress)?;
+    if found.chunks.len() > MAX_CHUNKS {
+        let reason = "it would have too many chunks";
+        return Err(LayerError::Unindexable { reason });
+    }
+    Ok(Index {
+        table: SeekTable {
+            format,
+            blob: expected.blob,
+            blob_size: expected.blob_size,
+            diff_id: found.diff_id,
+            tar_size: found.tar_size,
+            windows_size: found.windows_size,
+            chunks: found.chunks,
+        },
+        entries: found.entries,
+        windows: found.windows,
     })
 }
 
 /// Reads a layer once, as [`index`] does, without making a seek table: for layers that are
-/// [`LayerError::Unindexable`]. `spacing` is not used.
+/// [`LayerError::Unindexable`]. `options.spacing` is not used.
 ///
 /// # Errors
 /// [`LayerError`], but never `Unindexable`.
 pub fn unpack(
-    _input: &mut (dyn Read + Send),
-    _format: LayerFormat,
-    _expected: &Expected,
-    _options: &Options,
-    _tar: &mut (dyn Write + Send),
-    _progress: &mut (dyn FnMut(u64) + Send),
+    input: &mut (dyn Read + Send),
+    format: LayerFormat,
+    expected: &Expected,
+    options: &Options,
+    tar: &mut (dyn Write + Send),
+    progress: &mut (dyn FnMut(u64) + Send),
 ) -> Result<Vec<tar::Entry>, LayerError> {
-    Err(LayerError::Unindexable {
-        reason: "the indexer is not built yet",
-    })
+    let pass = Pass {
+        format,
+        expected,
+        spacing: None,
+        max_tar_size: options.max_tar_size,
+    };
+    let windows = &mut io::sink();
+    let found = pass.run(input, Outputs { tar, windows }, progress)?;
+    Ok(found.entries)
 }
+
+/// One pass over a layer.
+struct Pass<'a> {
+    format: LayerFormat,
+    expected: &'a Expected,
+    /// `None`: no chunks.
+    spacing: Option<u64>,
+    max_tar_size: u64,
+}
+
+impl Pass<'_> {
+    fn run(
+        &self,
+        input: &mut (dyn Read + Send),
+        outputs: Outputs<'_>,
+        progress: &mut (dyn FnMut(u64) + Send),
+    ) -> Result<Found, LayerError> {
+        let mut intake = Intake {
+            input,
+            progress,
+            hasher: Hasher::new(),
+            read: 0,
+            size: self.expected.blob_size,
+        };
+        let found = self.pipeline(&mut intake, outputs);
+        // Damage on the way shows as a broken stream, long before the digest does: read on to
+        // tell it from a layer that was made broken.
+        if matches!(
+            found,
+            Ok(_) | Err(LayerError::Gzip { .. } | LayerError::Tar(_))
+        ) {
+            intake.verify(self.expected)?;
+        }
+        let found = found?;
+        if found.diff_id != self.expected.diff_id {
+            return Err(LayerError::DiffId {
+                expected: self.expected.diff_id,
+                actual: found.diff_id,
+            });
+        }
+        Ok(found)
+    }
+
+    fn pipeline(&self, intake: &mut Intake<'_>, outputs: Outputs<'_>) -> Result<Found, LayerError> {
+        let (batches, received) = sync_channel(WAITING);
+        let (returned, empty) = channel();
+        let link = Link {
+            batches,
+            empty,
+            events: Vec::new(),
+            sent: 0,
+            max_tar_size: self.max_tar_size,
+        };
+        let consumer = Consumer::new(outputs.tar, Windows::new(outputs.windows));
+        std::thread::scope(|scope| {
+            let second = std::thread::Builder::new()
+                .name("thaw-index".into())
+                .spawn_scoped(scope, || consumer.run(received, returned))
+                .map_err(LayerError::Thread)?;
+            let produced = match self.format {
+                LayerFormat::Tar => produce::stored(intake, link, self.spacing.is_some()),
+                LayerFormat::Gzip => produce::gzip(intake, link, self.spacing),
+            };
+            let found = match second.join() {
+                Ok(found) => found,
+                Err(panic) => std::panic::resume_unwind(panic),
+            };
+            match produced {
+                Err(Failure::Layer(error)) => Err(error),
+                Ok(()) | Err(Failure::Hangup) => found,
+            }
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests;

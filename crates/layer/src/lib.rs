@@ -11,8 +11,11 @@
 mod decode;
 mod format;
 mod index;
+mod inflate;
 pub mod tar;
+mod window;
 
 pub use decode::{DecodeError, decode};
 pub use format::{HEAD_BYTES, Unsupported, detect};
 pub use index::{Expected, Index, LayerError, Options, Outputs, index, unpack};
+pub use inflate::InflateError;

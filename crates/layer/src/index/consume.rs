@@ -1,0 +1,148 @@
+//! The second thread: hashes the tar and its chunks, scans it, writes it, writes the windows.
+
+use std::io::Write;
+use std::sync::mpsc::{Receiver, Sender};
+
+use thaw_image::{Chunk, CodecState, DiffId, Digest, Extent, Hasher, WindowRef};
+
+use super::LayerError;
+use super::produce::{Batch, Event, Start};
+use crate::tar::{Entry, Scanner};
+use crate::window::Windows;
+
+/// What the second thread found.
+pub(super) struct Found {
+    pub(super) diff_id: DiffId,
+    pub(super) tar_size: u64,
+    pub(super) chunks: Vec<Chunk>,
+    pub(super) entries: Vec<Entry>,
+    pub(super) windows: Digest,
+    pub(super) windows_size: u64,
+}
+
+pub(super) struct Consumer<'a> {
+    tar: &'a mut (dyn Write + Send),
+    windows: Windows<'a>,
+    hasher: Hasher,
+    scanner: Scanner,
+    /// Bytes of tar so far.
+    size: u64,
+    open: Option<Open>,
+    chunks: Vec<Chunk>,
+}
+
+/// The chunk at hand.
+struct Open {
+    tar: u64,
+    bit: u64,
+    state: CodecState,
+    hasher: Hasher,
+}
+
+impl<'a> Consumer<'a> {
+    pub(super) fn new(tar: &'a mut (dyn Write + Send), windows: Windows<'a>) -> Self {
+        Self {
+            tar,
+            windows,
+            hasher: Hasher::new(),
+            scanner: Scanner::new(),
+            size: 0,
+            open: None,
+            chunks: Vec::new(),
+        }
+    }
+
+    /// Takes batches until there are no more, and sends their buffers back.
+    pub(super) fn run(
+        mut self,
+        batches: Receiver<Batch>,
+        empty: Sender<Vec<u8>>,
+    ) -> Result<Found, LayerError> {
+        for batch in batches {
+            self.batch(&batch)?;
+            // Nobody wants it any more when the first thread is done.
+            let _ = empty.send(batch.buffer);
+        }
+        self.tar.flush().map_err(LayerError::WriteTar)?;
+        let (windows, windows_size) = self.windows.finish().map_err(LayerError::WriteWindows)?;
+        Ok(Found {
+            diff_id: DiffId(self.hasher.finish()),
+            tar_size: self.size,
+            chunks: self.chunks,
+            entries: self.scanner.finish()?,
+            windows,
+            windows_size,
+        })
+    }
+
+    fn batch(&mut self, batch: &Batch) -> Result<(), LayerError> {
+        let mut from = batch.fresh.start;
+        for (at, event) in &batch.events {
+            self.bytes(&batch.buffer[from..*at])?;
+            self.event(event)?;
+            from = *at;
+        }
+        self.bytes(&batch.buffer[from..batch.fresh.end])
+    }
+
+    fn bytes(&mut self, bytes: &[u8]) -> Result<(), LayerError> {
+        self.hasher.update(bytes);
+        if let Some(open) = &mut self.open {
+            open.hasher.update(bytes);
+        }
+        self.size += bytes.len() as u64;
+        self.scanner.push(bytes)?;
+        self.tar.write_all(bytes).map_err(LayerError::WriteTar)
+    }
+
+    fn event(&mut self, event: &Event) -> Result<(), LayerError> {
+        match event {
+            Event::Chunk { bit, start } => {
+                self.close(*bit);
+                self.open = Some(Open {
+                    tar: self.size,
+                    bit: *bit,
+                    state: state(*start, *bit),
+                    hasher: Hasher::new(),
+                });
+            }
+            Event::Window(window) => {
+                let place = self
+                    .windows
+                    .push(window)
+                    .map_err(LayerError::WriteWindows)?;
+                if let Some(open) = &mut self.open
+                    && let CodecState::Deflate { window, .. } = &mut open.state
+                {
+                    *window = place;
+                }
+            }
+            Event::End { bit } => self.close(*bit),
+        }
+        Ok(())
+    }
+
+    /// Ends the chunk at hand at `bit` of the blob. One without bytes is none.
+    fn close(&mut self, bit: u64) {
+        let Some(open) = self.open.take() else { return };
+        if self.size > open.tar {
+            self.chunks.push(Chunk {
+                tar: Extent::between(open.tar, self.size),
+                blob: Extent::between(open.bit / 8, bit.div_ceil(8)),
+                state: open.state,
+                digest: open.hasher.finish(),
+            });
+        }
+    }
+}
+
+fn state(start: Start, bit: u64) -> CodecState {
+    match start {
+        Start::Stored => CodecState::Stored,
+        Start::Member => CodecState::GzipMember,
+        Start::Block => CodecState::Deflate {
+            skip_bits: (bit % 8) as u8,
+            window: WindowRef::default(),
+        },
+    }
+}

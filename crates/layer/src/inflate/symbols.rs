@@ -1,0 +1,195 @@
+//! The hot loop: literals and matches of one block.
+//!
+//! All of thaw's decompression speed is here. What it rests on:
+//!
+//! - 64 bits are kept; one unaligned word brings at least 56, enough for a length with its extra
+//!   bits after two literals, or for a distance.
+//! - One table look-up per symbol, two for the rare long codes; an entry says how many bits it
+//!   took including its extra bits, so the next look-up need not wait for them.
+//! - Indexes into tables are masked to the arrays' sizes, so the compiler drops their checks.
+//! - The state lives in local variables, and is written back once.
+
+#![expect(
+    clippy::cast_possible_truncation,
+    reason = "values are masked or shifted down to what they are cast to"
+)]
+
+use super::InflateError;
+use super::input::{Input, word};
+use super::output::{Output, WINDOW};
+use super::table::{
+    DISTANCE_BITS, DISTANCE_ENTRIES, END, LITERAL, LITERAL_BITS, LITERAL_ENTRIES, SPECIAL,
+    SUBTABLE, Tables,
+};
+
+/// The next bits of the stream.
+struct Bits {
+    bits: u64,
+    /// How many of them are known, in the low 6 bits; above is of no meaning.
+    count: u32,
+}
+
+impl Bits {
+    /// Brings at least 56 bits from `pos` on.
+    #[inline(always)]
+    fn refill(&mut self, data: &[u8], pos: &mut usize) {
+        self.bits |= word(data, *pos).wrapping_shl(self.count);
+        *pos += ((!self.count >> 3) & 7) as usize;
+        self.count |= 56;
+    }
+
+    /// Drops the bits that an entry says it took.
+    #[inline(always)]
+    fn consume(&mut self, entry: u32) {
+        self.bits = self.bits.wrapping_shr(entry);
+        self.count = self.count.wrapping_sub(entry);
+    }
+
+    #[inline(always)]
+    fn low(&self, bits: u32) -> usize {
+        (self.bits & ((1 << bits) - 1)) as usize
+    }
+}
+
+/// The base value of an entry and the extra bits behind its code in `before`, the bits that
+/// stood there before the entry was consumed.
+#[inline(always)]
+fn value(entry: u32, before: u64) -> usize {
+    let extra = before & !(u64::MAX.wrapping_shl(entry));
+    let base = entry >> 16;
+    base as usize + extra.wrapping_shr(entry >> 8) as usize
+}
+
+/// Decodes symbols until the block ends (`true`), or there is not enough input or room for one
+/// more turn (`false`). With `TRACK`, notes references to what is before the checkpoint.
+pub(super) fn decode<const TRACK: bool>(
+    tables: &Tables,
+    input: &mut Input,
+    output: &mut Output,
+) -> Result<bool, InflateError> {
+    let limit = input.limit();
+    let mut room = output.limit();
+    let floor = output.floor;
+    let start = output.tracker.start.unwrap_or(0);
+    if TRACK {
+        room = room.min(start + WINDOW);
+    }
+    let tracker = &mut output.tracker;
+    let data = input.data.as_slice();
+    let out = output.data.as_mut_slice();
+    let (mut pos, mut at) = (input.pos, output.at);
+    let mut b = Bits {
+        bits: input.bits,
+        count: input.count,
+    };
+    let mut result = Ok(false);
+    while pos < limit && at < room {
+        b.refill(data, &mut pos);
+        let mut entry = tables.literals[b.low(LITERAL_BITS)];
+        if entry & LITERAL != 0 {
+            b.consume(entry);
+            out[at] = (entry >> 16) as u8;
+            at += 1;
+            entry = tables.literals[b.low(LITERAL_BITS)];
+            if entry & LITERAL != 0 {
+                b.consume(entry);
+                out[at] = (entry >> 16) as u8;
+                at += 1;
+                entry = tables.literals[b.low(LITERAL_BITS)];
+                if entry & LITERAL != 0 {
+                    b.consume(entry);
+                    out[at] = (entry >> 16) as u8;
+                    at += 1;
+                    continue;
+                }
+            }
+        }
+        let mut before = b.bits;
+        b.consume(entry);
+        if entry & SPECIAL != 0 {
+            if entry & SUBTABLE != 0 {
+                let index = (entry >> 16) as usize + b.low(entry >> 8 & 31);
+                entry = tables.literals[index % LITERAL_ENTRIES];
+                before = b.bits;
+                b.consume(entry);
+            }
+            if entry & LITERAL != 0 {
+                out[at] = (entry >> 16) as u8;
+                at += 1;
+                continue;
+            }
+            if entry & END != 0 {
+                result = Ok(true);
+                break;
+            }
+            if entry & SPECIAL != 0 {
+                result = Err(InflateError::Symbol);
+                break;
+            }
+        }
+        let len = value(entry, before);
+
+        b.refill(data, &mut pos);
+        entry = tables.distances[b.low(DISTANCE_BITS)];
+        if entry & SPECIAL != 0 {
+            if entry & SUBTABLE == 0 {
+                result = Err(InflateError::Symbol);
+                break;
+            }
+            b.consume(entry);
+            let index = (entry >> 16) as usize + b.low(entry >> 8 & 31);
+            entry = tables.distances[index % DISTANCE_ENTRIES];
+            if entry & SPECIAL != 0 {
+                result = Err(InflateError::Symbol);
+                break;
+            }
+        }
+        let distance = value(entry, b.bits);
+        b.consume(entry);
+        if distance > at - floor {
+            result = Err(InflateError::Distance);
+            break;
+        }
+        if TRACK {
+            tracker.note(start, at - distance, len);
+        }
+        copy(out, at, distance, len);
+        at += len;
+    }
+    (input.pos, output.at) = (pos, at);
+    input.count = b.count & 63;
+    input.bits = b.bits;
+    result
+}
+
+/// Copies `len` bytes to `at` from `distance` before it. May write up to 32 bytes behind them.
+#[inline(always)]
+fn copy(out: &mut [u8], at: usize, distance: usize, len: usize) {
+    let mut from = at - distance;
+    let mut to = at;
+    let end = at + len;
+    if distance < 16 {
+        if distance == 1 {
+            let byte = out[from];
+            out[to..end].fill(byte);
+            return;
+        }
+        // The bytes repeat every `distance`: each step doubles how far back the next may read.
+        while to - from < 16 {
+            copy_16(out, from, to);
+            to += to - from;
+        }
+    }
+    while to < end {
+        copy_16(out, from, to);
+        from += 16;
+        to += 16;
+    }
+}
+
+#[inline(always)]
+fn copy_16(out: &mut [u8], from: usize, to: usize) {
+    let mut chunk = [0; 16];
+    chunk.copy_from_slice(&out[from..from + 16]);
+    out[to..to + 16].copy_from_slice(&chunk);
+}

@@ -1,0 +1,67 @@
+//! Windows as the windows blob holds them: one zstd frame each, of exactly 32 KiB unpacked.
+//!
+//! A window is mostly zeros, for of the 32 KiB before a checkpoint the chunk behind it refers to
+//! a part only. Frames carry neither checksum nor dictionary: a wrong window gives a wrong chunk,
+//! and the chunk's digest says so.
+
+use std::io::{self, Write};
+
+use thaw_image::{Digest, Hasher, WindowRef};
+
+use crate::inflate::{WINDOW, Window};
+
+/// zstd's level.
+const LEVEL: i32 = 12;
+
+/// Writes the windows blob.
+pub(crate) struct Windows<'a> {
+    out: &'a mut (dyn Write + Send),
+    compressor: Option<zstd::bulk::Compressor<'static>>,
+    frame: Vec<u8>,
+    hasher: Hasher,
+    size: u64,
+}
+
+impl<'a> Windows<'a> {
+    pub(crate) fn new(out: &'a mut (dyn Write + Send)) -> Self {
+        Self {
+            out,
+            compressor: None,
+            frame: Vec::new(),
+            hasher: Hasher::new(),
+            size: 0,
+        }
+    }
+
+    /// Appends a window; where it is.
+    pub(crate) fn push(&mut self, window: &Window) -> io::Result<WindowRef> {
+        let compressor = match &mut self.compressor {
+            Some(compressor) => compressor,
+            none => none.insert(zstd::bulk::Compressor::new(LEVEL)?),
+        };
+        self.frame
+            .resize(zstd::zstd_safe::compress_bound(WINDOW), 0);
+        let len = compressor.compress_to_buffer(window.as_slice(), self.frame.as_mut_slice())?;
+        let frame = &self.frame[..len];
+        self.out.write_all(frame)?;
+        self.hasher.update(frame);
+        let offset = self.size;
+        self.size += len as u64;
+        Ok(WindowRef {
+            offset,
+            len: u32::try_from(len).unwrap_or(u32::MAX),
+        })
+    }
+
+    /// Digest and size of the blob.
+    pub(crate) fn finish(self) -> io::Result<(Digest, u64)> {
+        self.out.flush()?;
+        Ok((self.hasher.finish(), self.size))
+    }
+}
+
+/// Unpacks one window; `None` if it is not one.
+pub(crate) fn unpack(frame: &[u8]) -> Option<Vec<u8>> {
+    let window = zstd::bulk::decompress(frame, WINDOW).ok()?;
+    (window.len() == WINDOW).then_some(window)
+}
