@@ -54,6 +54,14 @@ pub enum InodeError {
     /// The mode has more than permission bits.
     #[error("mode {0:o} has more than the permission bits 7777")]
     Mode(u16),
+    /// Its user or group is 2^32 - 1, which Linux takes for none.
+    #[error("user and group {uid}:{gid}: 4294967295 stands for none")]
+    Owner {
+        /// Its user.
+        uid: u32,
+        /// Its group.
+        gid: u32,
+    },
     /// Nanoseconds make a second or more.
     #[error("{0} nanoseconds in its time are a second or more")]
     Nanoseconds(u32),

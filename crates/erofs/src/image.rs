@@ -12,7 +12,7 @@ use crate::extents::{Run, UNIFIED_BASE, push_run};
 use crate::format::{
     self, BLOCK_LEN, ChunkIndex, DeviceSlot, INODE, Kind, SLOT, SUPERBLOCK_OFFSET, Superblock,
 };
-use crate::write::MAX_TARGET;
+use crate::write::{MAX_TARGET, check_attributes};
 use crate::{
     Attributes, BLOCK, Content, Device, DeviceNumber, ExtentError, FileData, MAX_DEVICES, Nid,
     Timestamp, directory, xattr,
@@ -203,9 +203,6 @@ impl<'a> Image<'a> {
             seconds: fields.mtime.get().cast_signed(),
             nanoseconds: fields.mtime_nanoseconds.get(),
         };
-        if mtime.nanoseconds >= 1_000_000_000 {
-            return Err(raw.bad("its time is out of range"));
-        }
         let attributes = Attributes {
             mode: fields.mode.get() & 0o7777,
             uid: fields.uid.get(),
@@ -213,6 +210,7 @@ impl<'a> Image<'a> {
             mtime,
             xattrs: xattr::decode(xattrs).map_err(|reason| raw.bad(reason))?,
         };
+        check_attributes(&attributes).map_err(|_| raw.bad("its owner or time is out of range"))?;
         let (content, content_len) = self.content(&raw)?;
         let inode = StoredInode {
             attributes,

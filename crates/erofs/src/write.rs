@@ -21,8 +21,8 @@ use crate::extents::{self, Chunks, MAX_CHUNKS, UNIFIED_BASE};
 use crate::format::{self, BLOCK_LEN, ChunkIndex, DeviceSlot, INODE, Kind, SLOT, Superblock};
 use crate::plan::Plan;
 use crate::{
-    BLOCK, Content, Device, DeviceNumber, ExtentError, FileData, InodeError, InodeId, MAX_DEVICES,
-    Nid, Tree, WriteError, xattr,
+    Attributes, BLOCK, Content, Device, DeviceNumber, ExtentError, FileData, InodeError, InodeId,
+    MAX_DEVICES, Nid, Tree, WriteError, xattr,
 };
 
 /// Most bytes in the target of a symbolic link, as Linux has it.
@@ -246,12 +246,7 @@ impl<'a, W: Write> Pass<'a, W> {
     fn inode(&mut self, id: InodeId) -> Result<(), Stop> {
         let attributes = &self.source.tree.get(id).attributes;
         let stop = |reason| Stop::Inode(id, reason);
-        if attributes.mode > 0o7777 {
-            return Err(stop(InodeError::Mode(attributes.mode)));
-        }
-        if attributes.mtime.nanoseconds >= 1_000_000_000 {
-            return Err(stop(InodeError::Nanoseconds(attributes.mtime.nanoseconds)));
-        }
+        check_attributes(attributes).map_err(stop)?;
         let (xattrs, xattr_count) =
             xattr::encode(&attributes.xattrs).map_err(|error| stop(error.into()))?;
         let body = self.body(id, xattrs.len())?;
@@ -413,6 +408,27 @@ impl<'a, W: Write> Pass<'a, W> {
     fn align(&mut self, to: usize) -> Result<(), Stop> {
         self.zeros((to - within(self.offset, to)) % to)
     }
+}
+
+/// Whether mode, owner and time are in range.
+pub(crate) fn check_attributes(attributes: &Attributes) -> Result<(), InodeError> {
+    let &Attributes {
+        mode,
+        uid,
+        gid,
+        mtime,
+        ..
+    } = attributes;
+    if mode > 0o7777 {
+        return Err(InodeError::Mode(mode));
+    }
+    if uid == u32::MAX || gid == u32::MAX {
+        return Err(InodeError::Owner { uid, gid });
+    }
+    if mtime.nanoseconds >= 1_000_000_000 {
+        return Err(InodeError::Nanoseconds(mtime.nanoseconds));
+    }
+    Ok(())
 }
 
 /// How far an offset lies behind the last multiple of `unit`.

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use proptest::collection::{btree_map, vec};
+use proptest::collection::vec;
 use proptest::prelude::*;
 use thaw_erofs::{
     Attributes, Content, Device, DeviceNumber, FileData, FileExtent, Inode, InodeId, Timestamp,
@@ -115,16 +115,33 @@ fn any_name() -> impl Strategy<Value = Vec<u8>> {
     .prop_filter("dots", |name| name != b"." && name != b"..")
 }
 
+/// An ACL of version 2: owner rw, user 1000 r, group r, mask r, others none.
+#[rustfmt::skip]
+pub const ACL: [u8; 44] = [
+    2, 0, 0, 0,
+    0x01, 0, 6, 0, 0xFF, 0xFF, 0xFF, 0xFF,
+    0x02, 0, 4, 0, 0xE8, 0x03, 0, 0,
+    0x04, 0, 4, 0, 0xFF, 0xFF, 0xFF, 0xFF,
+    0x10, 0, 4, 0, 0xFF, 0xFF, 0xFF, 0xFF,
+    0x20, 0, 0, 0, 0xFF, 0xFF, 0xFF, 0xFF,
+];
+
 fn any_attributes() -> impl Strategy<Value = Attributes> {
     let prefix = prop_oneof![Just("user."), Just("trusted."), Just("security.")];
-    let name = prop_oneof![
-        9 => (prefix, vec(1u8.., 1..20)).prop_map(|(prefix, rest)| [prefix.as_bytes(), &rest].concat()),
-        1 => Just(b"system.posix_acl_access".to_vec()),
-        1 => Just(b"system.posix_acl_default".to_vec()),
-    ];
+    let name = (prefix, vec(1u8.., 1..20))
+        .prop_map(|(prefix, rest)| [prefix.as_bytes(), rest.as_slice()].concat());
     let value = prop_oneof![4 => vec(any::<u8>(), 0..40), 1 => vec(any::<u8>(), 0..2000)];
-    let xattrs = prop_oneof![3 => Just(BTreeMap::new()), 1 => btree_map(name, value, 0..4)];
-    let ids = (0..=0o7777u16, any::<u32>(), any::<u32>());
+    let acl = prop_oneof![
+        Just(b"system.posix_acl_access".to_vec()),
+        Just(b"system.posix_acl_default".to_vec()),
+    ];
+    // The kernel reads the value of an ACL, so it must be one.
+    let xattr = prop_oneof![9 => (name, value), 1 => (acl, Just(ACL.to_vec()))];
+    let xattrs = prop_oneof![
+        3 => Just(BTreeMap::new()),
+        1 => vec(xattr, 0..4).prop_map(BTreeMap::from_iter),
+    ];
+    let ids = (0..=0o7777u16, 0..u32::MAX, 0..u32::MAX);
     (ids, any::<i64>(), 0..1_000_000_000u32, xattrs).prop_map(|(ids, seconds, nanos, xattrs)| {
         Attributes {
             mode: ids.0,
