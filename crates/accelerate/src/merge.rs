@@ -1,0 +1,527 @@
+//! Layers become one tree.
+//!
+//! The rules are those of the OCI image specification, "Image Layer Filesystem Changeset". Where it
+//! is silent, what containerd and umoci do when they unpack layers one over the other into a
+//! directory decides:
+//!
+//! - A layer's whiteouts act on what lies below it, before its own entries, wherever they stand in
+//!   its tar.
+//! - An entry replaces what has its path, and all below; only a directory over a directory keeps
+//!   what is in it and takes the new attributes. Of two entries for one path the later holds.
+//! - A path is followed through symbolic links like a chroot would: never out of the root. The last
+//!   component is not followed. Parents that are lacking are made: 0755, root's, of time zero.
+//! - An entry below something that is no directory turns that into one if it is a lower layer's
+//!   (an overlay would show the same); within one layer it is an error.
+//! - A hard link shares the inode of its target, in whichever layer that is. Its header's own
+//!   attributes say nothing (tools leave them empty) and are not looked at.
+//! - `..` in a path is refused: no tool writes it, and it only serves to surprise.
+//!
+//! File data is not touched: a file is a list of extents of its layer's tar. A sparse file whose
+//! extents do not fit that gets parts of it from the *generated device* (see [`Generated`]).
+//!
+//! Work and memory are bounded by [`MAX_INODES`] and [`MAX_STEPS`], whatever the layers say.
+
+mod convert;
+mod path;
+mod sparse;
+#[cfg(test)]
+mod tests;
+mod walk;
+mod warning;
+
+use std::collections::BTreeMap;
+
+use thaw_erofs::{
+    Attributes, Content, Device, DeviceNumber, FileData, Inode, InodeId, Tree, TreeError,
+};
+use thaw_image::{BLOCK, DiffId, Digest, Extent};
+use thaw_layer::tar::{self, EntryKind, SparsePiece};
+
+use convert::Converted;
+pub use path::PathError;
+use path::{Meaning, Place};
+pub use sparse::MAX_GENERATED;
+use walk::Missing;
+pub use warning::{Warning, WarningKind, Warnings};
+
+/// Most layers of an image.
+pub const MAX_LAYERS: usize = 1024;
+/// Most inodes that a merge may make, those of replaced files included: what bounds its memory.
+pub const MAX_INODES: usize = 2 << 20;
+/// Most path components that a merge may look up: what bounds its time.
+pub const MAX_STEPS: u64 = 1 << 28;
+/// Most symbolic links that one path may lead through, as in Linux.
+const MAX_LINKS: usize = 40;
+/// Most directories above each other: as many as fit into a path of 4,096 bytes.
+const MAX_DEPTH: usize = 2048;
+
+/// The layer that a list of entries is of.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Layer {
+    /// Names its tar; the tag of its device slot.
+    pub diff_id: DiffId,
+    /// Bytes of its tar.
+    pub tar_size: u64,
+}
+
+/// What the layers are together.
+#[derive(Debug)]
+pub struct Merged {
+    /// The root filesystem.
+    pub tree: Tree,
+    /// One device for each layer, in order.
+    pub devices: Vec<Device>,
+    /// What goes onto the device behind those, where its size is not 0.
+    pub generated: Generated,
+    /// What could not be taken over.
+    pub warnings: Warnings,
+}
+
+/// Bytes that no layer tar holds aligned to its blocks: parts of sparse files, padded with zeros.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Generated {
+    /// Bytes of the device: a multiple of [`BLOCK`].
+    pub size: u64,
+    /// Where they come from; all else is zero.
+    pub copies: Vec<Copy>,
+}
+
+/// One range of a layer tar that is copied to the generated device.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Copy {
+    /// Number of the layer, 0 for the lowest.
+    pub layer: usize,
+    /// The bytes of its tar.
+    pub tar: Extent,
+    /// The first byte on the generated device.
+    pub to: u64,
+}
+
+/// Why layers cannot be merged.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum MergeError {
+    /// There are too many.
+    #[error("the image has {0} layers, over the limit of {MAX_LAYERS}")]
+    Layers(usize),
+    /// The size of a layer passes what a device of a layout can have.
+    #[error("layer {number} ({diff_id}) has a tar of {size} bytes, over the limit of 2 TiB")]
+    LayerSize {
+        /// Number of the layer, 1 for the lowest.
+        number: usize,
+        /// The layer.
+        diff_id: DiffId,
+        /// Bytes of its tar.
+        size: u64,
+    },
+    /// An entry cannot be taken over.
+    #[error("layer {number} ({diff_id}), entry `{}`: {reason}", path::shown(path))]
+    Entry {
+        /// Number of the layer, 1 for the lowest.
+        number: usize,
+        /// The layer.
+        diff_id: DiffId,
+        /// The entry's path as the tar has it.
+        path: Vec<u8>,
+        /// What is wrong with it.
+        reason: EntryError,
+    },
+}
+
+/// Why an entry cannot be taken over.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum EntryError {
+    /// Its path.
+    #[error("bad path: {0}")]
+    Path(#[from] PathError),
+    /// A link target that is no path.
+    #[error("bad link target `{}`: {reason}", path::shown(target))]
+    Target {
+        /// The target.
+        target: Vec<u8>,
+        /// What is wrong with it.
+        reason: PathError,
+    },
+    /// A hard link to what is not there.
+    #[error("hard link to `{}`, which does not exist", path::shown(.0))]
+    MissingTarget(Vec<u8>),
+    /// A hard link to a directory.
+    #[error("hard link to `{}`, which is a directory", path::shown(.0))]
+    DirectoryTarget(Vec<u8>),
+    /// The root is a directory.
+    #[error("the root directory cannot be replaced by something else")]
+    Root,
+    /// Below something of the same layer that holds no entries.
+    #[error("`{}` above it is not a directory", path::shown(.0))]
+    NotDirectory(Vec<u8>),
+    /// Too many symbolic links on the way.
+    #[error("its path leads through more than {MAX_LINKS} symbolic links")]
+    Links,
+    /// Too deep.
+    #[error("it lies more than {MAX_DEPTH} directories deep")]
+    Deep,
+    /// An owner or group beyond 32 bits.
+    #[error("{what} {id} is larger than Linux can hold; rebuild the layer with a smaller one")]
+    Id {
+        /// `uid` or `gid`.
+        what: &'static str,
+        /// The number.
+        id: u64,
+    },
+    /// A device number beyond 12 and 20 bits.
+    #[error("device number {major}:{minor} is larger than Linux can hold")]
+    DeviceNumber {
+        /// Which driver.
+        major: u32,
+        /// Which device of it.
+        minor: u32,
+    },
+    /// An xattr larger than Linux takes.
+    #[error(
+        "xattr `{}` has {size} bytes, over the limit of 65,535",
+        path::shown(name)
+    )]
+    XattrSize {
+        /// Its name.
+        name: Vec<u8>,
+        /// Bytes of the value.
+        size: usize,
+    },
+    /// Its data is not within the tar, or not where tar data lies.
+    #[error("its data lies outside of the tar")]
+    Outside,
+    /// A sparse file that neither extents nor the generated device can hold.
+    #[error("sparse file in too many pieces: it would take more than {MAX_GENERATED} bytes")]
+    Sparse,
+    /// The image has too many files.
+    #[error("the image has more than {MAX_INODES} files and directories")]
+    Inodes,
+    /// The image's paths take too long to follow.
+    #[error("following the image's paths takes more than {MAX_STEPS} steps")]
+    Steps,
+}
+
+/// Merges layers, lowest first.
+#[derive(Debug)]
+pub struct Merger {
+    tree: Tree,
+    /// By [`InodeId::index`]: which layer made the inode.
+    origins: Vec<u16>,
+    layers: Vec<Layer>,
+    /// Pieces of sparse files. Placed at the end: most often a file in the way of another has
+    /// lost its name by then.
+    sparse: BTreeMap<InodeId, Vec<SparsePiece>>,
+    warnings: Warnings,
+    steps: u64,
+}
+
+impl Default for Merger {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Merger {
+    /// Starts with an empty root directory.
+    #[must_use]
+    pub fn new() -> Self {
+        Self {
+            tree: Tree::new(implied()),
+            origins: vec![0],
+            layers: Vec::new(),
+            sparse: BTreeMap::new(),
+            warnings: Warnings::default(),
+            steps: 0,
+        }
+    }
+
+    /// How many layers have been applied.
+    #[must_use]
+    pub const fn applied(&self) -> usize {
+        self.layers.len()
+    }
+
+    /// Puts one more layer over those before.
+    ///
+    /// # Errors
+    /// [`MergeError`], naming the layer and the entry. The merge cannot go on then.
+    pub fn apply(&mut self, layer: &Layer, entries: &[tar::Entry]) -> Result<(), MergeError> {
+        if self.layers.len() == MAX_LAYERS {
+            return Err(MergeError::Layers(self.layers.len() + 1));
+        }
+        let number = self.layers.len() + 1;
+        if layer.tar_size.div_ceil(BLOCK) > u64::from(u32::MAX) {
+            let (diff_id, size) = (layer.diff_id, layer.tar_size);
+            return Err(MergeError::LayerSize {
+                number,
+                diff_id,
+                size,
+            });
+        }
+        self.layers.push(*layer);
+        let failed = |entry: &tar::Entry, reason| MergeError::Entry {
+            number,
+            diff_id: layer.diff_id,
+            path: entry.path.clone(),
+            reason,
+        };
+        self.uncover(entries)
+            .map_err(|(entry, reason)| failed(entry, reason))?;
+        for entry in entries {
+            self.take(entry).map_err(|reason| failed(entry, reason))?;
+        }
+        Ok(())
+    }
+
+    /// The tree of all layers, and what it needs.
+    ///
+    /// # Errors
+    /// [`MergeError`] for a sparse file that no layout can hold.
+    pub fn finish(mut self) -> Result<Merged, MergeError> {
+        let mut generated = Generated::default();
+        let slot = self.slot() + 1;
+        let mut directories = vec![(self.tree.root(), Vec::new())];
+        while let Some((directory, path)) = directories.pop() {
+            for (name, child) in self.unsettled(directory) {
+                let path = [path.as_slice(), b"/", &name].concat();
+                match &self.tree.get(child).content {
+                    Content::Directory(_) => directories.push((child, path)),
+                    Content::File(_) => self.place(child, &path, &mut generated, slot)?,
+                    _ => {
+                        let layer = usize::from(self.origins[child.index()]) + 1;
+                        self.warnings.add(layer, &path, WarningKind::WhiteoutDevice);
+                        self.tree.unlink(directory, &name);
+                    }
+                }
+            }
+        }
+        let device = |layer: &Layer| Device {
+            tag: tag(&layer.diff_id.0),
+            blocks: layer.tar_size.div_ceil(BLOCK),
+        };
+        Ok(Merged {
+            tree: self.tree,
+            devices: self.layers.iter().map(device).collect(),
+            generated,
+            warnings: self.warnings,
+        })
+    }
+
+    /// What in a directory the end of a merge has to look at: directories, sparse files, and
+    /// devices that an overlay would not show.
+    fn unsettled(&self, directory: InodeId) -> Vec<(Vec<u8>, InodeId)> {
+        let is_unsettled = |id: InodeId| match &self.tree.get(id).content {
+            Content::Directory(_) => true,
+            Content::File(_) => self.sparse.contains_key(&id),
+            Content::CharDevice(number) => *number == DeviceNumber::default(),
+            _ => false,
+        };
+        let entries = self.tree.entries(directory).into_iter().flatten();
+        entries
+            .filter(|(_, id)| is_unsettled(**id))
+            .map(|(name, id)| (name.clone(), *id))
+            .collect()
+    }
+
+    /// Gives a sparse file its extents.
+    fn place(
+        &mut self,
+        id: InodeId,
+        path: &[u8],
+        generated: &mut Generated,
+        slot: u16,
+    ) -> Result<(), MergeError> {
+        let Some(pieces) = self.sparse.remove(&id) else {
+            return Ok(());
+        };
+        let layer = self.origins[id.index()];
+        if let Content::File(data) = &mut self.tree.get_mut(id).content {
+            let source = sparse::Source {
+                layer,
+                size: data.size,
+                pieces: &pieces,
+            };
+            *data = sparse::place(&source, generated, slot).map_err(|reason| {
+                let number = usize::from(layer);
+                let (path, diff_id) = (path.to_vec(), self.layers[number].diff_id);
+                MergeError::Entry {
+                    number: number + 1,
+                    diff_id,
+                    path,
+                    reason,
+                }
+            })?;
+        }
+        Ok(())
+    }
+
+    /// Removes what the layer's whiteouts hide. This comes before all of its entries, so that
+    /// only lower layers are hidden, wherever in the tar the whiteouts stand.
+    fn uncover<'a>(
+        &mut self,
+        entries: &'a [tar::Entry],
+    ) -> Result<(), (&'a tar::Entry, EntryError)> {
+        let mut own = None;
+        for entry in entries {
+            let failed = |reason| (entry, reason);
+            let meaning = path::meaning(&entry.path).map_err(|error| failed(error.into()))?;
+            let (directory, hidden) = match meaning {
+                Meaning::Whiteout(place) => (place.parent, Some(place.name)),
+                Meaning::Opaque(directory) => (directory, None),
+                _ => continue,
+            };
+            let own = own.get_or_insert_with(|| walk::own_paths(entries));
+            let found = self.walk(directory, Missing::StopAt(own)).map_err(failed)?;
+            match (found, hidden) {
+                (Some(directory), Some(name)) => drop(self.tree.unlink(directory, name)),
+                (Some(directory), None) => {
+                    self.tree.get_mut(directory).content = Content::Directory(BTreeMap::new());
+                }
+                (None, _) => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes over an entry that is no whiteout.
+    fn take(&mut self, entry: &tar::Entry) -> Result<(), EntryError> {
+        match path::meaning(&entry.path)? {
+            Meaning::Plain(place) => self.put(entry, &place),
+            Meaning::Root if entry.kind == EntryKind::Directory => {
+                self.set_attributes(self.tree.root(), entry)
+            }
+            Meaning::Root => Err(EntryError::Root),
+            Meaning::BelowWhiteout => {
+                self.warn(&entry.path, WarningKind::BelowWhiteout);
+                Ok(())
+            }
+            Meaning::Whiteout(_) | Meaning::Opaque(_) | Meaning::Ignored => Ok(()),
+        }
+    }
+
+    fn put(&mut self, entry: &tar::Entry, place: &Place<'_>) -> Result<(), EntryError> {
+        let Some(directory) = self.walk(place.parent, Missing::Make)? else {
+            return Err(EntryError::NotDirectory(place.parent.to_vec()));
+        };
+        let old = self.tree.lookup(directory, place.name);
+        if let Some(old) = old
+            && entry.kind == EntryKind::Directory
+            && self.tree.entries(old).is_some()
+        {
+            return self.set_attributes(old, entry);
+        }
+        // The old one goes first: a hard link to itself, or into what it replaces, has no target.
+        self.tree.unlink(directory, place.name);
+        let id = match &entry.kind {
+            EntryKind::HardLink(target) => self.target(target)?,
+            _ => self.make(entry)?,
+        };
+        self.link(directory, place.name, id)
+    }
+
+    /// Makes the inode of an entry.
+    fn make(&mut self, entry: &tar::Entry) -> Result<InodeId, EntryError> {
+        let (attributes, left_out) = convert::attributes(entry)?;
+        for kind in left_out {
+            self.warn(&entry.path, kind);
+        }
+        let tar_size = self.layers.last().map_or(0, |layer| layer.tar_size);
+        match convert::content(entry, self.slot(), tar_size)? {
+            Converted::Content(content) => self.add(Inode {
+                attributes,
+                content,
+            }),
+            Converted::Sparse(size, pieces) => {
+                let content = Content::File(FileData {
+                    size,
+                    extents: Vec::new(),
+                });
+                let id = self.add(Inode {
+                    attributes,
+                    content,
+                })?;
+                self.sparse.insert(id, pieces);
+                Ok(id)
+            }
+        }
+    }
+
+    fn set_attributes(&mut self, id: InodeId, entry: &tar::Entry) -> Result<(), EntryError> {
+        let (attributes, left_out) = convert::attributes(entry)?;
+        for kind in left_out {
+            self.warn(&entry.path, kind);
+        }
+        self.tree.get_mut(id).attributes = attributes;
+        Ok(())
+    }
+
+    /// The inode that a hard link is to. Its last component is not followed: a hard link to a
+    /// symbolic link is another name for that.
+    fn target(&mut self, target: &[u8]) -> Result<InodeId, EntryError> {
+        path::check(target).map_err(|reason| EntryError::Target {
+            target: target.to_vec(),
+            reason,
+        })?;
+        let Some(place) = path::split(target) else {
+            return Err(EntryError::DirectoryTarget(target.to_vec()));
+        };
+        let directory = self.walk(place.parent, Missing::Stop)?;
+        let found = directory.and_then(|directory| self.tree.lookup(directory, place.name));
+        match found {
+            None => Err(EntryError::MissingTarget(target.to_vec())),
+            Some(id) if self.tree.entries(id).is_some() => {
+                Err(EntryError::DirectoryTarget(target.to_vec()))
+            }
+            Some(id) => Ok(id),
+        }
+    }
+
+    fn add(&mut self, inode: Inode) -> Result<InodeId, EntryError> {
+        if self.tree.len() >= MAX_INODES {
+            return Err(EntryError::Inodes);
+        }
+        self.origins.push(self.slot() - 1);
+        Ok(self.tree.add(inode))
+    }
+
+    fn link(&mut self, directory: InodeId, name: &[u8], id: InodeId) -> Result<(), EntryError> {
+        match self.tree.link(directory, name, id) {
+            Ok(_) => Ok(()),
+            // Only the target of a symbolic link can still bring such a name.
+            Err(TreeError::Name { name, .. }) => Err(PathError::LongName(name.len()).into()),
+            Err(_) => Err(EntryError::NotDirectory(name.to_vec())),
+        }
+    }
+
+    /// Whether the layer that is being applied made this inode.
+    fn is_own(&self, id: InodeId) -> bool {
+        self.origins[id.index()] + 1 == self.slot()
+    }
+
+    /// The device slot of the layer that is being applied.
+    fn slot(&self) -> u16 {
+        u16::try_from(self.layers.len()).expect("layers are capped")
+    }
+
+    fn warn(&mut self, path: &[u8], kind: WarningKind) {
+        self.warnings.add(self.layers.len(), path, kind);
+    }
+}
+
+/// The attributes of a directory that no layer describes.
+fn implied() -> Attributes {
+    Attributes {
+        mode: 0o755,
+        ..Attributes::default()
+    }
+}
+
+/// The tag of a device slot.
+pub(crate) fn tag(digest: &Digest) -> [u8; 64] {
+    let mut tag = [0; 64];
+    for (to, from) in tag.iter_mut().zip(digest.hex().bytes()) {
+        *to = from;
+    }
+    tag
+}

@@ -1,0 +1,157 @@
+//! Following a path through the tree, as a chroot would.
+
+use std::collections::{BTreeMap, HashSet};
+
+use thaw_erofs::{Content, Inode, InodeId};
+use thaw_layer::tar::{Entry, EntryKind};
+
+use super::path::{self, Meaning, components};
+use super::{EntryError, MAX_DEPTH, MAX_LINKS, MAX_STEPS, Merger, implied};
+
+/// What to do where a directory is lacking on the way.
+#[derive(Clone, Copy)]
+pub(super) enum Missing<'a> {
+    /// Make it.
+    Make,
+    /// There is nothing then.
+    Stop,
+    /// The same, also at symbolic links that stand where one of these paths goes: the layer is
+    /// about to replace them.
+    StopAt(&'a HashSet<Vec<u8>>),
+}
+
+/// A walk under way.
+struct Walk {
+    /// The directories from the root to where it stands.
+    above: Vec<InodeId>,
+    /// The path, and behind it what links put in its place.
+    path: Vec<u8>,
+    /// How much of that is behind it.
+    at: usize,
+    links: usize,
+}
+
+impl Walk {
+    /// Steps over the next component.
+    fn next(&mut self) -> Option<std::ops::Range<usize>> {
+        let bytes = self.path.get(self.at..)?;
+        let start = self.at + bytes.iter().position(|byte| *byte != b'/')?;
+        let len = self.path[start..].iter().position(|byte| *byte == b'/');
+        self.at = len.map_or(self.path.len(), |len| start + len);
+        Some(start..self.at)
+    }
+
+    /// Goes to the directory above; the root's is the root.
+    fn up(&mut self) -> bool {
+        if self.above.len() > 1 {
+            self.above.pop();
+        }
+        true
+    }
+
+    /// Goes on where a symbolic link leads.
+    fn follow(&mut self, target: &[u8]) -> Result<(), EntryError> {
+        self.links += 1;
+        if self.links > MAX_LINKS {
+            return Err(EntryError::Links);
+        }
+        if target.starts_with(b"/") {
+            self.above.truncate(1);
+        }
+        self.path = [target, b"/", &self.path[self.at..]].concat();
+        self.at = 0;
+        Ok(())
+    }
+}
+
+impl Merger {
+    /// Finds the directory of a path; `None` where there is none and none is to be made.
+    pub(super) fn walk(
+        &mut self,
+        path: &[u8],
+        missing: Missing<'_>,
+    ) -> Result<Option<InodeId>, EntryError> {
+        let mut walk = Walk {
+            above: vec![self.tree.root()],
+            path: path.to_vec(),
+            at: 0,
+            links: 0,
+        };
+        while let Some(name) = walk.next() {
+            self.steps += 1;
+            if self.steps > MAX_STEPS {
+                return Err(EntryError::Steps);
+            }
+            let ahead = match &walk.path[name.clone()] {
+                b"." => true,
+                b".." => walk.up(),
+                _ => self.step(&mut walk, name, missing)?,
+            };
+            if !ahead {
+                return Ok(None);
+            }
+        }
+        Ok(walk.above.pop())
+    }
+
+    /// Walks into what has the name `walk.path[name]`; says whether it could.
+    fn step(
+        &mut self,
+        walk: &mut Walk,
+        name: std::ops::Range<usize>,
+        missing: Missing<'_>,
+    ) -> Result<bool, EntryError> {
+        let here = walk.above.last().copied().unwrap_or(self.tree.root());
+        let found = self.tree.lookup(here, &walk.path[name.clone()]);
+        match (found, found.map(|id| &self.tree.get(id).content), missing) {
+            (Some(id), Some(Content::Directory(_)), _) => walk.above.push(id),
+            (_, Some(Content::Symlink(_)), Missing::StopAt(own))
+                if walk.links == 0 && own.contains(&normal(&walk.path[..walk.at])) =>
+            {
+                return Ok(false);
+            }
+            (_, Some(Content::Symlink(target)), _) => walk.follow(target)?,
+            (_, _, Missing::Stop | Missing::StopAt(_)) => return Ok(false),
+            (Some(id), _, Missing::Make) if self.is_own(id) => {
+                return Err(EntryError::NotDirectory(walk.path[..walk.at].to_vec()));
+            }
+            (_, _, Missing::Make) => {
+                let name = walk.path[name].to_vec();
+                let content = Content::Directory(BTreeMap::new());
+                let id = self.add(Inode {
+                    attributes: implied(),
+                    content,
+                })?;
+                self.link(here, &name, id)?;
+                walk.above.push(id);
+            }
+        }
+        if walk.above.len() > MAX_DEPTH {
+            return Err(EntryError::Deep);
+        }
+        Ok(true)
+    }
+}
+
+/// The paths that a layer puts something else than a symbolic link at.
+pub(super) fn own_paths(entries: &[Entry]) -> HashSet<Vec<u8>> {
+    let is_plain = |entry: &&Entry| {
+        let meaning = path::meaning(&entry.path);
+        matches!(meaning, Ok(Meaning::Plain(_))) && !matches!(entry.kind, EntryKind::Symlink(_))
+    };
+    entries
+        .iter()
+        .filter(is_plain)
+        .map(|entry| normal(&entry.path))
+        .collect()
+}
+
+/// The components of a path, each behind a slash.
+fn normal(path: &[u8]) -> Vec<u8> {
+    let mut normal = Vec::with_capacity(path.len() + 1);
+    for name in components(path) {
+        normal.push(b'/');
+        normal.extend_from_slice(name);
+    }
+    normal
+}
