@@ -4,12 +4,14 @@
 //! - [`index`] reads a whole layer once: it gives the tar, its [entries](tar::Entry), the seek
 //!   table and the windows blob, and checks blob digest, size and diffID.
 //! - [`unpack`] does the same without a seek table, for layers that have none.
+//! - [`gunzip`] decompresses a gzip stream that is not a layer.
 //! - [`decode`] makes one chunk of the tar from its bytes of the blob, and verifies it.
 //!
 //! Nothing here opens a file or a connection: bytes come through `Read`, go through `Write`.
 
 mod decode;
 mod format;
+mod gunzip;
 mod index;
 mod inflate;
 pub mod tar;
@@ -17,5 +19,6 @@ mod window;
 
 pub use decode::{DecodeError, decode};
 pub use format::{HEAD_BYTES, Unsupported, detect};
+pub use gunzip::{GunzipError, gunzip};
 pub use index::{Expected, Index, LayerError, Options, Outputs, index, unpack};
 pub use inflate::InflateError;
