@@ -155,3 +155,15 @@ pub(crate) fn empty_dir(path: &Path) -> Result<(), FileError> {
     }
     Ok(())
 }
+
+/// An error and its causes in one line, for a log.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text
+}

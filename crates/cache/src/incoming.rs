@@ -51,14 +51,16 @@ impl Incoming {
         self.kicked = self.written;
     }
 
-    /// Installs what was written as the whole layer, if it hashes to the diffID. What is read of it from
-    /// then on needs no fetch. It survives a crash of the machine after [`LayerTar::sync`].
+    /// Installs what was written as the whole layer, if it hashes to the diffID. What is read of
+    /// it from then on needs no fetch. It survives a crash of the machine after
+    /// [`LayerTar::sync`].
     ///
     /// Where the layer is in use already, the blocks that it lacks are copied into it, and then all
     /// of it is checked, for what it had came from elsewhere.
     ///
     /// # Errors
-    /// [`TarError::NotItsDiffId`] (nothing is installed), [`TarError::TooLarge`], [`TarError::File`].
+    /// [`TarError::NotItsDiffId`] (nothing is installed), [`TarError::TooLarge`],
+    /// [`TarError::File`].
     pub fn commit(mut self) -> Result<Arc<LayerTar>, TarError> {
         let diff_id = self.diff_id;
         let actual = std::mem::take(&mut self.hasher).finish();

@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! Store ─┬─ Blobs     whole, verified blobs
-//!        └─ Layers ── LayerTar   one sparse tar per layer; takes only Verified bytes
+//!        └─ Layers ── LayerTar ◀── Fetcher: demand, working sets, fill
+//!                       │          one sparse tar per layer; takes only Verified bytes
 //!                       └─ presence file ◀── PresenceReader, in the keeper
 //! ```
 //!
@@ -10,6 +11,7 @@
 
 mod blobs;
 mod edges;
+mod fetch;
 mod file;
 mod incoming;
 mod layers;
@@ -18,6 +20,10 @@ mod store;
 mod tar;
 
 pub use blobs::{BlobError, Blobs, MAX_WHOLE};
+pub use fetch::{
+    Attachment, Cause, FetchError, Fetcher, Fill, FrameError, Moved, Origin, Prefetch,
+    PrefetchProgress, Settings, Stats, TableSource, WAIT_CLASSES,
+};
 pub use file::FileError;
 pub use incoming::Incoming;
 pub use layers::Layers;

@@ -2,8 +2,8 @@
 //!
 //! One bit for each [block](thaw_image::BLOCK) of 512 bytes. The daemon keeps the bits in memory
 //! ([`map`]) and repeats every bit that it sets in a file ([`Presence`]); the keeper, another
-//! process, reads that file ([`PresenceReader`]). Both sides use pread(2) and pwrite(2), so the page
-//! cache is the memory they share, and it outlives either of them.
+//! process, reads that file ([`PresenceReader`]). Both sides use pread(2) and pwrite(2), so the
+//! page cache is the memory they share, and it outlives either of them.
 //!
 //! **Order.** A bit is set after the bytes of its block were given to the kernel, and cleared
 //! before they are taken back. So in one boot a set bit always means right bytes, whichever process

@@ -67,8 +67,8 @@ impl PresenceReader {
         self.header.tar_size
     }
 
-    /// Whether every block that `extent` touches is there. Bytes behind the tar's end do not count. One pread(2)
-    /// for up to 1 MiB of tar, and no allocation.
+    /// Whether every block that `extent` touches is there. Bytes behind the tar's end do not
+    /// count. One pread(2) for up to 1 MiB of tar, and no allocation.
     ///
     /// # Errors
     /// What pread(2) says; then nothing is known, and the answer to a reader is an error.

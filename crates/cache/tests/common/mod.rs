@@ -1,5 +1,9 @@
 //! What the tests of this crate share.
 #![allow(dead_code, reason = "each test program uses a part of it")]
+#![allow(
+    clippy::cast_precision_loss,
+    reason = "a test double's rates need no precision"
+)]
 
 use std::path::Path;
 
@@ -38,4 +42,181 @@ pub(crate) fn noise(seed: u64, len: usize) -> Vec<u8> {
     }
     bytes.truncate(len);
     bytes
+}
+
+pub(crate) mod double;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use double::Double;
+use thaw_cache::{Attachment, Fetcher, LayerTar, Origin};
+use thaw_image::{
+    BLOCK, BlobSource, BlockRun, Chunk, CodecState, DiffId, Extent, Frame, LayerFormat, Run,
+    SeekTable, WorkingSet,
+};
+
+/// A table of a plain tar with chunks of `spacing` bytes, which need not be blocks.
+pub(crate) fn table(content: &[u8], spacing: usize) -> SeekTable {
+    let digest = Digest::of(content);
+    let chunks = content.chunks(spacing).enumerate().map(|(number, bytes)| {
+        let tar = Extent {
+            offset: (number * spacing) as u64,
+            len: bytes.len() as u64,
+        };
+        Chunk {
+            tar,
+            blob: tar,
+            state: CodecState::Stored,
+            digest: Digest::of(bytes),
+        }
+    });
+    SeekTable {
+        format: LayerFormat::Tar,
+        blob: digest,
+        blob_size: content.len() as u64,
+        diff_id: DiffId(digest),
+        tar_size: content.len() as u64,
+        windows_size: 0,
+        chunks: chunks.collect(),
+    }
+}
+
+/// A layer, where it comes from, and who fetches it.
+pub(crate) struct Scene {
+    pub(crate) dir: tempfile::TempDir,
+    pub(crate) store: Store,
+    pub(crate) content: Vec<u8>,
+    pub(crate) layer: Arc<LayerTar>,
+    pub(crate) source: Arc<Double>,
+    pub(crate) fetcher: Arc<Fetcher>,
+    pub(crate) attachment: Attachment,
+}
+
+impl Scene {
+    /// A layer of `size` bytes in chunks of `spacing`, from one source.
+    pub(crate) fn new(size: usize, spacing: usize) -> Self {
+        let source = Double::new("first");
+        Self::with(size, spacing, &[source])
+    }
+
+    pub(crate) fn with(size: usize, spacing: usize, sources: &[Arc<Double>]) -> Self {
+        Self::build(scratch(), noise(11, size), spacing, sources)
+    }
+
+    pub(crate) fn build(
+        dir: tempfile::TempDir,
+        content: Vec<u8>,
+        spacing: usize,
+        sources: &[Arc<Double>],
+    ) -> Self {
+        let store = store(dir.path(), 1);
+        let fetcher = Fetcher::new(thaw_cache::Settings::default()).unwrap();
+        let table = Arc::new(table(&content, spacing));
+        let layer = store.layers().open(&table.diff_id, table.tar_size).unwrap();
+        for source in sources {
+            source.add(&content);
+        }
+        let origin = origin(&table, sources);
+        let attachment = fetcher.attach(layer.clone(), origin);
+        Self {
+            dir,
+            store,
+            content,
+            layer,
+            source: sources[0].clone(),
+            fetcher,
+            attachment,
+        }
+    }
+
+    pub(crate) fn id(&self) -> DiffId {
+        self.layer.diff_id()
+    }
+
+    pub(crate) fn demand(&self, offset: u64, len: u64) -> Result<(), thaw_cache::FetchError> {
+        let deadline = Instant::now() + Duration::from_secs(10);
+        self.demand_by(offset, len, deadline)
+    }
+
+    pub(crate) fn demand_by(
+        &self,
+        offset: u64,
+        len: u64,
+        deadline: Instant,
+    ) -> Result<(), thaw_cache::FetchError> {
+        let extent = Extent { offset, len };
+        let result = self.fetcher.demand(&self.id(), extent, deadline);
+        if result.is_ok() {
+            assert!(self.layer.contains(extent));
+        }
+        result
+    }
+
+    /// Fails if any present block, or any byte that is not zero, is not the layer's.
+    pub(crate) fn scan(&self) {
+        let mut bytes = vec![0; self.content.len()];
+        self.layer.read_at(&mut bytes, 0).unwrap();
+        for (number, (have, want)) in bytes.chunks(512).zip(self.content.chunks(512)).enumerate() {
+            let block = Extent {
+                offset: number as u64 * BLOCK,
+                len: 1,
+            };
+            assert!(
+                !self.layer.contains(block) || have == want,
+                "block {number} is wrong"
+            );
+            let right = have.iter().zip(want).all(|(h, w)| h == w || *h == 0);
+            assert!(right, "block {number} has bytes that nobody verified");
+        }
+    }
+}
+
+pub(crate) fn origin(table: &Arc<SeekTable>, sources: &[Arc<Double>]) -> Origin {
+    let loaded = table.clone();
+    Origin {
+        image: "registry.test/app:1".into(),
+        blobs: sources
+            .iter()
+            .map(|source| source.clone() as Arc<dyn BlobSource>)
+            .collect(),
+        layer_blob: table.blob,
+        table: Box::new(move || Ok(loaded.clone())),
+        windows: None,
+    }
+}
+
+/// A working set with one frame for each list of (first block, blocks), and its data.
+pub(crate) fn working_set(content: &[u8], frames: &[Vec<(u64, u64)>]) -> (WorkingSet, Vec<u8>) {
+    let size = content.len() as u64;
+    let mut set = WorkingSet {
+        layers: vec![(DiffId(Digest::of(content)), size)],
+        frames: Vec::new(),
+    };
+    let mut data = Vec::new();
+    for runs in frames {
+        let mut bytes = Vec::new();
+        let mut list = Vec::new();
+        for (first, count) in runs {
+            let blocks = BlockRun {
+                first: *first,
+                count: *count,
+            };
+            let extent = blocks.extent(size);
+            let from = usize::try_from(extent.offset).unwrap();
+            bytes.extend_from_slice(&content[from..from + usize::try_from(extent.len).unwrap()]);
+            list.push(Run { layer: 0, blocks });
+        }
+        let packed = zstd::bulk::compress(&bytes, 1).unwrap();
+        set.frames.push(Frame {
+            data: Extent {
+                offset: data.len() as u64,
+                len: packed.len() as u64,
+            },
+            digest: Digest::of(&bytes),
+            runs: list,
+        });
+        data.extend_from_slice(&packed);
+    }
+    (set, data)
 }

@@ -1,0 +1,90 @@
+//! Where the bytes of a layer come from, as one image knows it.
+
+use std::fmt;
+use std::sync::{Arc, OnceLock};
+
+use thaw_image::{BlobSource, Digest, SeekTable};
+
+use super::error::FetchError;
+use crate::tar::LayerTar;
+
+/// Gets a seek table: from the store, or from the registry. Called once, on the first need; again
+/// only if it failed. It bounds its own time.
+pub type TableSource = Box<dyn Fn() -> Result<Arc<SeekTable>, FetchError> + Send + Sync>;
+
+/// Where the bytes of a layer come from.
+pub struct Origin {
+    /// The image, for messages.
+    pub image: String,
+    /// Sources of the layer's blob, in the order in which they are tried. At least one.
+    pub blobs: Vec<Arc<dyn BlobSource>>,
+    /// The layer's blob.
+    pub layer_blob: Digest,
+    /// Its seek table.
+    pub table: TableSource,
+    /// The windows blob and its source, where the format needs one.
+    pub windows: Option<(Arc<dyn BlobSource>, Digest)>,
+}
+
+impl fmt::Debug for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Origin")
+            .field("image", &self.image)
+            .field("blobs", &self.blobs)
+            .field("layer_blob", &self.layer_blob)
+            .field("windows", &self.windows)
+            .finish_non_exhaustive()
+    }
+}
+
+/// An origin in use.
+#[derive(Debug)]
+pub(crate) struct Attached {
+    /// Unlike that of any other in this process.
+    pub(crate) id: u64,
+    pub(crate) layer: Arc<LayerTar>,
+    pub(crate) origin: Origin,
+    table: OnceLock<Arc<SeekTable>>,
+}
+
+impl Attached {
+    pub(crate) fn new(id: u64, layer: Arc<LayerTar>, origin: Origin) -> Self {
+        Self {
+            id,
+            layer,
+            origin,
+            table: OnceLock::new(),
+        }
+    }
+
+    /// The table, if it was loaded.
+    pub(crate) fn table(&self) -> Option<&Arc<SeekTable>> {
+        self.table.get()
+    }
+
+    /// Loads the table and checks that it is one of this layer. Takes as long as it takes: called
+    /// by a demand thread, for all who wait.
+    pub(crate) fn load_table(&self) -> Result<(), FetchError> {
+        if self.table.get().is_some() {
+            return Ok(());
+        }
+        let table = (self.origin.table)()?;
+        let layer = self.layer.diff_id();
+        let is_of = table.diff_id == layer
+            && table.tar_size == self.layer.tar_size()
+            && table.blob == self.origin.layer_blob;
+        if !is_of {
+            let why = format!(
+                "the table is of tar {} of {} bytes in blob {}, wanted {} bytes in blob {}",
+                table.diff_id,
+                table.tar_size,
+                table.blob,
+                self.layer.tar_size(),
+                self.origin.layer_blob
+            );
+            return Err(FetchError::table(&self.origin.image, layer, why));
+        }
+        let _ = self.table.set(table);
+        Ok(())
+    }
+}

@@ -1,0 +1,359 @@
+//! Demands: single flight, merging, healing, deadlines, full disks.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+mod common;
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Barrier};
+use std::time::{Duration, Instant};
+
+use common::double::Double;
+use common::{Scene, noise, origin, scratch, table};
+use proptest::prelude::*;
+use thaw_cache::{FetchError, Fetcher, Settings};
+use thaw_image::{DiffId, Digest, Extent};
+
+const KIB: u64 = 1 << 10;
+
+#[test]
+fn fifty_readers_of_one_chunk_make_one_request() {
+    let scene = Scene::new(1 << 20, 100_000);
+    scene.source.behave(|b| b.delay = Duration::from_millis(50));
+    let start = Barrier::new(50);
+    std::thread::scope(|scope| {
+        for reader in 0..50 {
+            let (scene, start) = (&scene, &start);
+            scope.spawn(move || {
+                start.wait();
+                // All within chunk 3, and not in the blocks that it shares.
+                scene.demand(301_000 + reader * 1_000, 4_096).unwrap();
+            });
+        }
+    });
+    assert_eq!(scene.source.calls(), 1);
+    let stats = scene.fetcher.stats();
+    assert_eq!(stats.faults, 50);
+    assert_eq!(stats.joins, 49);
+    assert_eq!(stats.demand.fetched, 100_000);
+    // The chunk's whole blocks are there, its two edges are not.
+    assert_eq!(stats.demand.written, scene.layer.present_bytes());
+    assert_eq!(scene.layer.present_bytes(), (781 - 586) * 512);
+    scene.demand(301_000, 4_096).unwrap();
+    assert_eq!(scene.fetcher.stats().hits, 1);
+    scene.scan();
+}
+
+#[test]
+fn neighbours_are_one_request_up_to_its_limit() {
+    let scene = Scene::new(4 << 20, 64_000);
+    scene.demand(0, 640_000).unwrap();
+    let read = Extent {
+        offset: 0,
+        len: 640_000,
+    };
+    // Ten chunks and no more: their end is the end of a block.
+    assert_eq!(640_000 % 512, 0);
+    let reads = scene.source.reads.lock().unwrap().clone();
+    assert_eq!(reads, [read]);
+    scene.scan();
+
+    // What is more than one request may have is split.
+    let one = Scene::new(12 << 20, 64_000);
+    one.demand(0, 10 << 20).unwrap();
+    let reads = one.source.reads.lock().unwrap().clone();
+    assert!(reads.len() >= 3, "at most 4 MiB in a request: {reads:?}");
+    assert!(reads.iter().all(|read| read.len <= 4 << 20), "{reads:?}");
+    let total: u64 = reads.iter().map(|read| read.len).sum();
+    assert!(total <= (10 << 20) + 64_000, "nothing is read twice");
+    one.scan();
+}
+
+#[test]
+fn queued_demands_of_neighbours_are_merged() {
+    let settings = Settings {
+        demand_threads: 1,
+        ..Settings::default()
+    };
+    let dir = scratch();
+    let content = noise(4, 1 << 20);
+    let seek = Arc::new(table(&content, 65_536));
+    let store = common::store(dir.path(), 1);
+    let layer = store.layers().open(&seek.diff_id, seek.tar_size).unwrap();
+    let source = Double::new("only");
+    source.add(&content);
+    source.behave(|b| b.delay = Duration::from_millis(200));
+    let fetcher = Fetcher::new(settings).unwrap();
+    let _attached = fetcher.attach(layer, origin(&seek, std::slice::from_ref(&source)));
+    std::thread::scope(|scope| {
+        for chunk in [0, 4, 6, 5, 7] {
+            let (fetcher, seek) = (&fetcher, &seek);
+            scope.spawn(move || {
+                let extent = Extent {
+                    offset: chunk * 65_536 + 5_000,
+                    len: 4_096,
+                };
+                let deadline = Instant::now() + Duration::from_secs(10);
+                fetcher.demand(&seek.diff_id, extent, deadline).unwrap();
+            });
+            if chunk == 0 {
+                // The one thread is busy with this one while the others queue up.
+                std::thread::sleep(Duration::from_millis(50));
+            }
+        }
+    });
+    let reads = source.reads.lock().unwrap().clone();
+    assert_eq!(
+        reads[1],
+        Extent {
+            offset: 4 * 65_536,
+            len: 4 * 65_536
+        },
+        "{reads:?}"
+    );
+    assert_eq!(reads.len(), 2);
+}
+
+#[test]
+fn a_lying_source_is_healed_by_the_next() {
+    let (liar, honest) = (Double::new("liar"), Double::new("honest"));
+    let scene = Scene::with(1 << 20, 100_000, &[liar.clone(), honest.clone()]);
+    liar.behave(|b| b.lies = true);
+    scene.demand(0, 250_000).unwrap();
+    assert_eq!(
+        scene.fetcher.stats().mismatches,
+        1,
+        "one byte of three chunks was wrong"
+    );
+    assert_eq!(honest.calls(), 1, "only that chunk was asked for again");
+    scene.scan();
+
+    // A lone liar gets one more try, and then the reader gets an error with all names.
+    let scene = Scene::with(1 << 20, 100_000, std::slice::from_ref(&liar));
+    let before = liar.calls();
+    let error = scene.demand(0, 1_000).unwrap_err();
+    assert_eq!(liar.calls() - before, 2);
+    assert_eq!(error.errno(), 5);
+    let text = error.to_string();
+    assert!(
+        text.contains("registry.test/app:1") && text.contains("liar"),
+        "{text}"
+    );
+    assert!(text.contains("chunk 0 of layer sha256:"), "{text}");
+    assert_eq!(scene.layer.present_bytes(), 0);
+    scene.scan();
+    liar.behave(|b| b.lies = false);
+    scene.demand(0, 1_000).unwrap();
+}
+
+#[test]
+fn a_failing_or_short_source_is_followed_by_the_next() {
+    let (bad, good) = (Double::new("bad"), Double::new("good"));
+    let scene = Scene::with(1 << 20, 100_000, &[bad.clone(), good.clone()]);
+    bad.behave(|b| b.failures = 1);
+    scene.demand(0, 10).unwrap();
+    bad.behave(|b| b.is_short = true);
+    scene.demand(500_000, 10).unwrap();
+    assert_eq!(good.calls(), 2);
+    good.behave(|b| b.failures = 1);
+    let error = scene.demand(800_000, 10).unwrap_err();
+    assert!(matches!(error, FetchError::Source { .. }), "{error}");
+    scene.demand(0, 10).unwrap();
+    scene.scan();
+}
+
+#[test]
+fn another_image_with_the_same_layer_helps_out() {
+    let (gone, there) = (Double::new("gone"), Double::new("there"));
+    let scene = Scene::with(1 << 20, 100_000, std::slice::from_ref(&gone));
+    gone.behave(|b| b.failures = usize::MAX);
+    assert!(scene.demand(0, 10).is_err());
+    there.add(&scene.content);
+    let seek = Arc::new(table(&scene.content, 30_000));
+    let second = scene.fetcher.attach(
+        scene.layer.clone(),
+        origin(&seek, std::slice::from_ref(&there)),
+    );
+    scene.demand(0, 10).unwrap();
+    assert_eq!(there.calls(), 1);
+    drop(second);
+    assert!(scene.demand(900_000, 10).is_err());
+    let fetcher = scene.fetcher.clone();
+    let id = scene.id();
+    drop(scene.attachment);
+    let error = fetcher.demand(&id, Extent { offset: 0, len: 1 }, Instant::now());
+    assert!(matches!(error, Err(FetchError::NotAttached { .. })));
+}
+
+#[test]
+fn no_demand_waits_beyond_its_deadline() {
+    let scene = Scene::new(1 << 20, 100_000);
+    scene
+        .source
+        .behave(|b| b.delay = Duration::from_millis(600));
+    let started = Instant::now();
+    let error = scene
+        .demand_by(0, 10, started + Duration::from_millis(100))
+        .unwrap_err();
+    let took = started.elapsed();
+    assert!(matches!(error, FetchError::Deadline { .. }), "{error}");
+    assert!((90..250).contains(&took.as_millis()), "{took:?}");
+    // The fetch goes on, and a second reader joins it.
+    scene.demand(0, 10).unwrap();
+    assert_eq!(scene.source.calls(), 1);
+}
+
+#[test]
+fn an_early_deadline_of_one_reader_is_not_that_of_another() {
+    let scene = Scene::new(1 << 20, 100_000);
+    scene.source.behave(|b| {
+        b.delay = Duration::from_millis(300);
+        b.heeds_deadline = true;
+    });
+    std::thread::scope(|scope| {
+        let early =
+            scope.spawn(|| scene.demand_by(0, 10, Instant::now() + Duration::from_millis(150)));
+        std::thread::sleep(Duration::from_millis(30));
+        scene.demand(0, 10).unwrap();
+        assert!(matches!(
+            early.join().unwrap(),
+            Err(FetchError::Deadline { .. })
+        ));
+    });
+}
+
+#[test]
+fn a_table_is_loaded_once_and_checked() {
+    let dir = scratch();
+    let content = noise(4, 1 << 20);
+    let seek = Arc::new(table(&content, 65_536));
+    let store = common::store(dir.path(), 1);
+    let layer = store.layers().open(&seek.diff_id, seek.tar_size).unwrap();
+    let source = Double::new("only");
+    source.add(&content);
+    let fetcher = Fetcher::new(Settings::default()).unwrap();
+    let loads = Arc::new(AtomicUsize::new(0));
+    let mut lazy = origin(&seek, std::slice::from_ref(&source));
+    lazy.table = Box::new({
+        let (loads, seek) = (loads.clone(), seek.clone());
+        move || {
+            std::thread::sleep(Duration::from_millis(50));
+            match loads.fetch_add(1, Ordering::SeqCst) {
+                0 => Err(FetchError::table("app", seek.diff_id, "not yet")),
+                1 => Ok(Arc::new(table(&noise(5, 1 << 20), 65_536))),
+                _ => Ok(seek.clone()),
+            }
+        }
+    });
+    let _attached = fetcher.attach(layer, lazy);
+    let deadline = || Instant::now() + Duration::from_secs(5);
+    let demand = |offset| fetcher.demand(&seek.diff_id, Extent { offset, len: 1 }, deadline());
+    for _ in 0..2 {
+        let error = demand(0).unwrap_err();
+        assert!(matches!(error, FetchError::Table { .. }), "{error}");
+    }
+    std::thread::scope(|scope| {
+        for reader in 0..8 {
+            let demand = &demand;
+            scope.spawn(move || demand(reader * 100_000).unwrap());
+        }
+    });
+    assert_eq!(loads.load(Ordering::SeqCst), 3);
+}
+
+#[test]
+fn readers_in_parallel_are_served_in_parallel() {
+    let scene = Scene::new(16 << 20, 100_000);
+    scene
+        .source
+        .behave(|b| b.delay = Duration::from_millis(100));
+    let started = Instant::now();
+    std::thread::scope(|scope| {
+        for reader in 0..12 {
+            let scene = &scene;
+            scope.spawn(move || scene.demand(reader * 1_300 * KIB + 40_000, 512).unwrap());
+        }
+    });
+    assert!(
+        started.elapsed() < Duration::from_millis(450),
+        "{:?}",
+        started.elapsed()
+    );
+    assert!(scene.source.peak.load(Ordering::SeqCst) > 8);
+}
+
+#[test]
+fn fill_completes_and_checks_the_layer() {
+    let scene = Scene::new(3 << 20, 100_000);
+    scene.demand(1 << 20, 512).unwrap();
+    let fill = scene.fetcher.fill(&scene.id());
+    fill.wait(Instant::now() + Duration::from_secs(20))
+        .unwrap()
+        .unwrap();
+    assert!(scene.layer.is_whole());
+    let stats = scene.fetcher.stats();
+    assert_eq!(
+        stats.demand.fetched + stats.fill.fetched,
+        3 << 20,
+        "no chunk came twice"
+    );
+    assert_eq!(stats.demand.written + stats.fill.written, 3 << 20);
+    let whole = scene.content.clone();
+    let mut bytes = vec![0; whole.len()];
+    scene.layer.read_at(&mut bytes, 0).unwrap();
+    assert!(bytes == whole);
+}
+
+#[test]
+fn fill_can_be_held_up_and_cancelled_and_gives_up_on_a_dead_source() {
+    let scene = Scene::new(4 << 20, 100_000);
+    scene.source.behave(|b| b.delay = Duration::from_millis(20));
+    let fill = scene.fetcher.fill(&scene.id());
+    fill.pause(true);
+    assert!(
+        fill.wait(Instant::now() + Duration::from_millis(300))
+            .is_none()
+    );
+    assert!(scene.layer.present_bytes() < 3 << 20, "it had just begun");
+    fill.cancel();
+    let end = fill.wait(Instant::now() + Duration::from_secs(2)).unwrap();
+    assert!(matches!(end, Err(FetchError::Stopped)));
+    scene.source.behave(|b| b.failures = usize::MAX);
+    let fill = scene.fetcher.fill(&scene.id());
+    let end = fill.wait(Instant::now() + Duration::from_secs(5)).unwrap();
+    assert!(matches!(end, Err(FetchError::Source { .. })), "{end:?}");
+    let unknown = scene.fetcher.fill(&DiffId(Digest::of(b"unknown")));
+    let end = unknown
+        .wait(Instant::now() + Duration::from_secs(5))
+        .unwrap();
+    assert!(matches!(end, Err(FetchError::NotAttached { .. })));
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
+    /// Whatever the chunks, whatever is asked in which order by how many: all of it comes, is
+    /// right, and no chunk comes twice.
+    #[test]
+    fn any_demands_give_the_right_bytes(
+        size in 1usize..60_000,
+        spacing in 100usize..9_000,
+        asks in proptest::collection::vec((0u64..60_000, 1u64..9_000), 1..24),
+    ) {
+        let scene = Scene::new(size, spacing);
+        std::thread::scope(|scope| {
+            for part in asks.chunks(6) {
+                let scene = &scene;
+                scope.spawn(move || for (offset, len) in part {
+                    scene.demand(*offset, *len).unwrap();
+                });
+            }
+        });
+        scene.scan();
+        let bytes: u64 = scene.source.reads.lock().unwrap().iter().map(|read| read.len).sum();
+        // A gap between two wanted chunks is read with them; nothing else is read in vain.
+        prop_assert!(bytes <= 2 * size as u64, "{bytes} of {size}");
+        let fill = scene.fetcher.fill(&scene.id());
+        let end = fill.wait(Instant::now() + Duration::from_secs(20));
+        prop_assert!(end.is_some_and(|end| end.is_ok()));
+        prop_assert!(scene.layer.is_whole());
+    }
+}
