@@ -6,6 +6,27 @@
 //!  access trace ──▶ pack ──▶ working set                                      ┘
 //! ```
 //!
-//! [`merge`] is pure: entries in, tree out.
+//! [`merge`] is pure: entries in, tree out. [`prepare`] reads an image once; [`Artifact`] is what
+//! is published of it.
 
+mod artifact;
+mod foreign;
+mod layout;
 pub mod merge;
+mod pipeline;
+mod reader;
+mod working_set;
+
+pub use artifact::{
+    Acceleration, Artifact, ArtifactError, BlobContent, Packed, TableRef, candidates, find,
+    read_table,
+};
+pub use layout::{Layout, LayoutError};
+pub use pipeline::{
+    Known, LayerFailure, LayerIndex, LayerRef, Place, PrepareError, Prepared, PreparedLayer,
+    TarSink, WindowsFile, fetch, prepare,
+};
+pub use working_set::{
+    PackError, PackOptions, PackedSet, WorkingSetArtifact, WorkingSetRef, merge_traces, pack,
+    parse_working_set,
+};

@@ -34,6 +34,8 @@ pub const WORKING_SET_DATA: &str = "application/vnd.thaw.working-set.data.v1+zst
 pub const ANNOTATION_LAYER: &str = "dev.thaw.layer.digest";
 /// On a seek table descriptor: the layer's diffID.
 pub const ANNOTATION_DIFF_ID: &str = "dev.thaw.layer.diff-id";
+/// On a seek table descriptor: bytes of the layer's tar, in decimal.
+pub const ANNOTATION_TAR_SIZE: &str = "dev.thaw.layer.tar-size";
 /// On a working set's manifest: the profile's name.
 pub const ANNOTATION_PROFILE: &str = "dev.thaw.profile";
 /// On a layout or generated device descriptor: its bytes when unpacked, in decimal.

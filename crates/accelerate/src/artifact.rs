@@ -1,0 +1,407 @@
+//! The acceleration as an OCI artifact: built from what was prepared, published beside the image,
+//! found again and checked.
+//!
+//! ```text
+//! manifest  artifactType = media::ACCELERATION, subject = the image's manifest
+//!   layers  layout (zstd), [generated device (zstd)],
+//!           then for each layer of the image that has one: seek table, windows
+//! ```
+//!
+//! A layer without a seek table has no entry: its tar must be whole before the image is mounted.
+//! `docs/format.md` has it byte by byte.
+
+use std::collections::{HashMap, HashSet};
+use std::fs::File;
+use std::io::{self, Cursor, Read};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use thaw_image::{BLOCK, DiffId, Digest, Hasher, SeekTable, media};
+use thaw_registry::{Descriptor, Manifest, ManifestContent, RegistryError, Repository, Which};
+
+use crate::layout;
+use crate::pipeline::{LayerRef, Prepared};
+
+/// zstd level of layout and generated device: packed once, fetched on every first start.
+const LEVEL: i32 = 12;
+/// Most bytes of an unpacked layout or generated device.
+const MAX_UNPACKED: u64 = 2 << 30;
+/// Most bytes of a packed one.
+const MAX_PACKED: u64 = 512 << 20;
+/// Most bytes of a seek table.
+const MAX_TABLE: u64 = 128 << 20;
+/// Most bytes of a windows blob.
+const MAX_WINDOWS: u64 = 64 << 30;
+/// How many accelerations of one image are looked at.
+const MAX_CANDIDATES: usize = 8;
+
+/// Where a layer's seek table is.
+#[derive(Clone, PartialEq, Debug)]
+pub struct TableRef {
+    /// The seek table.
+    pub table: Descriptor,
+    /// Its windows blob; `None` where the format needs none.
+    pub windows: Option<Descriptor>,
+    /// Bytes of the layer's tar.
+    pub tar_size: u64,
+}
+
+/// Something packed with zstd.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Packed {
+    /// The packed bytes.
+    pub descriptor: Descriptor,
+    /// Digest of the unpacked bytes.
+    pub digest: Digest,
+    /// How many they are.
+    pub size: u64,
+}
+
+/// An acceleration: what its manifest says, checked against the image.
+#[derive(Clone, Debug)]
+pub struct Acceleration {
+    /// The artifact's manifest.
+    pub manifest: Manifest,
+    /// The layout.
+    pub layout: Packed,
+    /// Content of the device behind those of the layers.
+    pub generated: Option<Packed>,
+    /// Seek tables by the digest of the layer blob.
+    pub tables: HashMap<Digest, TableRef>,
+}
+
+/// An acceleration that was made here, with its blobs.
+#[derive(Clone, Debug)]
+pub struct Artifact {
+    /// What its manifest says.
+    pub acceleration: Acceleration,
+    /// Its blobs.
+    pub blobs: Vec<(Descriptor, BlobContent)>,
+}
+
+/// The bytes of a blob to be pushed or kept.
+#[derive(Clone, Debug)]
+pub enum BlobContent {
+    /// In memory.
+    Bytes(Arc<[u8]>),
+    /// In a file.
+    File(PathBuf),
+}
+
+/// Why there is no acceleration to use.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ArtifactError {
+    /// The registry.
+    #[error(transparent)]
+    Registry(#[from] RegistryError),
+    /// The artifact is not what it should be.
+    #[error("acceleration {manifest} is unusable: {reason}")]
+    Unusable {
+        /// Its manifest.
+        manifest: Digest,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// It could not be packed.
+    #[error("cannot pack the acceleration")]
+    Pack(#[source] io::Error),
+}
+
+impl Artifact {
+    /// Packs what was prepared for the image whose manifest is `subject`. The same image gives the
+    /// same bytes.
+    ///
+    /// # Errors
+    /// [`ArtifactError::Pack`].
+    pub fn build(subject: &Descriptor, prepared: &Prepared) -> Result<Self, ArtifactError> {
+        let mut blobs = vec![pack(media::LAYOUT, &prepared.layout.bytes)?];
+        if let Some(generated) = &prepared.layout.generated {
+            blobs.push(pack(media::GENERATED, generated)?);
+        }
+        let mut seen = HashSet::new();
+        for layer in &prepared.layers {
+            let Ok(index) = &layer.index else { continue };
+            if !seen.insert(layer.layer.blob) {
+                continue;
+            }
+            let table = Descriptor::of(media::SEEK_TABLE, &index.encoded)
+                .annotated(media::ANNOTATION_LAYER, layer.layer.blob.to_string())
+                .annotated(media::ANNOTATION_DIFF_ID, layer.layer.diff_id.to_string())
+                .annotated(media::ANNOTATION_TAR_SIZE, layer.tar_size.to_string());
+            blobs.push((table, BlobContent::Bytes(Arc::clone(&index.encoded))));
+            let size = index.table.windows_size;
+            if size > 0 {
+                let windows = Descriptor::new(media::WINDOWS, index.windows, size)
+                    .annotated(media::ANNOTATION_LAYER, layer.layer.blob.to_string());
+                let path = index.windows_file.path().to_owned();
+                blobs.push((windows, BlobContent::File(path)));
+            }
+        }
+        let layers: Vec<Descriptor> = blobs.iter().map(|(blob, _)| blob.clone()).collect();
+        let content = ManifestContent::artifact(media::ACCELERATION, subject.clone(), layers);
+        let manifest = Manifest::parse(content.to_bytes(), None).map_err(|reason| {
+            ArtifactError::Unusable {
+                manifest: Digest::of(b""),
+                reason,
+            }
+        })?;
+        let layers: Vec<LayerRef> = prepared.layers.iter().map(|l| l.layer.clone()).collect();
+        let acceleration = Acceleration::parse(manifest, &subject.digest, &layers)?;
+        Ok(Self {
+            acceleration,
+            blobs,
+        })
+    }
+
+    /// Pushes the blobs, then the manifest, and enters it among the image's referrers.
+    ///
+    /// # Errors
+    /// See [`RegistryError`]. What was pushed before the failure stays, without a name.
+    pub fn publish(&self, repository: &dyn Repository) -> Result<(), RegistryError> {
+        let empty = Descriptor::of(media::EMPTY, media::EMPTY_CONTENT);
+        repository.put_blob(&empty, &mut Cursor::new(media::EMPTY_CONTENT))?;
+        for (descriptor, content) in &self.blobs {
+            match content {
+                BlobContent::Bytes(bytes) => {
+                    repository.put_blob(descriptor, &mut Cursor::new(bytes))?;
+                }
+                BlobContent::File(path) => {
+                    let mut file = File::open(path).map_err(|error| RegistryError::File {
+                        path: path.clone(),
+                        action: "open",
+                        source: error,
+                    })?;
+                    repository.put_blob(descriptor, &mut file)?;
+                }
+            }
+        }
+        repository.add_referrer(&self.acceleration.manifest)
+    }
+}
+
+impl Acceleration {
+    /// Checks an artifact's manifest against the image it should speak for.
+    ///
+    /// # Errors
+    /// [`ArtifactError::Unusable`] with what is wrong.
+    pub fn parse(
+        manifest: Manifest,
+        subject: &Digest,
+        layers: &[LayerRef],
+    ) -> Result<Self, ArtifactError> {
+        match parse(&manifest, subject, layers) {
+            Ok((layout, generated, tables)) => Ok(Self {
+                manifest,
+                layout,
+                generated,
+                tables,
+            }),
+            Err(reason) => Err(ArtifactError::Unusable {
+                manifest: *manifest.digest(),
+                reason,
+            }),
+        }
+    }
+
+    /// Bytes of all its blobs and its manifest.
+    #[must_use]
+    pub fn size(&self) -> u64 {
+        let tables = self.tables.values().map(|table| {
+            table.table.size + table.windows.as_ref().map_or(0, |windows| windows.size)
+        });
+        let packed = self
+            .generated
+            .as_ref()
+            .map_or(0, |packed| packed.descriptor.size);
+        let own = self.manifest.bytes().len() as u64 + self.layout.descriptor.size + packed;
+        own + tables.sum::<u64>()
+    }
+}
+
+type Parsed = (Packed, Option<Packed>, HashMap<Digest, TableRef>);
+
+fn parse(manifest: &Manifest, subject: &Digest, layers: &[LayerRef]) -> Result<Parsed, String> {
+    let content = manifest.content().map_err(|error| error.to_string())?;
+    if content.artifact_type.as_deref() != Some(media::ACCELERATION) {
+        return Err("it is no acceleration".to_owned());
+    }
+    if content.subject.as_ref().map(|subject| subject.digest) != Some(*subject) {
+        return Err(format!("it speaks for another image than {subject}"));
+    }
+    let diff_ids: HashMap<Digest, DiffId> = layers
+        .iter()
+        .map(|layer| (layer.blob, layer.diff_id))
+        .collect();
+    let (mut layout, mut generated) = (None, None);
+    let (mut tables, mut windows) = (HashMap::new(), HashMap::new());
+    for descriptor in content.layers {
+        match descriptor.media_type.as_str() {
+            media::LAYOUT if layout.is_none() => layout = Some(packed(descriptor)?),
+            media::GENERATED if generated.is_none() => generated = Some(packed(descriptor)?),
+            media::SEEK_TABLE => {
+                let blob: Digest = annotation(&descriptor, media::ANNOTATION_LAYER)?;
+                let diff_id: Digest = annotation(&descriptor, media::ANNOTATION_DIFF_ID)?;
+                let tar_size: u64 = annotation(&descriptor, media::ANNOTATION_TAR_SIZE)?;
+                if diff_ids.get(&blob) != Some(&DiffId(diff_id)) {
+                    return Err(format!("it has a seek table for a foreign layer {blob}"));
+                }
+                let too_large = descriptor.size > MAX_TABLE || tar_size > i64::MAX as u64;
+                let entry = TableRef {
+                    table: descriptor,
+                    windows: None,
+                    tar_size,
+                };
+                if too_large || tables.insert(blob, entry).is_some() {
+                    return Err(format!(
+                        "it has a bad or second seek table for layer {blob}"
+                    ));
+                }
+            }
+            media::WINDOWS if descriptor.size <= MAX_WINDOWS => {
+                let blob: Digest = annotation(&descriptor, media::ANNOTATION_LAYER)?;
+                windows.insert(blob, descriptor);
+            }
+            other => return Err(format!("it has a bad part of type {other:?}")),
+        }
+    }
+    for (blob, table) in &mut tables {
+        table.windows = windows.remove(blob);
+    }
+    let layout = layout.ok_or("it has no layout")?;
+    Ok((layout, generated, tables))
+}
+
+fn annotation<T: std::str::FromStr>(descriptor: &Descriptor, key: &str) -> Result<T, String> {
+    let value = descriptor
+        .annotations
+        .get(key)
+        .ok_or_else(|| format!("{key} is missing"))?;
+    value.parse().map_err(|_| format!("{key} is malformed"))
+}
+
+fn packed(descriptor: Descriptor) -> Result<Packed, String> {
+    let digest = annotation(&descriptor, media::ANNOTATION_UNPACKED_DIGEST)?;
+    let size = annotation(&descriptor, media::ANNOTATION_UNPACKED_SIZE)?;
+    if size > MAX_UNPACKED || descriptor.size > MAX_PACKED {
+        return Err(format!(
+            "a part unpacks to {size} bytes, over the limit of {MAX_UNPACKED}"
+        ));
+    }
+    Ok(Packed {
+        descriptor,
+        digest,
+        size,
+    })
+}
+
+fn pack(media_type: &str, bytes: &[u8]) -> Result<(Descriptor, BlobContent), ArtifactError> {
+    let packed = zstd::bulk::compress(bytes, LEVEL).map_err(ArtifactError::Pack)?;
+    let descriptor = Descriptor::of(media_type, &packed)
+        .annotated(media::ANNOTATION_UNPACKED_SIZE, bytes.len().to_string())
+        .annotated(
+            media::ANNOTATION_UNPACKED_DIGEST,
+            Digest::of(bytes).to_string(),
+        );
+    Ok((descriptor, BlobContent::Bytes(packed.into())))
+}
+
+impl Packed {
+    /// Unpacks what was fetched, never to more than it promised, and checks it.
+    ///
+    /// # Errors
+    /// What is wrong, in words.
+    pub fn unpack(&self, packed: &[u8]) -> Result<Vec<u8>, String> {
+        let mut bytes = Vec::new();
+        let decoder = zstd::stream::read::Decoder::new(packed).map_err(|e| e.to_string())?;
+        decoder
+            .take(self.size + 1)
+            .read_to_end(&mut bytes)
+            .map_err(|e| e.to_string())?;
+        let mut hasher = Hasher::new();
+        hasher.update(&bytes);
+        if bytes.len() as u64 != self.size || hasher.finish() != self.digest {
+            return Err("its unpacked bytes are not those that it promises".to_owned());
+        }
+        Ok(bytes)
+    }
+}
+
+impl Acceleration {
+    /// Checks that the devices of an unpacked layout are the image's layers, in order, and the
+    /// generated device behind them: then no file of it can point outside of them.
+    ///
+    /// # Errors
+    /// What is wrong, in words.
+    pub fn check_layout(&self, bytes: &[u8], layers: &[LayerRef]) -> Result<(), String> {
+        let image = thaw_erofs::Image::open(bytes).map_err(|error| error.to_string())?;
+        let devices = image.devices();
+        let expected = layers.len() + usize::from(self.generated.is_some());
+        if devices.len() != expected {
+            return Err(format!(
+                "it has {} devices instead of {expected}",
+                devices.len()
+            ));
+        }
+        for (device, layer) in devices.iter().zip(layers) {
+            let size = self.tables.get(&layer.blob).map(|table| table.tar_size);
+            let blocks_fit = size.is_none_or(|size| size.div_ceil(BLOCK) == device.blocks);
+            if device.tag != layout::tag(&layer.diff_id.0) || !blocks_fit {
+                return Err(format!("its devices are not the layers: {}", layer.diff_id));
+            }
+        }
+        let generated = self.generated.as_ref().zip(devices.get(layers.len()));
+        match generated {
+            Some((packed, device)) if packed.size != device.blocks * BLOCK => {
+                Err("its generated device has another size".to_owned())
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// The accelerations that `repository` has for an image, as their descriptors: unchecked claims.
+///
+/// # Errors
+/// See [`RegistryError`].
+pub fn candidates(
+    repository: &dyn Repository,
+    subject: &Digest,
+) -> Result<Vec<Descriptor>, RegistryError> {
+    let mut found = repository.referrers(subject, media::ACCELERATION)?;
+    found.truncate(MAX_CANDIDATES);
+    Ok(found)
+}
+
+/// The first usable acceleration that `repository` has for an image.
+///
+/// # Errors
+/// The last [`ArtifactError`] where there are some but none is usable.
+pub fn find(
+    repository: &dyn Repository,
+    subject: &Digest,
+    layers: &[LayerRef],
+) -> Result<Option<Acceleration>, ArtifactError> {
+    let mut last = Ok(None);
+    for candidate in candidates(repository, subject)? {
+        let manifest = repository.manifest(&Which::Digest(candidate.digest))?;
+        match Acceleration::parse(manifest, subject, layers) {
+            Ok(acceleration) => return Ok(Some(acceleration)),
+            Err(error) => last = Err(error),
+        }
+    }
+    last
+}
+
+/// Reads a seek table that was fetched and checks that it is of the layer it should be of.
+///
+/// # Errors
+/// What is wrong, in words.
+pub fn read_table(bytes: &[u8], blob: &Digest, table: &TableRef) -> Result<SeekTable, String> {
+    let read = SeekTable::decode(bytes).map_err(|error| error.to_string())?;
+    let windows = table.windows.as_ref().map_or(0, |windows| windows.size);
+    if read.blob != *blob || read.tar_size != table.tar_size || read.windows_size > windows {
+        return Err(format!("the seek table is not that of layer {blob}"));
+    }
+    Ok(read)
+}

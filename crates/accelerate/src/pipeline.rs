@@ -1,0 +1,503 @@
+//! The one pass: every layer is streamed once, and at its end everything is known.
+//!
+//! ```text
+//! blob ─▶ download ─▶ inflate, checkpoints ─▶ hash, scan ─┬▶ tar (to the sink, or nowhere)
+//!                                                         ├▶ seek table
+//!                                                         ├▶ windows (spooled to a file)
+//!                                                         └▶ entries ─▶ merge ─▶ layout
+//! ```
+//!
+//! Layers run side by side, the largest first, on as many workers as there are processors; the
+//! same blob is read once however often the image lists it. A layer that was indexed before, and
+//! whose tar is here, is not read again: its entries and table are [`Known`].
+//!
+//! Memory: a worker holds a few buffers of 1 MiB and one window of 32 KiB; windows go to a file.
+//! What grows with the image are its entries (about 200 bytes each), its tables (72 bytes for each
+//! MiB of tar) and the layout that is made of them: below 512 MiB for a million files.
+
+use std::collections::{HashMap, VecDeque};
+use std::io::{self, Read, Write};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use thaw_image::{BlobSource, DiffId, Digest, Extent, Progress, SeekTable};
+use thaw_layer::tar::Entry;
+use thaw_layer::{Expected, HEAD_BYTES, LayerError, Outputs, detect};
+
+use crate::foreign;
+use crate::layout::{self, Layout, LayoutError};
+
+/// A layer as the image's manifest and configuration name it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct LayerRef {
+    /// Digest of its blob.
+    pub blob: Digest,
+    /// Bytes of its blob.
+    pub size: u64,
+    /// Media type of its blob.
+    pub media_type: String,
+    /// Digest of its tar.
+    pub diff_id: DiffId,
+}
+
+/// Where a layer's tar goes while it is read. What was written is unverified until `commit`.
+pub trait TarSink: Write + Send {
+    /// The layer is the one that the image names: digest, size and diffID have matched.
+    ///
+    /// # Errors
+    /// When the tar cannot be kept.
+    fn commit(self: Box<Self>) -> io::Result<()>;
+}
+
+/// What the pass takes from, and gives to, the machine it runs on.
+pub trait Place: Sync {
+    /// Where the tar of this layer goes. Called once for each layer that is read.
+    ///
+    /// # Errors
+    /// When there is no room for it.
+    fn tar(&self, layer: &LayerRef) -> io::Result<Box<dyn TarSink>>;
+
+    /// The layer, if it was indexed here before and its whole tar is here.
+    fn known(&self, layer: &LayerRef) -> Option<Known>;
+
+    /// Reads the tar of a layer that was committed, or is known; `None` where tars are not kept.
+    fn read(&self, diff_id: &DiffId, extent: Extent) -> Option<io::Result<Vec<u8>>>;
+
+    /// A directory for files that have no name yet.
+    fn scratch(&self) -> PathBuf;
+
+    /// Whether the work should end now.
+    fn cancelled(&self) -> bool;
+}
+
+/// A layer that need not be read again.
+#[derive(Clone, Debug)]
+pub struct Known {
+    /// What is in its tar.
+    pub entries: Vec<Entry>,
+    /// Bytes of its tar.
+    pub tar_size: u64,
+    /// Its seek table and windows; `None`: it has none, for this reason.
+    pub index: Result<LayerIndex, String>,
+}
+
+/// A layer's seek table, and the file that holds the windows it refers to.
+#[derive(Clone, Debug)]
+pub struct LayerIndex {
+    /// The table.
+    pub table: Arc<SeekTable>,
+    /// Its encoding.
+    pub encoded: Arc<[u8]>,
+    /// Digest of the windows blob.
+    pub windows: Digest,
+    /// The windows blob. An unnamed-to-be file in [`Place::scratch`] goes when the last clone does.
+    pub windows_file: Arc<WindowsFile>,
+}
+
+/// A file with a windows blob.
+#[derive(Debug)]
+pub enum WindowsFile {
+    /// Removed with this value, unless somebody took it over.
+    Scratch(tempfile::NamedTempFile),
+    /// Somebody else's.
+    Kept(PathBuf),
+}
+
+impl WindowsFile {
+    /// Where it is.
+    #[must_use]
+    pub fn path(&self) -> &std::path::Path {
+        match self {
+            Self::Scratch(file) => file.path(),
+            Self::Kept(path) => path,
+        }
+    }
+}
+
+/// One layer, read.
+#[derive(Clone, Debug)]
+pub struct PreparedLayer {
+    /// Which.
+    pub layer: LayerRef,
+    /// Bytes of its tar.
+    pub tar_size: u64,
+    /// Its seek table; where there can be none the reason, and its tar must be whole before the
+    /// image is mounted.
+    pub index: Result<LayerIndex, String>,
+}
+
+/// An image that was read once: all that an acceleration is made of.
+#[derive(Debug)]
+pub struct Prepared {
+    /// Layers, the lowest first.
+    pub layers: Vec<PreparedLayer>,
+    /// The merged metadata.
+    pub layout: Layout,
+}
+
+/// Why an image could not be read.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum PrepareError {
+    /// A layer.
+    #[error("layer {number} of {total} ({blob})")]
+    Layer {
+        /// Counted from 1, the lowest.
+        number: usize,
+        /// Of how many.
+        total: usize,
+        /// Its blob.
+        blob: Digest,
+        /// What is wrong with it.
+        source: Box<LayerFailure>,
+    },
+    /// The layers are good, but do not make one tree.
+    #[error(transparent)]
+    Layout(#[from] LayoutError),
+    /// Somebody asked for the end.
+    #[error("cancelled")]
+    Cancelled,
+}
+
+/// Why a layer could not be read.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum LayerFailure {
+    /// The blob cannot be had.
+    #[error(transparent)]
+    Source(#[from] thaw_image::SourceError),
+    /// The blob or its tar is not right.
+    #[error(transparent)]
+    Layer(#[from] LayerError),
+    /// Its format is not known at all.
+    #[error(transparent)]
+    Unsupported(#[from] thaw_layer::Unsupported),
+    /// The disk.
+    #[error("cannot keep the layer: {0}")]
+    Disk(#[from] io::Error),
+}
+
+/// What a worker found.
+struct Done {
+    entries: Vec<Entry>,
+    tar_size: u64,
+    index: Result<LayerIndex, String>,
+}
+
+/// Reads every layer of an image once, checks them, and merges them. `spacing`: bytes of tar for
+/// each chunk of a seek table.
+///
+/// # Errors
+/// [`PrepareError`]: a layer that lies about its digest, size or diffID is named.
+pub fn prepare(
+    layers: &[LayerRef],
+    source: &dyn BlobSource,
+    place: &dyn Place,
+    options: &thaw_layer::Options,
+    progress: &dyn Progress,
+) -> Result<Prepared, PrepareError> {
+    let done = read_all(layers, source, place, options, progress)?;
+    progress.say("merging layers");
+    let entries: Vec<(&LayerRef, u64, &[Entry])> = layers
+        .iter()
+        .map(|layer| {
+            let done = &done[&layer.blob];
+            (layer, done.tar_size, done.entries.as_slice())
+        })
+        .collect();
+    let read = |layer: usize, extent| read_tar(&layers[layer], &done, source, place, extent);
+    let layout = layout::build(&entries, &read)?;
+    let layers = prepared_layers(layers, &done);
+    Ok(Prepared { layers, layout })
+}
+
+/// Reads layers and keeps their tars, without merging: for those that must be whole before their
+/// image is mounted.
+///
+/// # Errors
+/// As [`prepare`].
+pub fn fetch(
+    layers: &[LayerRef],
+    source: &dyn BlobSource,
+    place: &dyn Place,
+    options: &thaw_layer::Options,
+    progress: &dyn Progress,
+) -> Result<Vec<PreparedLayer>, PrepareError> {
+    let done = read_all(layers, source, place, options, progress)?;
+    Ok(prepared_layers(layers, &done))
+}
+
+fn prepared_layers(layers: &[LayerRef], done: &HashMap<Digest, Done>) -> Vec<PreparedLayer> {
+    let read = |layer: &LayerRef| {
+        let Done {
+            tar_size, index, ..
+        } = &done[&layer.blob];
+        PreparedLayer {
+            layer: layer.clone(),
+            tar_size: *tar_size,
+            index: index.clone(),
+        }
+    };
+    layers.iter().map(read).collect()
+}
+
+fn read_all(
+    layers: &[LayerRef],
+    source: &dyn BlobSource,
+    place: &dyn Place,
+    options: &thaw_layer::Options,
+    progress: &dyn Progress,
+) -> Result<HashMap<Digest, Done>, PrepareError> {
+    let distinct = distinct_by_size(layers);
+    let pass = Pass {
+        source,
+        place,
+        options,
+        progress,
+        stop: AtomicBool::new(false),
+    };
+    let queue = Mutex::new(distinct);
+    let results: Mutex<HashMap<Digest, Result<Done, LayerFailure>>> = Mutex::default();
+    let workers = std::thread::available_parallelism()
+        .map_or(2, usize::from)
+        .max(2);
+    std::thread::scope(|scope| {
+        for _ in 0..workers.min(layers.len()) {
+            scope.spawn(|| {
+                while let Some(layer) = lock(&queue).pop_front() {
+                    if pass.stopped() {
+                        return;
+                    }
+                    let outcome = pass.layer(&layer);
+                    pass.stop.fetch_or(outcome.is_err(), Ordering::Relaxed);
+                    lock(&results).insert(layer.blob, outcome);
+                }
+            });
+        }
+    });
+    if place.cancelled() {
+        return Err(PrepareError::Cancelled);
+    }
+    let results = results.into_inner().unwrap_or_else(PoisonError::into_inner);
+    all_good(layers, results)
+}
+
+/// Each blob once, the largest first: it decides when the pass ends.
+fn distinct_by_size(layers: &[LayerRef]) -> VecDeque<LayerRef> {
+    let mut seen = std::collections::HashSet::new();
+    let mut distinct: Vec<LayerRef> = layers
+        .iter()
+        .filter(|layer| seen.insert(layer.blob))
+        .cloned()
+        .collect();
+    distinct.sort_by_key(|layer| std::cmp::Reverse(layer.size));
+    distinct.into()
+}
+
+/// The first failure in layer order, or everything.
+fn all_good(
+    layers: &[LayerRef],
+    mut results: HashMap<Digest, Result<Done, LayerFailure>>,
+) -> Result<HashMap<Digest, Done>, PrepareError> {
+    let mut done = HashMap::new();
+    let mut missing = false;
+    for (index, layer) in layers.iter().enumerate() {
+        match results.remove(&layer.blob) {
+            Some(Ok(good)) => {
+                done.insert(layer.blob, good);
+            }
+            Some(Err(source)) => {
+                let (number, total) = (index + 1, layers.len());
+                return Err(PrepareError::Layer {
+                    number,
+                    total,
+                    blob: layer.blob,
+                    source: Box::new(source),
+                });
+            }
+            None => missing |= !done.contains_key(&layer.blob),
+        }
+    }
+    if missing {
+        Err(PrepareError::Cancelled)
+    } else {
+        Ok(done)
+    }
+}
+
+/// Bytes of a tar that was read before: from where tars are kept, else decoded again.
+fn read_tar(
+    layer: &LayerRef,
+    done: &HashMap<Digest, Done>,
+    source: &dyn BlobSource,
+    place: &dyn Place,
+    extent: Extent,
+) -> io::Result<Vec<u8>> {
+    if let Some(read) = place.read(&layer.diff_id, extent) {
+        return read;
+    }
+    match done.get(&layer.blob).map(|done| &done.index) {
+        Some(Ok(index)) => crate::reader::read(index, source, extent),
+        _ => Err(io::Error::other(
+            "the layer has no seek table and its tar is not kept",
+        )),
+    }
+}
+
+/// One pass over an image.
+struct Pass<'a> {
+    source: &'a dyn BlobSource,
+    place: &'a dyn Place,
+    options: &'a thaw_layer::Options,
+    progress: &'a dyn Progress,
+    stop: AtomicBool,
+}
+
+impl Pass<'_> {
+    fn stopped(&self) -> bool {
+        self.stop.load(Ordering::Relaxed) || self.place.cancelled()
+    }
+
+    fn layer(&self, layer: &LayerRef) -> Result<Done, LayerFailure> {
+        if let Some(known) = self.place.known(layer) {
+            let Known {
+                entries,
+                tar_size,
+                index,
+            } = known;
+            return Ok(Done {
+                entries,
+                tar_size,
+                index,
+            });
+        }
+        let part = layer.blob.hex()[..12].to_owned();
+        self.progress.begin(&part, Some(layer.size));
+        let done = self.read(layer, &part);
+        self.progress.finish(&part);
+        done
+    }
+
+    fn read(&self, layer: &LayerRef, part: &str) -> Result<Done, LayerFailure> {
+        let whole = Extent {
+            offset: 0,
+            len: layer.size,
+        };
+        let mut stream = Stoppable {
+            inner: self.source.stream(&layer.blob, whole)?,
+            pass: self,
+        };
+        let mut head = Vec::with_capacity(HEAD_BYTES);
+        (&mut stream)
+            .take(HEAD_BYTES as u64)
+            .read_to_end(&mut head)?;
+        let format = detect(&layer.media_type, &head);
+        let mut input = io::Cursor::new(head).chain(stream);
+        let expected = Expected {
+            blob: layer.blob,
+            blob_size: layer.size,
+            diff_id: layer.diff_id,
+        };
+        let mut sink = self.place.tar(layer)?;
+        let mut tar = Counting {
+            inner: sink.as_mut(),
+            bytes: 0,
+        };
+        let mut before = 0;
+        let mut advance = |bytes: u64| {
+            self.progress.advance(part, bytes.saturating_sub(before));
+            before = bytes;
+        };
+        let (entries, index) = match format {
+            Ok(format) => {
+                let mut windows = tempfile::Builder::new()
+                    .prefix("windows-")
+                    .tempfile_in(self.place.scratch())?;
+                let outputs = Outputs {
+                    tar: &mut tar,
+                    windows: windows.as_file_mut(),
+                };
+                let index = thaw_layer::index(
+                    &mut input,
+                    format,
+                    &expected,
+                    self.options,
+                    outputs,
+                    &mut advance,
+                )?;
+                (
+                    index.entries,
+                    Ok(LayerIndex::new(index.table, index.windows, windows)),
+                )
+            }
+            Err(thaw_layer::Unsupported::Compression("zstd")) => {
+                let limit = self.options.max_tar_size;
+                let entries =
+                    foreign::unpack_zstd(&mut input, &expected, limit, &mut tar, &mut advance)?;
+                (
+                    entries,
+                    Err("zstd layers have no seek table yet".to_owned()),
+                )
+            }
+            Err(unsupported) => return Err(unsupported.into()),
+        };
+        let tar_size = tar.bytes;
+        sink.commit()?;
+        Ok(Done {
+            entries,
+            tar_size,
+            index,
+        })
+    }
+}
+
+impl LayerIndex {
+    fn new(table: SeekTable, windows: Digest, file: tempfile::NamedTempFile) -> Self {
+        let encoded = table.encode().into();
+        let windows_file = Arc::new(WindowsFile::Scratch(file));
+        Self {
+            table: Arc::new(table),
+            encoded,
+            windows,
+            windows_file,
+        }
+    }
+}
+
+/// Ends a download when the pass is to end.
+struct Stoppable<'a> {
+    inner: Box<dyn Read + Send>,
+    pass: &'a Pass<'a>,
+}
+
+impl Read for Stoppable<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if self.pass.stopped() {
+            return Err(io::Error::other("cancelled"));
+        }
+        self.inner.read(buffer)
+    }
+}
+
+/// Counts what a tar has.
+struct Counting<'a> {
+    inner: &'a mut dyn TarSink,
+    bytes: u64,
+}
+
+impl Write for Counting<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let written = self.inner.write(bytes)?;
+        self.bytes += written as u64;
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.inner.flush()
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

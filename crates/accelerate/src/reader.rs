@@ -1,0 +1,43 @@
+//! Random access to a layer tar that is not here: by its seek table, one chunk after the other.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+
+use thaw_image::{BlobSource, CodecState, Extent};
+
+use crate::pipeline::LayerIndex;
+
+/// Reads `extent` of the tar whose index this is, decoding each chunk that it touches. Every chunk
+/// is verified.
+pub(crate) fn read(
+    index: &LayerIndex,
+    source: &dyn BlobSource,
+    extent: Extent,
+) -> io::Result<Vec<u8>> {
+    let table = &index.table;
+    let mut bytes = Vec::new();
+    for number in table.covering(extent) {
+        let chunk = &table.chunks[number];
+        let blob = source
+            .read_at(&table.blob, chunk.blob, None)
+            .map_err(io::Error::other)?;
+        let window = match chunk.state {
+            CodecState::Deflate { window, .. } if window.len > 0 => {
+                let mut bytes = vec![0; window.len as usize];
+                let file = File::open(index.windows_file.path())?;
+                file.read_exact_at(&mut bytes, window.offset)?;
+                Some(bytes)
+            }
+            _ => None,
+        };
+        let tar = thaw_layer::decode(table.format, chunk, &blob, window.as_deref())
+            .map_err(io::Error::other)?;
+        let wanted = chunk.tar.intersect(&extent);
+        let start = usize::try_from(wanted.offset - chunk.tar.offset).unwrap_or(usize::MAX);
+        let len = usize::try_from(wanted.len).unwrap_or(usize::MAX);
+        let part = tar.bytes().get(start..start.saturating_add(len));
+        bytes.extend_from_slice(part.ok_or(io::ErrorKind::UnexpectedEof)?);
+    }
+    Ok(bytes)
+}
