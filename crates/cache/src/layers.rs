@@ -167,6 +167,18 @@ impl Layers {
         Ok(layer)
     }
 
+    /// Runs `work` on a layer's directory while nobody has the layer open or opens it; `None` if
+    /// somebody has.
+    pub(crate) fn unless_in_use<T>(
+        &self,
+        diff_id: &DiffId,
+        work: impl FnOnce(&Path) -> T,
+    ) -> Option<T> {
+        let slot = self.slot(diff_id);
+        let slot = lock(&slot);
+        (slot.strong_count() == 0).then(|| work(&self.dir(diff_id)))
+    }
+
     fn slot(&self, diff_id: &DiffId) -> Slot {
         let mut slots = lock(&self.shared.slots);
         // Forget the layers that nobody holds; a slot in use elsewhere has a second owner.

@@ -16,6 +16,7 @@ mod file;
 mod incoming;
 mod layers;
 mod presence;
+mod space;
 mod store;
 mod tar;
 
@@ -28,5 +29,6 @@ pub use file::FileError;
 pub use incoming::Incoming;
 pub use layers::Layers;
 pub use presence::{MAX_TAR_BYTES, PresenceError, PresenceReader};
+pub use space::{Plan, RemoveError, Usage};
 pub use store::{BootId, Store};
 pub use tar::{FULL_PAUSE, LayerTar, Placed, TarError};

@@ -25,6 +25,7 @@ use std::io::Read;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::SystemTime;
 
 use rustix::fs::FallocateFlags;
 use thaw_image::{BLOCK, BlockRun, DiffId, Digest};
@@ -196,6 +197,8 @@ impl Presence {
             file,
             whole: AtomicBool::new(whole),
         };
+        // For eviction, which asks when the layer was last used.
+        let _ = presence.file.set_modified(SystemTime::now());
         if !live {
             presence.begin()?;
             punch(&presence.map.missing(presence.all()))?;
