@@ -7,9 +7,10 @@
 //! ```
 //!
 //! [`merge`] is pure: entries in, tree out. [`prepare`] reads an image once; [`Artifact`] is what
-//! is published of it.
+//! is published of it. [`closure`] guesses what a start reads.
 
 mod artifact;
+pub mod closure;
 mod foreign;
 mod layout;
 pub mod merge;

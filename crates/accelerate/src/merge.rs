@@ -42,6 +42,7 @@ pub use path::PathError;
 use path::{Meaning, Place};
 pub use sparse::MAX_GENERATED;
 use walk::Missing;
+pub(crate) use walk::resolve;
 pub use warning::{Warning, WarningKind, Warnings};
 
 /// Most layers of an image.

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashSet};
 
-use thaw_erofs::{Content, Inode, InodeId};
+use thaw_erofs::{Content, Inode, InodeId, Tree};
 use thaw_layer::tar::{Entry, EntryKind};
 
 use super::path::{self, Meaning, components};
@@ -131,6 +131,33 @@ impl Merger {
         }
         Ok(true)
     }
+}
+
+/// Finds what a path leads to, symbolic links followed to the end, within the root.
+pub(crate) fn resolve(tree: &Tree, path: &[u8]) -> Option<InodeId> {
+    let mut walk = Walk {
+        above: vec![tree.root()],
+        path: path.to_vec(),
+        at: 0,
+        links: 0,
+    };
+    while let Some(name) = walk.next() {
+        match &walk.path[name.clone()] {
+            b"." => continue,
+            b".." => {
+                walk.up();
+                continue;
+            }
+            _ => {}
+        }
+        let id = tree.lookup(*walk.above.last()?, &walk.path[name])?;
+        match &tree.get(id).content {
+            Content::Directory(_) => walk.above.push(id),
+            Content::Symlink(target) => walk.follow(target).ok()?,
+            _ => return walk.next().is_none().then_some(id),
+        }
+    }
+    walk.above.pop()
 }
 
 /// The paths that a layer puts something else than a symbolic link at.
