@@ -324,6 +324,25 @@ where
     Option::deserialize(deserializer).map(Option::unwrap_or_default)
 }
 
+/// Checks that `bytes` are those that `expected` names.
+pub(crate) fn check_digest(
+    place: &str,
+    what: &str,
+    bytes: &[u8],
+    expected: &Digest,
+) -> Result<(), RegistryError> {
+    let actual = Digest::of(bytes);
+    if actual == *expected {
+        return Ok(());
+    }
+    Err(RegistryError::Mismatch {
+        place: place.to_owned(),
+        what: what.to_owned(),
+        expected: *expected,
+        actual,
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

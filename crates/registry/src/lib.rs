@@ -8,15 +8,27 @@
 //! [`Repository::blob`] was checked against it. What [`thaw_image::BlobSource`] gives is not:
 //! ranges are checked by whoever knows the digests of chunks.
 
+mod auth;
+mod bridge;
+mod client;
+mod credentials;
 mod document;
 mod error;
+mod http;
+mod layout;
 mod platform;
+mod push;
+mod range;
+mod referrers;
+mod repository;
 mod resolve;
+mod retry;
 
 use std::io::{Read, Seek};
 
 use thaw_image::{BlobSource, Digest};
 
+pub use client::{Client, Settings};
 pub use document::{
     Descriptor, IndexContent, MAX_INDEX_BYTES, MAX_MANIFEST_BYTES, Manifest, ManifestContent, Which,
 };

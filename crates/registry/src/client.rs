@@ -1,0 +1,237 @@
+//! The client: settings, connections and what was learnt of registries, shared by all of a
+//! process's repositories.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use reqwest::{NoProxy, Proxy, Url};
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
+use rustls::{ClientConfig, RootCertStore};
+use thaw_image::ImageReference;
+
+use crate::auth::Auth;
+use crate::bridge::Bridge;
+use crate::http::Remote;
+use crate::layout::Layout;
+use crate::referrers::Support;
+use crate::repository::RegistryRepository;
+use crate::{RegistryError, Repository};
+
+/// Windows of HTTP/2: one stream must fill a fast and long link.
+const STREAM_WINDOW: u32 = 4 << 20;
+const CONNECTION_WINDOW: u32 = 16 << 20;
+const IDLE_CONNECTIONS: usize = 16;
+
+/// How registries are reached. Nothing here is read from the environment: the program does that.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Registries (host and port as in references) that speak plain HTTP. Loopback ones always
+    /// do, as for Docker.
+    pub plain_http: Vec<String>,
+    /// Docker's `config.json`, for credentials; it need not exist.
+    pub docker_config: Option<PathBuf>,
+    /// PEM files with certificate authorities to trust beside the system's.
+    pub certificate_authorities: Vec<PathBuf>,
+    /// Address of an HTTP proxy. Loopback registries are reached without.
+    pub proxy: Option<String>,
+    /// Hosts to reach without the proxy, separated by commas, as in `NO_PROXY`.
+    pub no_proxy: String,
+    /// For a connection, TLS included.
+    pub connect_timeout: Duration,
+    /// Longest time in which an answer does not begin, or no further byte of it comes.
+    pub request_timeout: Duration,
+    /// For a call with all its tries, where the caller names no deadline; for a stream the
+    /// longest time without progress.
+    pub deadline: Duration,
+    /// `User-Agent`.
+    pub user_agent: String,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            plain_http: Vec::new(),
+            docker_config: None,
+            certificate_authorities: Vec::new(),
+            proxy: None,
+            no_proxy: String::new(),
+            connect_timeout: Duration::from_secs(5),
+            request_timeout: Duration::from_secs(10),
+            deadline: Duration::from_secs(30),
+            user_agent: concat!("thaw/", env!("CARGO_PKG_VERSION")).to_owned(),
+        }
+    }
+}
+
+/// What all repositories share.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) http: reqwest::Client,
+    pub(crate) settings: Settings,
+    pub(crate) auth: Auth,
+    /// How registries list referrers, and since when that is known.
+    pub(crate) support: Mutex<HashMap<String, (Support, Instant)>>,
+}
+
+/// A client of any number of registries and layouts. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Client {
+    shared: Arc<Shared>,
+    bridge: Arc<Bridge>,
+}
+
+impl Client {
+    /// Starts the threads behind it. No connection is made.
+    ///
+    /// # Errors
+    /// [`RegistryError::Setup`] where the settings make no sense.
+    pub fn new(settings: Settings) -> Result<Self, RegistryError> {
+        let shared = Shared {
+            http: http_client(&settings)?,
+            settings,
+            auth: Auth::default(),
+            support: Mutex::default(),
+        };
+        Ok(Self {
+            shared: Arc::new(shared),
+            bridge: Arc::new(Bridge::new()?),
+        })
+    }
+
+    /// The repository that holds the image: nothing is asked of a registry yet.
+    ///
+    /// # Errors
+    /// [`RegistryError::File`] and [`RegistryError::Malformed`] where a directory is no OCI
+    /// layout; [`RegistryError::Malformed`] for a host that makes no address.
+    pub fn open(&self, reference: &ImageReference) -> Result<Arc<dyn Repository>, RegistryError> {
+        match reference {
+            ImageReference::Layout { dir, .. } => Ok(Arc::new(Layout::open(dir)?)),
+            ImageReference::Registry(reference) => {
+                let remote = self.remote(&reference.registry, &reference.repository)?;
+                let bridge = Arc::clone(&self.bridge);
+                Ok(Arc::new(RegistryRepository::new(bridge, Arc::new(remote))))
+            }
+        }
+    }
+
+    /// Checks a password with a registry, and keeps it where Docker would.
+    ///
+    /// # Errors
+    /// [`RegistryError::Denied`] where the registry refuses it, [`RegistryError::Credentials`]
+    /// and [`RegistryError::File`] where it cannot be kept.
+    pub fn login(&self, registry: &str, user: &str, password: &str) -> Result<(), RegistryError> {
+        let remote = self.remote(registry, "")?;
+        let (registry, user) = (registry.to_owned(), user.to_owned());
+        let password = password.to_owned();
+        self.bridge.run(async move {
+            remote.check_password(&user, &password).await?;
+            let settings = &remote.shared.settings;
+            settings.keep_credentials(&registry, &user, &password).await
+        })
+    }
+
+    fn remote(&self, registry: &str, repository: &str) -> Result<Remote, RegistryError> {
+        let host = match registry {
+            "docker.io" => "registry-1.docker.io",
+            other => other,
+        };
+        let plain =
+            is_loopback(host) || self.shared.settings.plain_http.iter().any(|it| it == host);
+        let scheme = if plain { "http" } else { "https" };
+        let slash = if repository.is_empty() { "" } else { "/" };
+        let base = Url::parse(&format!("{scheme}://{host}/v2/{repository}{slash}"));
+        let base = base.map_err(|error| RegistryError::Malformed {
+            place: registry.to_owned(),
+            what: "registry host".to_owned(),
+            reason: error.to_string(),
+        })?;
+        let shared = Arc::clone(&self.shared);
+        Ok(Remote::new(shared, registry, repository, base))
+    }
+}
+
+/// 127.0.0.0/8, ::1 and localhost, with or without a port.
+fn is_loopback(host: &str) -> bool {
+    let name = match host.strip_prefix('[') {
+        Some(rest) => rest.split(']').next().unwrap_or_default(),
+        None => host.split(':').next().unwrap_or_default(),
+    };
+    let address = name.parse::<std::net::IpAddr>();
+    name == "localhost" || address.is_ok_and(|address| address.is_loopback())
+}
+
+fn http_client(settings: &Settings) -> Result<reqwest::Client, RegistryError> {
+    let setup = |error: reqwest::Error| RegistryError::Setup(error.to_string());
+    let mut builder = reqwest::Client::builder()
+        .tls_backend_preconfigured(tls(settings)?)
+        .user_agent(&settings.user_agent)
+        .connect_timeout(settings.connect_timeout)
+        .pool_max_idle_per_host(IDLE_CONNECTIONS)
+        .redirect(reqwest::redirect::Policy::none())
+        .retry(reqwest::retry::never())
+        .referer(false)
+        .no_proxy()
+        .http2_initial_stream_window_size(STREAM_WINDOW)
+        .http2_initial_connection_window_size(CONNECTION_WINDOW);
+    if let Some(proxy) = &settings.proxy {
+        let around = format!("localhost,127.0.0.0/8,::1,{}", settings.no_proxy);
+        let proxy = Proxy::all(proxy).map_err(setup)?;
+        builder = builder.proxy(proxy.no_proxy(NoProxy::from_string(&around)));
+    }
+    builder.build().map_err(setup)
+}
+
+/// The system's certificate authorities and the settings' own. A system without any can still
+/// reach registries that need none.
+fn tls(settings: &Settings) -> Result<ClientConfig, RegistryError> {
+    let setup = |error: rustls::Error| RegistryError::Setup(error.to_string());
+    let mut roots = RootCertStore::empty();
+    let system = rustls_native_certs::load_native_certs();
+    let (good, bad) = roots.add_parsable_certificates(system.certs);
+    tracing::debug!(good, bad, errors = ?system.errors, "loaded the system's certificates");
+    for path in &settings.certificate_authorities {
+        let bad = |error: rustls::pki_types::pem::Error| {
+            RegistryError::Setup(format!("certificates in {}: {error}", path.display()))
+        };
+        for certificate in CertificateDer::pem_file_iter(path).map_err(bad)? {
+            roots.add(certificate.map_err(bad)?).map_err(setup)?;
+        }
+    }
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let mut config = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(setup)?
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    Ok(config)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn loopback_is_plain() {
+        for host in [
+            "localhost",
+            "localhost:5000",
+            "127.0.0.1:1",
+            "127.9.9.9",
+            "[::1]:5000",
+        ] {
+            assert!(is_loopback(host), "{host}");
+        }
+        for host in [
+            "localhost.example",
+            "10.0.0.1:5000",
+            "[::2]:5000",
+            "127.example",
+        ] {
+            assert!(!is_loopback(host), "{host}");
+        }
+    }
+}

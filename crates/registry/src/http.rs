@@ -1,0 +1,516 @@
+//! One HTTP exchange with a repository: authorised, redirected, bounded, counted.
+//!
+//! The first request goes out as if no credentials were needed or those at hand were good; only
+//! an answer of 401 (or of 403 to a token from before) leads to the registry's token server, once.
+//! Redirects are followed here and not by the HTTP library: `Authorization` goes to the registry's
+//! own origin and nowhere else.
+
+use std::collections::HashMap;
+use std::error::Error as StdError;
+use std::future::Future;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use reqwest::header::{
+    AUTHORIZATION, CONTENT_LENGTH, HeaderMap, HeaderName, HeaderValue, LOCATION, RETRY_AFTER,
+};
+use reqwest::{Method, Request, Response, StatusCode, Url};
+use serde::Deserialize;
+use thaw_image::Digest;
+
+use crate::auth::Access;
+use crate::client::Shared;
+use crate::retry::{Failure, Retry};
+use crate::{RegistryError, Stats};
+
+const MAX_REDIRECTS: usize = 5;
+const MAX_ERROR_BYTES: u64 = 64 << 10;
+/// Tries of a call that reads or writes metadata.
+const TRIES: u32 = 5;
+
+/// A repository in a registry, as tasks see it.
+#[derive(Debug)]
+pub(crate) struct Remote {
+    pub(crate) shared: Arc<Shared>,
+    /// Host and port, as the user names it.
+    pub(crate) registry: String,
+    /// Name within the registry.
+    pub(crate) repository: String,
+    /// `https://HOST/v2/REPOSITORY/`
+    pub(crate) base: Url,
+    counters: Counters,
+    /// Where blobs were found after a redirect, and since when that is known.
+    pub(crate) locations: Mutex<HashMap<Digest, (Url, Instant)>>,
+}
+
+/// A request that can be repeated.
+#[derive(Clone, Debug)]
+pub(crate) struct Call {
+    pub(crate) method: Method,
+    pub(crate) url: Url,
+    pub(crate) access: Access,
+    pub(crate) headers: HeaderMap,
+    pub(crate) body: Bytes,
+    /// For messages.
+    pub(crate) what: String,
+}
+
+impl Call {
+    pub(crate) fn new(method: Method, url: Url, access: Access, what: String) -> Self {
+        Self {
+            method,
+            url,
+            access,
+            headers: HeaderMap::new(),
+            body: Bytes::new(),
+            what,
+        }
+    }
+
+    pub(crate) fn header(mut self, name: HeaderName, value: HeaderValue) -> Self {
+        self.headers.insert(name, value);
+        self
+    }
+
+    pub(crate) fn body(mut self, body: Bytes) -> Self {
+        self.body = body;
+        self
+    }
+
+    pub(crate) fn request(&self, url: &Url, authorization: Option<&HeaderValue>) -> Request {
+        let mut request = Request::new(self.method.clone(), url.clone());
+        *request.headers_mut() = self.headers.clone();
+        if let Some(value) = authorization {
+            request.headers_mut().insert(AUTHORIZATION, value.clone());
+        }
+        if matches!(self.method, Method::PUT | Method::POST | Method::PATCH) {
+            *request.body_mut() = Some(self.body.clone().into());
+        }
+        request
+    }
+}
+
+/// A whole answer.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    pub(crate) headers: HeaderMap,
+    pub(crate) body: Vec<u8>,
+}
+
+#[derive(Debug, Default)]
+struct Counters {
+    requests: AtomicU64,
+    round_trips: AtomicU64,
+    waiting: AtomicU64,
+    bytes: AtomicU64,
+}
+
+/// A request whose answer has not begun.
+struct Waiting<'a>(&'a AtomicU64);
+
+impl Counters {
+    fn begin(&self) -> Waiting<'_> {
+        self.requests.fetch_add(1, Ordering::Relaxed);
+        if self.waiting.fetch_add(1, Ordering::Relaxed) == 0 {
+            self.round_trips.fetch_add(1, Ordering::Relaxed);
+        }
+        Waiting(&self.waiting)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Remote {
+    pub(crate) fn new(shared: Arc<Shared>, registry: &str, repository: &str, base: Url) -> Self {
+        Self {
+            shared,
+            registry: registry.to_owned(),
+            repository: repository.to_owned(),
+            base,
+            counters: Counters::default(),
+            locations: Mutex::default(),
+        }
+    }
+
+    /// For messages.
+    pub(crate) fn place(&self) -> String {
+        if self.repository.is_empty() {
+            self.registry.clone()
+        } else {
+            format!("{}/{}", self.registry, self.repository)
+        }
+    }
+
+    pub(crate) fn stats(&self) -> Stats {
+        Stats {
+            requests: self.counters.requests.load(Ordering::Relaxed),
+            round_trips: self.counters.round_trips.load(Ordering::Relaxed),
+            bytes: self.counters.bytes.load(Ordering::Relaxed),
+        }
+    }
+
+    /// An address below the repository's, and never outside it, whatever the tag in it says.
+    pub(crate) fn url(&self, path: &str) -> Result<Url, RegistryError> {
+        let plain = |c: char| c.is_ascii_alphanumeric() || "/._:-".contains(c);
+        let inside = path.chars().all(plain) && !path.contains("..");
+        let url = self.base.join(path).ok().filter(|_| inside);
+        url.ok_or_else(|| self.malformed(path, "it makes no address"))
+    }
+
+    /// Makes a call and reads its answer, of at most `limit` bytes, trying again within the
+    /// client's deadline.
+    pub(crate) async fn ask(&self, call: &Call, limit: u64) -> Result<Answer, RegistryError> {
+        let patience = self.shared.settings.deadline;
+        let deadline = Instant::now() + patience;
+        self.until(deadline, &call.what, async {
+            let mut retry = Retry::new(deadline, TRIES);
+            loop {
+                match self.ask_once(call, limit).await {
+                    Ok(answer) => return Ok(answer),
+                    Err(failure) => retry.pause(failure).await?,
+                }
+            }
+        })
+        .await
+    }
+
+    async fn ask_once(&self, call: &Call, limit: u64) -> Result<Answer, Failure> {
+        let response = self.exchange(call).await?;
+        let headers = response.headers().clone();
+        if call.method == Method::HEAD {
+            // Its Content-Length is of the body that it leaves out.
+            let body = Vec::new();
+            return Ok(Answer { headers, body });
+        }
+        let body = self.read_all(response, &call.what, limit).await?;
+        Ok(Answer { headers, body })
+    }
+
+    /// Ends `future` at `deadline`.
+    pub(crate) async fn until<T>(
+        &self,
+        deadline: Instant,
+        what: &str,
+        future: impl Future<Output = Result<T, RegistryError>>,
+    ) -> Result<T, RegistryError> {
+        let begun = Instant::now();
+        let result = tokio::time::timeout_at(deadline.into(), future).await;
+        result.unwrap_or_else(|_| Err(self.timed_out(what, begun.elapsed())))
+    }
+
+    fn timed_out(&self, what: &str, after: Duration) -> RegistryError {
+        RegistryError::TimedOut {
+            place: self.place(),
+            what: what.to_owned(),
+            after,
+        }
+    }
+
+    /// One call, with what it takes of tokens and redirects. The answer is a success.
+    pub(crate) async fn exchange(&self, call: &Call) -> Result<Response, Failure> {
+        let mut renewed = false;
+        loop {
+            let grant = self.grant(call.access).await?;
+            let response = self.follow(call, grant.as_ref()).await?;
+            let status = response.status();
+            if status.is_success() {
+                return Ok(response);
+            }
+            let own = same_origin(response.url(), &call.url);
+            if own && !renewed && self.renew(call.access, &response, grant.as_ref()) {
+                renewed = true;
+                self.drain(response).await;
+                continue;
+            }
+            return Err(self.refusal(&call.what, response, own).await);
+        }
+    }
+
+    async fn follow(&self, call: &Call, grant: Option<&HeaderValue>) -> Result<Response, Failure> {
+        let mut url = call.url.clone();
+        for _ in 0..=MAX_REDIRECTS {
+            let grant = grant.filter(|_| same_origin(&url, &call.url));
+            let response = self.send(call.request(&url, grant), &call.what).await?;
+            let repeatable = matches!(call.method, Method::GET | Method::HEAD);
+            let target = response.headers().get(LOCATION).map(|it| it.to_str());
+            let target = match target {
+                Some(Ok(target)) if repeatable && response.status().is_redirection() => target,
+                _ => return Ok(response),
+            };
+            url = self.redirected(&url, target, &call.what)?;
+            self.drain(response).await;
+        }
+        Err(Failure::last(
+            self.malformed(&call.what, "too many redirects"),
+        ))
+    }
+
+    /// A redirect may leave the host but not TLS.
+    fn redirected(&self, from: &Url, target: &str, what: &str) -> Result<Url, Failure> {
+        let bad = |reason| Failure::last(self.malformed(what, reason));
+        let url = from
+            .join(target)
+            .map_err(|_| bad("the redirect goes to no address"))?;
+        match (from.scheme(), url.scheme()) {
+            ("https" | "http", "https") | ("http", "http") => Ok(url),
+            _ => Err(bad("the redirect leaves https")),
+        }
+    }
+
+    /// Sends a request and waits for the head of its answer.
+    pub(crate) async fn send(&self, request: Request, what: &str) -> Result<Response, Failure> {
+        let waiting = self.counters.begin();
+        let patience = self.shared.settings.request_timeout;
+        let answer = tokio::time::timeout(patience, self.shared.http.execute(request)).await;
+        drop(waiting);
+        match answer {
+            Ok(Ok(response)) => Ok(response),
+            Ok(Err(error)) => Err(self.unreachable(what, &error)),
+            Err(_) => Err(Failure::passing(self.timed_out(what, patience))),
+        }
+    }
+
+    /// Like [`Remote::send`] for a body that takes long: not the whole is bounded, but the time
+    /// in which no byte of it moves.
+    pub(crate) async fn send_slowly(
+        &self,
+        request: Request,
+        moved: &AtomicU64,
+        what: &str,
+    ) -> Result<Response, Failure> {
+        let _waiting = self.counters.begin();
+        let patience = self.shared.settings.request_timeout;
+        let mut answer = std::pin::pin!(self.shared.http.execute(request));
+        let mut before = moved.load(Ordering::Relaxed);
+        loop {
+            match tokio::time::timeout(patience, &mut answer).await {
+                Ok(Ok(response)) => return Ok(response),
+                Ok(Err(error)) => return Err(self.unreachable(what, &error)),
+                Err(_) => {
+                    let now = moved.load(Ordering::Relaxed);
+                    if now == before {
+                        return Err(Failure::passing(self.timed_out(what, patience)));
+                    }
+                    before = now;
+                }
+            }
+        }
+    }
+
+    /// The next bytes of a body.
+    pub(crate) async fn next(
+        &self,
+        response: &mut Response,
+        what: &str,
+    ) -> Result<Option<Bytes>, Failure> {
+        let patience = self.shared.settings.request_timeout;
+        match tokio::time::timeout(patience, response.chunk()).await {
+            Ok(Ok(chunk)) => {
+                let len = chunk.as_ref().map_or(0, Bytes::len);
+                self.counters.bytes.fetch_add(len as u64, Ordering::Relaxed);
+                Ok(chunk)
+            }
+            Ok(Err(error)) => Err(self.unreachable(what, &error)),
+            Err(_) => Err(Failure::passing(self.timed_out(what, patience))),
+        }
+    }
+
+    /// A whole body of at most `limit` bytes.
+    pub(crate) async fn read_all(
+        &self,
+        mut response: Response,
+        what: &str,
+        limit: u64,
+    ) -> Result<Vec<u8>, Failure> {
+        let too_large = || {
+            Failure::last(RegistryError::TooLarge {
+                place: self.place(),
+                what: what.to_owned(),
+                limit,
+            })
+        };
+        if header_number(response.headers(), &CONTENT_LENGTH).is_some_and(|len| len > limit) {
+            return Err(too_large());
+        }
+        let mut body = Vec::new();
+        while let Some(chunk) = self.next(&mut response, what).await? {
+            if (body.len() + chunk.len()) as u64 > limit {
+                return Err(too_large());
+            }
+            body.extend_from_slice(&chunk);
+        }
+        Ok(body)
+    }
+
+    /// Reads the rest of a small body, so that its connection can be used again.
+    pub(crate) async fn drain(&self, response: Response) {
+        // A connection that breaks here is of no use, and that is all there is to it.
+        let _ = self.read_all(response, "", MAX_ERROR_BYTES).await;
+    }
+
+    /// What an answer that is no success means. `own` says that the registry itself gave it and
+    /// not who it redirected to: an address given out before may have expired there.
+    pub(crate) async fn refusal(&self, what: &str, response: Response, own: bool) -> Failure {
+        let status = response.status();
+        let pause = header_number(response.headers(), &RETRY_AFTER).map(Duration::from_secs);
+        let body = self.read_all(response, what, MAX_ERROR_BYTES).await;
+        let reason = explain(status, &body.unwrap_or_default());
+        let (place, what) = (self.place(), what.to_owned());
+        match status {
+            StatusCode::NOT_FOUND if own => Failure::last(RegistryError::NotFound { place, what }),
+            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN if own => {
+                let advice = format!("run `thaw login {}`", self.registry);
+                Failure::last(RegistryError::Denied {
+                    place,
+                    what,
+                    reason,
+                    advice,
+                })
+            }
+            _ => {
+                let error = RegistryError::Status {
+                    place,
+                    what,
+                    status: status.as_u16(),
+                    reason,
+                };
+                let passing = matches!(status.as_u16(), 408 | 425 | 429 | 500 | 502..=504);
+                if passing || !own {
+                    Failure::after(error, pause)
+                } else {
+                    Failure::last(error)
+                }
+            }
+        }
+    }
+
+    pub(crate) fn malformed(&self, what: &str, reason: &str) -> RegistryError {
+        RegistryError::Malformed {
+            place: self.place(),
+            what: what.to_owned(),
+            reason: reason.to_owned(),
+        }
+    }
+
+    fn unreachable(&self, what: &str, error: &reqwest::Error) -> Failure {
+        if error.is_timeout() {
+            let after = self.shared.settings.connect_timeout;
+            return Failure::passing(self.timed_out(what, after));
+        }
+        let tls = find_tls_error(error);
+        let advice = match tls {
+            Some(rustls::Error::InvalidMessage(_)) => {
+                "; if it speaks plain HTTP, allow that with --plain-http"
+            }
+            Some(rustls::Error::InvalidCertificate(_)) => {
+                "; add its certificate authority to the system's"
+            }
+            _ => "",
+        };
+        let error = RegistryError::Unreachable {
+            place: self.place(),
+            what: what.to_owned(),
+            reason: root_cause(error),
+            advice,
+        };
+        if tls.is_some() {
+            Failure::last(error)
+        } else {
+            Failure::passing(error)
+        }
+    }
+}
+
+/// A table that survives a panic elsewhere: every entry is put in whole.
+pub(crate) fn locked<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Whether two addresses are of one server, so that what one may know the other may.
+pub(crate) fn same_origin(one: &Url, other: &Url) -> bool {
+    one.origin() == other.origin()
+}
+
+pub(crate) fn header_number(headers: &HeaderMap, name: &HeaderName) -> Option<u64> {
+    headers.get(name)?.to_str().ok()?.trim().parse().ok()
+}
+
+fn find_tls_error<'a>(error: &'a (dyn StdError + 'static)) -> Option<&'a rustls::Error> {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        if let Some(tls) = error.downcast_ref::<rustls::Error>() {
+            return Some(tls);
+        }
+        // An io::Error shows the source of what it wraps and hides the wrapped itself.
+        let wrapped = error
+            .downcast_ref::<std::io::Error>()
+            .and_then(std::io::Error::get_ref);
+        next = match wrapped {
+            Some(inner) => Some(inner as &(dyn StdError + 'static)),
+            None => error.source(),
+        };
+    }
+    None
+}
+
+fn root_cause(error: &reqwest::Error) -> String {
+    let mut cause: &dyn StdError = error;
+    while let Some(next) = cause.source() {
+        cause = next;
+    }
+    printable(&cause.to_string())
+}
+
+/// The errors that a registry names (OCI distribution-spec, "Error Codes"), or the text.
+fn explain(status: StatusCode, body: &[u8]) -> String {
+    #[derive(Deserialize)]
+    struct Errors {
+        errors: Vec<Entry>,
+    }
+    #[derive(Deserialize)]
+    struct Entry {
+        #[serde(default)]
+        code: String,
+        #[serde(default)]
+        message: String,
+    }
+    let text = match serde_json::from_slice::<Errors>(body) {
+        Ok(list) => {
+            let entries = list.errors.iter().take(4);
+            let texts: Vec<_> = entries
+                .map(|entry| format!("{} {}", entry.code, entry.message))
+                .collect();
+            texts.join(", ")
+        }
+        Err(_) => String::from_utf8_lossy(body).trim().to_owned(),
+    };
+    if text.trim().is_empty() {
+        return status.canonical_reason().unwrap_or("no reason").to_owned();
+    }
+    printable(&text)
+}
+
+/// Text from outside, cut and without what could fool a terminal.
+pub(crate) fn printable(text: &str) -> String {
+    let clean = text.chars().map(|c| if c.is_control() { ' ' } else { c });
+    clean.take(300).collect::<String>().trim().to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reasons_are_short_and_clean() {
+        let body = br#"{"errors":[{"code":"DENIED","message":"no\u001b[2J","detail":{}}]}"#;
+        assert_eq!(explain(StatusCode::FORBIDDEN, body), "DENIED no [2J");
+        assert_eq!(explain(StatusCode::NOT_FOUND, b""), "Not Found");
+        assert_eq!(explain(StatusCode::NOT_FOUND, &[b'x'; 9000]).len(), 300);
+    }
+}

@@ -1,0 +1,320 @@
+//! Ranges of blobs: one request for a single range, resumed where it broke.
+//!
+//! A registry may answer a range with all of the blob (the bytes before are skipped, up to a
+//! limit), with another range (refused), or with the address of a blob store. Such an address is
+//! remembered for a while, which saves each further read a round trip; when the store no longer
+//! accepts it, the registry is asked again.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::{Buf, Bytes};
+use reqwest::header::{CONTENT_LENGTH, CONTENT_RANGE, HeaderMap, HeaderValue, RANGE};
+use reqwest::{Method, Response, StatusCode, Url};
+use thaw_image::{Digest, Extent};
+
+use crate::RegistryError;
+use crate::auth::Access;
+use crate::http::{Call, Remote, header_number, locked, same_origin};
+use crate::retry::{Failure, Retry};
+
+/// Most bytes skipped of an answer that begins at the blob's start.
+const MAX_SKIP: u64 = 256 << 20;
+/// How long the address behind a redirect is used: blob stores sign theirs for some minutes.
+const LOCATION_LIFE: Duration = Duration::from_secs(120);
+const MAX_LOCATIONS: usize = 1024;
+/// Tries without progress.
+const TRIES: u32 = 8;
+/// Bytes that count as progress: a server that sends less in each try is given up.
+const PROGRESS: u64 = 64 << 10;
+
+/// How a read of a blob is bounded.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Patience {
+    /// All of it ends then.
+    Until(Instant),
+    /// It may last as long as it moves on.
+    WhileMoving,
+}
+
+/// A read of a range.
+#[derive(Debug)]
+pub(crate) struct RangeRead {
+    remote: Arc<Remote>,
+    blob: Digest,
+    extent: Extent,
+    /// The extent is all of the blob: ask without a range, which any registry can answer.
+    whole: bool,
+    position: u64,
+    open: Option<Open>,
+    patience: Patience,
+    retry: Retry,
+    retry_from: u64,
+}
+
+/// An answer that is being read.
+#[derive(Debug)]
+struct Open {
+    response: Response,
+    skip: u64,
+    /// Bytes that it owes after those to skip.
+    left: u64,
+}
+
+impl RangeRead {
+    pub(crate) fn new(
+        remote: Arc<Remote>,
+        blob: Digest,
+        extent: Extent,
+        patience: Patience,
+    ) -> Self {
+        let retry = remote.retry(patience);
+        Self {
+            remote,
+            blob,
+            extent,
+            whole: false,
+            position: extent.offset,
+            open: None,
+            patience,
+            retry,
+            retry_from: extent.offset,
+        }
+    }
+
+    /// Of all of a blob.
+    pub(crate) fn whole(remote: Arc<Remote>, blob: Digest, len: u64, patience: Patience) -> Self {
+        let extent = Extent { offset: 0, len };
+        Self {
+            whole: true,
+            ..Self::new(remote, blob, extent, patience)
+        }
+    }
+
+    /// All of it.
+    pub(crate) async fn collect(mut self) -> Result<Vec<u8>, RegistryError> {
+        let remote = Arc::clone(&self.remote);
+        let what = self.what();
+        let deadline = match self.patience {
+            Patience::Until(deadline) => deadline,
+            Patience::WhileMoving => Instant::now() + remote.shared.settings.deadline,
+        };
+        let read = async {
+            // Grows as bytes come: the length is somebody's claim.
+            let mut all = Vec::new();
+            while let Some(bytes) = self.next().await? {
+                if all.is_empty() {
+                    let len = usize::try_from(self.extent.len).unwrap_or(usize::MAX);
+                    all.reserve_exact(len.min(1 << 20).max(bytes.len()));
+                }
+                all.extend_from_slice(&bytes);
+            }
+            Ok(all)
+        };
+        remote.until(deadline, &what, read).await
+    }
+
+    /// The next bytes; `None` behind the last.
+    pub(crate) async fn next(&mut self) -> Result<Option<Bytes>, RegistryError> {
+        if self.position >= self.extent.end() {
+            return Ok(None);
+        }
+        loop {
+            match self.step().await {
+                Ok(bytes) => {
+                    self.position += bytes.len() as u64;
+                    self.note_progress();
+                    return Ok(Some(bytes));
+                }
+                Err(failure) => {
+                    self.open = None;
+                    self.retry.pause(failure).await?;
+                }
+            }
+        }
+    }
+
+    fn note_progress(&mut self) {
+        let moving = matches!(self.patience, Patience::WhileMoving);
+        if moving && self.position - self.retry_from >= PROGRESS {
+            self.retry_from = self.position;
+            self.retry = self.remote.retry(self.patience);
+        }
+    }
+
+    async fn step(&mut self) -> Result<Bytes, Failure> {
+        let what = self.what();
+        if self.open.as_ref().is_none_or(|open| open.left == 0) {
+            self.open = Some(self.request().await?);
+        }
+        loop {
+            let Some(open) = &mut self.open else {
+                return Err(Failure::passing(self.ended()));
+            };
+            let Some(mut bytes) = self.remote.next(&mut open.response, &what).await? else {
+                return Err(Failure::passing(self.ended()));
+            };
+            let skipped = open.skip.min(bytes.len() as u64);
+            open.skip -= skipped;
+            bytes.advance(usize::try_from(skipped).unwrap_or(bytes.len()));
+            let useful = open.left.min(bytes.len() as u64);
+            open.left -= useful;
+            bytes.truncate(usize::try_from(useful).unwrap_or(bytes.len()));
+            if !bytes.is_empty() {
+                return Ok(bytes);
+            }
+        }
+    }
+
+    fn ended(&self) -> RegistryError {
+        RegistryError::Truncated {
+            place: self.remote.place(),
+            what: self.what(),
+            offset: self.extent.offset,
+            wanted: self.extent.len,
+            got: self.position - self.extent.offset,
+        }
+    }
+
+    fn what(&self) -> String {
+        format!("blob {}", self.blob)
+    }
+
+    /// Asks for what is left, at the blob store if its address is known.
+    async fn request(&self) -> Result<Open, Failure> {
+        let url = self.remote.url(&format!("blobs/{}", self.blob));
+        let url = url.map_err(Failure::last)?;
+        let mut call = Call::new(Method::GET, url, Access::Pull, self.what());
+        let ranged = !(self.whole && self.position == 0);
+        if ranged {
+            let text = format!("bytes={}-{}", self.position, self.extent.end() - 1);
+            let value = HeaderValue::from_str(&text).expect("digits are a header value");
+            call.headers.insert(RANGE, value);
+        }
+        if let Some(known) = self.remote.location(&self.blob) {
+            let answer = self
+                .remote
+                .send(call.request(&known, None), &call.what)
+                .await;
+            if let Ok(response) = answer
+                && response.status().is_success()
+            {
+                return self.check(response);
+            }
+            locked(&self.remote.locations).remove(&self.blob);
+        }
+        match self.remote.exchange(&call).await {
+            Ok(response) => {
+                if !same_origin(response.url(), &call.url) {
+                    self.remote.remember(self.blob, response.url().clone());
+                }
+                self.check(response)
+            }
+            Err(failure) => Err(self.past_the_end(failure)),
+        }
+    }
+
+    /// 416: there is nothing at this offset.
+    fn past_the_end(&self, failure: Failure) -> Failure {
+        match failure.status() {
+            Some(416) => Failure::last(self.ended()),
+            _ => failure,
+        }
+    }
+
+    /// Finds out which bytes an answer holds.
+    fn check(&self, response: Response) -> Result<Open, Failure> {
+        let headers = response.headers();
+        let wanted = self.extent.end() - self.position;
+        let bad = |reason: &str| Failure::last(self.remote.malformed(&self.what(), reason));
+        match response.status() {
+            StatusCode::PARTIAL_CONTENT => {
+                let range = content_range(headers)
+                    .ok_or_else(|| bad("the answer does not say which range it is"))?;
+                if range.offset != self.position || range.is_empty() {
+                    return Err(bad("the answer is another range than was asked for"));
+                }
+                let left = range.len.min(wanted);
+                let open = Open {
+                    response,
+                    skip: 0,
+                    left,
+                };
+                Ok(open)
+            }
+            StatusCode::OK => {
+                let len = header_number(headers, &CONTENT_LENGTH);
+                if len.is_some_and(|len| len < self.extent.end()) {
+                    return Err(Failure::last(self.ended()));
+                }
+                if self.position > MAX_SKIP {
+                    return Err(bad("the registry does not know ranges"));
+                }
+                Ok(Open {
+                    response,
+                    skip: self.position,
+                    left: wanted,
+                })
+            }
+            _ => Err(bad("the answer is neither the blob nor a range of it")),
+        }
+    }
+}
+
+impl Remote {
+    fn retry(&self, patience: Patience) -> Retry {
+        let deadline = match patience {
+            Patience::Until(deadline) => deadline,
+            Patience::WhileMoving => Instant::now() + self.shared.settings.deadline,
+        };
+        Retry::new(deadline, TRIES)
+    }
+
+    fn location(&self, blob: &Digest) -> Option<Url> {
+        let locations = locked(&self.locations);
+        let (url, since) = locations.get(blob)?;
+        (since.elapsed() < LOCATION_LIFE).then(|| url.clone())
+    }
+
+    fn remember(&self, blob: Digest, url: Url) {
+        let mut locations = locked(&self.locations);
+        if locations.len() >= MAX_LOCATIONS {
+            locations.clear();
+        }
+        locations.insert(blob, (url, Instant::now()));
+    }
+}
+
+/// `Content-Range: bytes FIRST-LAST/SIZE` (RFC 9110, section 14.4).
+fn content_range(headers: &HeaderMap) -> Option<Extent> {
+    let text = headers.get(CONTENT_RANGE)?.to_str().ok()?;
+    let (range, _) = text.strip_prefix("bytes ")?.split_once('/')?;
+    let (first, last) = range.split_once('-')?;
+    let (first, last) = (first.parse::<u64>().ok()?, last.parse::<u64>().ok()?);
+    Extent::checked(first, last.checked_sub(first)?.checked_add(1)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn content_ranges_are_read() {
+        let read = |text: &'static str| {
+            let mut headers = HeaderMap::new();
+            headers.insert(CONTENT_RANGE, HeaderValue::from_static(text));
+            content_range(&headers)
+        };
+        assert_eq!(read("bytes 5-9/100"), Extent::checked(5, 5));
+        assert_eq!(read("bytes 5-5/*"), Extent::checked(5, 1));
+        for bad in [
+            "",
+            "bytes */100",
+            "bytes 9-5/100",
+            "bytes 0-18446744073709551615/1",
+            "5-9/1",
+        ] {
+            assert_eq!(read(bad), None, "{bad}");
+        }
+    }
+}

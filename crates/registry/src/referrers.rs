@@ -1,0 +1,377 @@
+//! Referrers: the artifacts that speak for an image (OCI distribution-spec, "Listing Referrers").
+//!
+//! Newer registries list them themselves. Older ones, docker-registry 2.8 among them, know only
+//! tags: there the list is an index under the tag `sha256-<hex of the subject>`, which each writer
+//! reads, extends and pushes. Such a registry has no conditional writes, so writers overwrite each
+//! other. Hence two things more:
+//!
+//! - Each artifact also gets a tag of its own, `sha256-<hex of the subject>.<16 hex of its own>`,
+//!   *before* it is entered in the list. No garbage collector takes it, and what a lost write drops
+//!   from the list can be found again.
+//! - A writer is done only when it has read a list that holds every artifact so tagged, not just
+//!   its own. Whoever writes last reads after all other writes, and every artifact of a writer
+//!   that was done before was tagged before: so it puts back what its write dropped.
+//!
+//! Which way a registry goes is asked both ways at once the first time, and remembered.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use reqwest::header::{HeaderMap, HeaderName, LINK};
+use reqwest::{Method, Url};
+use serde::Deserialize;
+use thaw_image::Digest;
+
+use crate::auth::Access;
+use crate::http::{Call, Remote, locked, same_origin};
+use crate::retry::jitter;
+use crate::{
+    Descriptor, IndexContent, MAX_INDEX_BYTES, MAX_MANIFEST_BYTES, Manifest, RegistryError, Which,
+};
+
+const SUBJECT: HeaderName = HeaderName::from_static("oci-subject");
+/// Most pages of a list.
+const MAX_PAGES: usize = 64;
+/// Most bytes of a page of tags.
+const MAX_TAGS_BYTES: u64 = 4 << 20;
+/// Most entries of a list of referrers that are taken.
+const MAX_REFERRERS: usize = 4096;
+/// Repairs of a list before giving up.
+const ROUNDS: u32 = 24;
+/// Before a list that others write too is read again.
+const ROUND_PAUSE: Duration = Duration::from_millis(40);
+/// A registry may learn the referrers API when it is updated.
+const TAGS_KNOWN_FOR: Duration = Duration::from_secs(3600);
+
+/// How a registry lists referrers.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Support {
+    /// By the referrers API.
+    Api,
+    /// By tags.
+    Tags,
+}
+
+impl Remote {
+    fn support(&self) -> Option<Support> {
+        let known = locked(&self.shared.support);
+        match known.get(&self.registry)? {
+            (Support::Tags, since) if since.elapsed() > TAGS_KNOWN_FOR => None,
+            (support, _) => Some(*support),
+        }
+    }
+
+    fn learn(&self, support: Support) {
+        let now = (support, Instant::now());
+        locked(&self.shared.support).insert(self.registry.clone(), now);
+    }
+
+    /// The referrers of `subject` that are of `artifact_type`.
+    pub(crate) async fn referrers(
+        self: Arc<Self>,
+        subject: Digest,
+        artifact_type: &str,
+    ) -> Result<Vec<Descriptor>, RegistryError> {
+        let mut list = match self.support() {
+            Some(Support::Tags) => self.tagged_list(&subject).await?.manifests,
+            Some(Support::Api) => self
+                .api_list(&subject, artifact_type)
+                .await?
+                .unwrap_or_default(),
+            None => {
+                // The loser runs on: to cut its answer would cost its connection.
+                let other = Arc::clone(&self);
+                let tags = tokio::spawn(async move { other.tagged_list(&subject).await });
+                if let Some(list) = self.api_list(&subject, artifact_type).await? {
+                    self.learn(Support::Api);
+                    list
+                } else {
+                    let list = tags.await;
+                    let list = list.map_err(|it| RegistryError::Internal(it.to_string()))??;
+                    self.learn(Support::Tags);
+                    list.manifests
+                }
+            }
+        };
+        list.retain(|entry| entry.artifact_type.as_deref() == Some(artifact_type));
+        Ok(list)
+    }
+
+    /// What the referrers API lists; `None` where the registry has none.
+    async fn api_list(
+        &self,
+        subject: &Digest,
+        artifact_type: &str,
+    ) -> Result<Option<Vec<Descriptor>>, RegistryError> {
+        let mut url = self.url(&format!("referrers/{subject}"))?;
+        url.query_pairs_mut()
+            .append_pair("artifactType", artifact_type);
+        let mut list = Vec::new();
+        for _ in 0..MAX_PAGES {
+            let what = format!("referrers of {subject}");
+            let call = Call::new(Method::GET, url.clone(), Access::Pull, what);
+            let answer = match self.ask(&call, MAX_INDEX_BYTES).await {
+                Ok(answer) => answer,
+                Err(
+                    RegistryError::NotFound { .. }
+                    | RegistryError::Status {
+                        status: 400 | 405 | 406 | 410 | 501,
+                        ..
+                    },
+                ) => {
+                    return Ok(None);
+                }
+                Err(error) => return Err(error),
+            };
+            // Some registries answer anything unknown with a page for people.
+            let Ok(page) = serde_json::from_slice::<IndexContent>(&answer.body) else {
+                return Ok(None);
+            };
+            list.extend(page.manifests);
+            list.truncate(MAX_REFERRERS);
+            match next_page(&url, &answer.headers) {
+                Some(next) => url = next,
+                None => break,
+            }
+        }
+        Ok(Some(list))
+    }
+
+    /// The list under the subject's tag; an empty one where there is none.
+    async fn tagged_list(&self, subject: &Digest) -> Result<IndexContent, RegistryError> {
+        match self.manifest(&Which::Tag(list_tag(subject))).await {
+            Ok(list) if list.is_index() => list.index(),
+            Ok(_) => Err(self.malformed(&list_tag(subject), "a list of referrers is no image")),
+            Err(error) if error.is_not_found() => Ok(IndexContent::of(Vec::new())),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Puts an artifact and enters it among the referrers of its subject.
+    pub(crate) async fn add_referrer(&self, referrer: &Manifest) -> Result<(), RegistryError> {
+        let what = format!("manifest {}", referrer.digest());
+        let subject = referrer.content()?.subject;
+        let subject = subject.ok_or_else(|| self.malformed(&what, "it has no subject"))?;
+        if self.support() != Some(Support::Tags) {
+            let answer = self.put_manifest(None, referrer).await?;
+            if answer.headers.contains_key(SUBJECT) {
+                self.learn(Support::Api);
+                return Ok(());
+            }
+        }
+        let tag = own_tag(&subject.digest, referrer.digest());
+        self.put_manifest(Some(&tag), referrer).await?;
+        let entry = referrer.descriptor()?;
+        self.settle(&subject.digest, Change::Add(entry)).await
+    }
+
+    /// Takes a deleted artifact from its subject's list.
+    pub(crate) async fn remove_referrer(
+        &self,
+        subject: &Digest,
+        referrer: &Digest,
+    ) -> Result<(), RegistryError> {
+        if self.support() == Some(Support::Api) {
+            return Ok(());
+        }
+        self.settle(subject, Change::Remove(*referrer)).await
+    }
+
+    /// Changes the subject's list until a list is read that needs no change.
+    async fn settle(&self, subject: &Digest, change: Change) -> Result<(), RegistryError> {
+        let tag = list_tag(subject);
+        for _ in 0..ROUNDS {
+            let mut list = self.tagged_list(subject).await?;
+            let before = list.manifests.len();
+            match &change {
+                Change::Remove(gone) => list.manifests.retain(|entry| entry.digest != *gone),
+                Change::Add(entry) if lists(&list, &entry.digest) => {}
+                Change::Add(entry) => list.manifests.push(entry.clone()),
+            }
+            let shrunk = list.manifests.len() < before;
+            self.find_lost(subject, &change, &mut list).await?;
+            if list.manifests.len() == before && !shrunk {
+                return Ok(());
+            }
+            self.put_list(&tag, list).await?;
+            tokio::time::sleep(jitter(ROUND_PAUSE)).await;
+        }
+        Err(RegistryError::Contended {
+            place: self.place(),
+            tag,
+            rounds: ROUNDS,
+        })
+    }
+
+    /// Adds what has a tag of its own and is not listed.
+    async fn find_lost(
+        &self,
+        subject: &Digest,
+        change: &Change,
+        list: &mut IndexContent,
+    ) -> Result<(), RegistryError> {
+        for tag in self.own_tags(subject).await? {
+            let short = tag.rsplit('.').next().unwrap_or_default();
+            let listed = |entry: &Descriptor| entry.digest.hex().starts_with(short);
+            if list.manifests.iter().any(listed) || list.manifests.len() >= MAX_REFERRERS {
+                continue;
+            }
+            let manifest = match self.manifest(&Which::Tag(tag.clone())).await {
+                Ok(manifest) => manifest,
+                // Deleted, with its tag left behind.
+                Err(error) if error.is_not_found() => continue,
+                Err(error) => return Err(error),
+            };
+            let gone = matches!(change, Change::Remove(gone) if gone == manifest.digest());
+            // Anyone may set such a tag: only what speaks for this subject is taken.
+            let speaks = !manifest.is_index()
+                && manifest
+                    .content()?
+                    .subject
+                    .is_some_and(|it| it.digest == *subject);
+            if speaks && !gone {
+                list.manifests.push(manifest.descriptor()?);
+            }
+        }
+        Ok(())
+    }
+
+    /// The tags that the subject's artifacts have of their own. A registry that does not list
+    /// tags cannot be repaired from them.
+    async fn own_tags(&self, subject: &Digest) -> Result<Vec<String>, RegistryError> {
+        #[derive(Deserialize)]
+        struct Page {
+            tags: Option<Vec<String>>,
+        }
+        let list_tag = list_tag(subject);
+        let prefix = format!("{list_tag}.");
+        let mut url = self.url("tags/list")?;
+        // Registries that page list in order: ours come right behind the list's own tag.
+        url.query_pairs_mut()
+            .append_pair("n", "1000")
+            .append_pair("last", &list_tag);
+        let mut found = Vec::new();
+        for _ in 0..MAX_PAGES {
+            let call = Call::new(Method::GET, url.clone(), Access::Pull, "tags".to_owned());
+            let answer = match self.ask(&call, MAX_TAGS_BYTES).await {
+                Ok(answer) => answer,
+                Err(error @ (RegistryError::Denied { .. } | RegistryError::Status { .. })) => {
+                    tracing::debug!(%error, "lost referrers cannot be found");
+                    return Ok(found);
+                }
+                Err(error) => return Err(error),
+            };
+            let page: Page = serde_json::from_slice(&answer.body)
+                .map_err(|error| self.malformed("tags", &error.to_string()))?;
+            let tags = page.tags.unwrap_or_default();
+            let past = tags
+                .last()
+                .is_none_or(|tag| *tag > prefix && !tag.starts_with(&prefix));
+            found.extend(tags.into_iter().filter(|tag| tag.starts_with(&prefix)));
+            match next_page(&url, &answer.headers) {
+                Some(next) if !past && found.len() < MAX_REFERRERS => url = next,
+                _ => break,
+            }
+        }
+        Ok(found)
+    }
+
+    /// Pushes a list; without the entries whose manifests are gone where the registry insists.
+    async fn put_list(&self, tag: &str, mut list: IndexContent) -> Result<(), RegistryError> {
+        let refused = match self
+            .put_manifest(Some(tag), &self.as_manifest(&list)?)
+            .await
+        {
+            Ok(_) => return Ok(()),
+            Err(error @ RegistryError::Status { status: 400, .. }) => error,
+            Err(error) => return Err(error),
+        };
+        let before = list.manifests.len();
+        let mut kept = Vec::new();
+        for entry in list.manifests {
+            if self.has_manifest(&entry.digest).await? {
+                kept.push(entry);
+            }
+        }
+        list.manifests = kept;
+        if list.manifests.len() == before {
+            return Err(refused);
+        }
+        self.put_manifest(Some(tag), &self.as_manifest(&list)?)
+            .await?;
+        Ok(())
+    }
+
+    fn as_manifest(&self, list: &IndexContent) -> Result<Manifest, RegistryError> {
+        Manifest::parse(list.to_bytes(), None)
+            .map_err(|reason| self.malformed("list of referrers", &reason))
+    }
+
+    async fn has_manifest(&self, digest: &Digest) -> Result<bool, RegistryError> {
+        let url = self.url(&format!("manifests/{digest}"))?;
+        let what = format!("manifest {digest}");
+        let call = Call::new(Method::HEAD, url, Access::Pull, what);
+        match self.ask(&call, MAX_MANIFEST_BYTES).await {
+            Ok(_) => Ok(true),
+            Err(error) if error.is_not_found() => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+#[derive(Debug)]
+enum Change {
+    Add(Descriptor),
+    Remove(Digest),
+}
+
+fn lists(list: &IndexContent, digest: &Digest) -> bool {
+    list.manifests.iter().any(|entry| entry.digest == *digest)
+}
+
+/// The tag of a subject's list (OCI distribution-spec, "Referrers Tag Schema").
+pub(crate) fn list_tag(subject: &Digest) -> String {
+    format!("sha256-{}", subject.hex())
+}
+
+/// An artifact's own tag: 88 of the 128 characters that a tag may have.
+fn own_tag(subject: &Digest, artifact: &Digest) -> String {
+    let hex = artifact.hex();
+    format!("{}.{}", list_tag(subject), &hex[..16])
+}
+
+/// `Link: <ADDRESS>; rel="next"` (RFC 8288), where it stays with the registry.
+fn next_page(url: &Url, headers: &HeaderMap) -> Option<Url> {
+    let text = headers.get(LINK)?.to_str().ok()?;
+    let (target, rest) = text.trim().strip_prefix('<')?.split_once('>')?;
+    let next = url.join(target).ok()?;
+    (rest.contains("next") && same_origin(&next, url)).then_some(next)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn own_tags_are_tags() {
+        let tag = own_tag(&Digest::of(b"s"), &Digest::of(b"a"));
+        assert!(tag.len() <= 128);
+        let reference = format!("r.example/a:{tag}");
+        assert!(reference.parse::<thaw_image::ImageReference>().is_ok());
+    }
+
+    #[test]
+    fn pages_follow_within_the_registry() {
+        let url = Url::parse("https://r.example/v2/a/tags/list").unwrap();
+        let next = |text: &'static str| {
+            let mut headers = HeaderMap::new();
+            headers.insert(LINK, text.parse().unwrap());
+            next_page(&url, &headers).map(|it| it.to_string())
+        };
+        let there = Some("https://r.example/v2/a/tags/list?last=x".to_owned());
+        assert_eq!(next(r#"</v2/a/tags/list?last=x>; rel="next""#), there);
+        assert_eq!(next(r#"<https://evil.example/>; rel="next""#), None);
+        assert_eq!(next(r#"</x>; rel="prev""#), None);
+        assert_eq!(next("nonsense"), None);
+    }
+}

@@ -1,0 +1,198 @@
+//! A registry's repository, seen from plain threads.
+
+use std::io::Read;
+use std::sync::Arc;
+use std::time::Instant;
+
+use reqwest::Method;
+use reqwest::header::{ACCEPT, CONTENT_TYPE, HeaderName, HeaderValue};
+use thaw_image::{BlobSource, Digest, Extent, SourceError};
+
+use crate::auth::Access;
+use crate::bridge::Bridge;
+use crate::document::check_digest;
+use crate::http::{Answer, Call, Remote};
+use crate::range::{Patience, RangeRead};
+use crate::{
+    Body, Descriptor, MAX_INDEX_BYTES, MAX_MANIFEST_BYTES, Manifest, RegistryError, Repository,
+    Stats, Which, push,
+};
+
+/// All that this program reads; one list, so that one request finds any of them.
+const ACCEPTED: &str = "application/vnd.oci.image.manifest.v1+json, \
+    application/vnd.oci.image.index.v1+json, \
+    application/vnd.docker.distribution.manifest.v2+json, \
+    application/vnd.docker.distribution.manifest.list.v2+json";
+const CONTENT_DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");
+
+/// A registry's repository.
+#[derive(Debug)]
+pub(crate) struct RegistryRepository {
+    bridge: Arc<Bridge>,
+    remote: Arc<Remote>,
+}
+
+impl RegistryRepository {
+    pub(crate) const fn new(bridge: Arc<Bridge>, remote: Arc<Remote>) -> Self {
+        Self { bridge, remote }
+    }
+
+    /// Runs what `work` makes of the repository.
+    fn run<T, F>(&self, work: impl FnOnce(Arc<Remote>) -> F) -> Result<T, RegistryError>
+    where
+        T: Send + 'static,
+        F: Future<Output = Result<T, RegistryError>> + Send + 'static,
+    {
+        self.bridge.run(work(Arc::clone(&self.remote)))
+    }
+}
+
+impl BlobSource for RegistryRepository {
+    fn read_at(
+        &self,
+        blob: &Digest,
+        extent: Extent,
+        deadline: Option<Instant>,
+    ) -> Result<Vec<u8>, SourceError> {
+        let deadline =
+            deadline.unwrap_or_else(|| Instant::now() + self.remote.shared.settings.deadline);
+        let patience = Patience::Until(deadline);
+        let read = |remote| RangeRead::new(remote, *blob, extent, patience).collect();
+        self.run(read).map_err(|error| error.into_source(blob))
+    }
+
+    fn stream(&self, blob: &Digest, extent: Extent) -> Result<Box<dyn Read + Send>, SourceError> {
+        let remote = Arc::clone(&self.remote);
+        let mut read = RangeRead::new(remote, *blob, extent, Patience::WhileMoving);
+        let reader = self.bridge.stream(*blob, extent.len, |sender| async move {
+            loop {
+                match read.next().await {
+                    Ok(Some(bytes)) => {
+                        if !sender.send(bytes).await {
+                            return;
+                        }
+                    }
+                    Ok(None) => return,
+                    Err(error) => return sender.fail(error).await,
+                }
+            }
+        });
+        Ok(Box::new(reader))
+    }
+
+    fn name(&self) -> String {
+        self.remote.place()
+    }
+}
+
+impl Repository for RegistryRepository {
+    fn manifest(&self, which: &Which) -> Result<Manifest, RegistryError> {
+        let which = which.clone();
+        self.run(|remote| async move { remote.manifest(&which).await })
+    }
+
+    fn blob(&self, descriptor: &Descriptor, limit: u64) -> Result<Vec<u8>, RegistryError> {
+        let Descriptor { digest, size, .. } = *descriptor;
+        let what = format!("blob {digest}");
+        if size > limit {
+            return Err(RegistryError::TooLarge {
+                place: self.name(),
+                what,
+                limit,
+            });
+        }
+        let patience = Patience::Until(Instant::now() + self.remote.shared.settings.deadline);
+        let read = |remote| RangeRead::whole(remote, digest, size, patience).collect();
+        let bytes = self.run(read)?;
+        check_digest(&self.name(), &what, &bytes, &digest)?;
+        Ok(bytes)
+    }
+
+    fn referrers(
+        &self,
+        subject: &Digest,
+        artifact_type: &str,
+    ) -> Result<Vec<Descriptor>, RegistryError> {
+        let (subject, artifact_type) = (*subject, artifact_type.to_owned());
+        self.run(|remote| async move { remote.referrers(subject, &artifact_type).await })
+    }
+
+    fn put_blob(&self, descriptor: &Descriptor, body: &mut dyn Body) -> Result<(), RegistryError> {
+        push::put_blob(&self.bridge, &self.remote, descriptor, body)
+    }
+
+    fn put_manifest(&self, tag: Option<&str>, manifest: &Manifest) -> Result<(), RegistryError> {
+        let (tag, manifest) = (tag.map(str::to_owned), manifest.clone());
+        self.run(|remote| async move {
+            remote.put_manifest(tag.as_deref(), &manifest).await?;
+            Ok(())
+        })
+    }
+
+    fn add_referrer(&self, referrer: &Manifest) -> Result<(), RegistryError> {
+        let referrer = referrer.clone();
+        self.run(|remote| async move { remote.add_referrer(&referrer).await })
+    }
+
+    fn delete_manifest(&self, digest: &Digest) -> Result<(), RegistryError> {
+        let digest = *digest;
+        self.run(|remote| async move { remote.delete_manifest(&digest).await })
+    }
+
+    fn stats(&self) -> Stats {
+        self.remote.stats()
+    }
+}
+
+impl Remote {
+    /// A manifest whose digest is right: the one asked for, and else the one that the registry
+    /// says it is.
+    pub(crate) async fn manifest(&self, which: &Which) -> Result<Manifest, RegistryError> {
+        let what = format!("manifest {which}");
+        let url = self.url(&format!("manifests/{which}"))?;
+        let call = Call::new(Method::GET, url, Access::Pull, what)
+            .header(ACCEPT, HeaderValue::from_static(ACCEPTED));
+        let Answer { headers, body } = self.ask(&call, MAX_INDEX_BYTES).await?;
+        let said = headers.get(CONTENT_DIGEST).and_then(|it| it.to_str().ok());
+        let expected = match which {
+            Which::Digest(digest) => Some(*digest),
+            Which::Tag(_) | Which::Only => said.and_then(|it| it.parse().ok()),
+        };
+        if let Some(expected) = expected {
+            check_digest(&self.place(), &call.what, &body, &expected)?;
+        }
+        let called = headers.get(CONTENT_TYPE).and_then(|it| it.to_str().ok());
+        let manifest =
+            Manifest::parse(body, called).map_err(|reason| self.malformed(&call.what, &reason))?;
+        if !manifest.is_index() && manifest.bytes().len() as u64 > MAX_MANIFEST_BYTES {
+            return Err(RegistryError::TooLarge {
+                place: self.place(),
+                what: call.what,
+                limit: MAX_MANIFEST_BYTES,
+            });
+        }
+        Ok(manifest)
+    }
+
+    /// Deletes a manifest, and its entry in the list of its subject's referrers.
+    async fn delete_manifest(&self, digest: &Digest) -> Result<(), RegistryError> {
+        let subject = match self.manifest(&Which::Digest(*digest)).await {
+            Ok(manifest) if manifest.is_index() => None,
+            Ok(manifest) => manifest.content()?.subject,
+            Err(error) if error.is_not_found() => return Ok(()),
+            Err(error) => return Err(error),
+        };
+        let what = format!("the deletion of manifest {digest}");
+        let url = self.url(&format!("manifests/{digest}"))?;
+        let call = Call::new(Method::DELETE, url, Access::Delete, what);
+        match self.ask(&call, MAX_MANIFEST_BYTES).await {
+            Ok(_) => {}
+            Err(error) if error.is_not_found() => {}
+            Err(error) => return Err(error),
+        }
+        match subject {
+            Some(subject) => self.remove_referrer(&subject.digest, digest).await,
+            None => Ok(()),
+        }
+    }
+}
