@@ -183,3 +183,6 @@ impl TarReason {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
