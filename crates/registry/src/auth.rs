@@ -117,7 +117,7 @@ impl Remote {
 
     /// Learns from an answer of 401 or 403, and forgets the token that it refuses; `false` when
     /// another try would be the same again.
-    pub(crate) fn renew(
+    pub(crate) async fn renew(
         &self,
         access: Access,
         response: &Response,
@@ -140,11 +140,13 @@ impl Remote {
             }
             None => refused.is_some(),
         };
-        // A slot that is locked is being renewed.
-        if let (Some(refused), Ok(mut slot)) = (refused, self.slot(access).try_lock())
-            && slot.as_ref().is_some_and(|token| token.header == *refused)
-        {
-            *slot = None;
+        if let Some(refused) = refused {
+            let slot = self.slot(access);
+            let mut token = slot.lock().await;
+            // Another task may have renewed it meanwhile.
+            if token.as_ref().is_some_and(|token| token.header == *refused) {
+                *token = None;
+            }
         }
         known
     }
@@ -221,10 +223,8 @@ impl Remote {
         if response.status().is_success() {
             return Ok(());
         }
-        let challenge = self
-            .renew(Access::Login, &response, None)
-            .then(|| self.challenge())
-            .flatten();
+        let learnt = self.renew(Access::Login, &response, None).await;
+        let challenge = self.challenge().filter(|_| learnt);
         let Some(challenge) = challenge else {
             return Err(self.refusal(&call.what, response, true).await);
         };

@@ -223,7 +223,7 @@ impl Remote {
                 return Ok(response);
             }
             let own = same_origin(response.url(), &call.url);
-            if own && !renewed && self.renew(call.access, &response, grant.as_ref()) {
+            if own && !renewed && self.renew(call.access, &response, grant.as_ref()).await {
                 renewed = true;
                 self.drain(response).await;
                 continue;

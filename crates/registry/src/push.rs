@@ -77,7 +77,7 @@ impl Remote {
             self.drain(response).await;
             return Ok(());
         }
-        let renewed = own && self.renew(call.access, &response, grant.as_ref());
+        let renewed = own && self.renew(call.access, &response, grant.as_ref()).await;
         let failure = self.refusal(&call.what, response, true).await;
         Err(if renewed { failure.repeated() } else { failure })
     }

@@ -1,5 +1,7 @@
 //! Against docker-registry 2.8 itself, which knows no referrers API and no conditional writes.
 
+#![allow(clippy::unwrap_used, reason = "a test ends where its support does")]
+
 mod support;
 
 use std::io::{Cursor, Read};

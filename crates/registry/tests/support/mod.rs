@@ -1,9 +1,10 @@
-//! What the tests of this crate share: a real registry, small images.
+//! What the tests of this crate share: a real registry, a faulty one, small images.
 
 #![allow(dead_code, reason = "each test program uses a part of it")]
 #![allow(unreachable_pub, reason = "the test programs are its only readers")]
 #![allow(clippy::unwrap_used, reason = "a test ends where its support does")]
 
+pub mod faulty;
 pub mod real;
 
 use std::io::Cursor;

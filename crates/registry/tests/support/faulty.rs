@@ -1,0 +1,241 @@
+//! An HTTP server whose every answer the test decides, faults of the connection included.
+
+use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+/// A request as it came.
+#[derive(Clone, Debug)]
+pub struct Seen {
+    pub method: String,
+    /// Path and query.
+    pub target: String,
+    /// Names in lower case.
+    pub headers: BTreeMap<String, String>,
+    pub body: Vec<u8>,
+    /// How many requests for this target came before.
+    pub nth: usize,
+}
+
+impl Seen {
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.get(name).map(String::as_str)
+    }
+
+    /// First and last byte of a range.
+    pub fn range(&self) -> Option<(usize, usize)> {
+        let (first, last) = self
+            .header("range")?
+            .strip_prefix("bytes=")?
+            .split_once('-')?;
+        Some((first.parse().ok()?, last.parse().ok()?))
+    }
+
+    /// An honest answer with a blob or a range of it.
+    pub fn serve(&self, blob: &[u8]) -> Reply {
+        match self.range() {
+            None => Reply::new(200, blob),
+            Some((first, _)) if first >= blob.len() => Reply::new(416, ""),
+            Some((first, last)) => {
+                let last = last.min(blob.len() - 1);
+                let range = format!("bytes {first}-{last}/{}", blob.len());
+                Reply::new(206, &blob[first..=last]).header("content-range", range)
+            }
+        }
+    }
+}
+
+/// What is answered.
+#[derive(Clone, Debug)]
+pub struct Reply {
+    status: u16,
+    headers: Vec<(String, String)>,
+    body: Vec<u8>,
+    wait: Duration,
+    fault: Fault,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Fault {
+    None,
+    /// The connection is reset after so many bytes of the body.
+    Reset(usize),
+    /// Nothing more comes after so many bytes of the body.
+    Stall(usize),
+    /// The body has no length and simply ends.
+    Unsized,
+}
+
+impl Reply {
+    pub fn new(status: u16, body: impl AsRef<[u8]>) -> Self {
+        Self {
+            status,
+            headers: Vec::new(),
+            body: body.as_ref().to_vec(),
+            wait: Duration::ZERO,
+            fault: Fault::None,
+        }
+    }
+
+    pub fn header(mut self, name: &str, value: impl ToString) -> Self {
+        self.headers.push((name.to_owned(), value.to_string()));
+        self
+    }
+
+    /// Before the answer begins.
+    pub fn after(mut self, wait: Duration) -> Self {
+        self.wait = wait;
+        self
+    }
+
+    pub fn reset_after(mut self, bytes: usize) -> Self {
+        self.fault = Fault::Reset(bytes);
+        self
+    }
+
+    pub fn stall_after(mut self, bytes: usize) -> Self {
+        self.fault = Fault::Stall(bytes);
+        self
+    }
+
+    pub fn without_length(mut self) -> Self {
+        self.fault = Fault::Unsized;
+        self
+    }
+}
+
+type Handler = dyn Fn(&Seen) -> Reply + Send + Sync;
+
+/// The server. Its threads end with their connections.
+pub struct Faulty {
+    pub address: SocketAddr,
+    seen: Arc<Mutex<Vec<Seen>>>,
+    connections: Arc<Mutex<usize>>,
+    stop: Arc<AtomicBool>,
+}
+
+impl Faulty {
+    pub fn start(handler: impl Fn(&Seen) -> Reply + Send + Sync + 'static) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let server = Self {
+            address: listener.local_addr().unwrap(),
+            seen: Arc::default(),
+            connections: Arc::default(),
+            stop: Arc::default(),
+        };
+        let handler: Arc<Handler> = Arc::new(handler);
+        let (seen, stop) = (Arc::clone(&server.seen), Arc::clone(&server.stop));
+        let connections = Arc::clone(&server.connections);
+        std::thread::spawn(move || {
+            for stream in listener.incoming() {
+                if stop.load(Ordering::SeqCst) {
+                    return;
+                }
+                *connections.lock().unwrap() += 1;
+                let (seen, handler) = (Arc::clone(&seen), Arc::clone(&handler));
+                std::thread::spawn(move || serve(stream.unwrap(), &seen, &*handler));
+            }
+        });
+        server
+    }
+
+    /// `HOST:PORT/REPOSITORY` as a reference.
+    pub fn reference(&self, rest: &str) -> String {
+        format!("{}/{rest}", self.address)
+    }
+
+    pub fn seen(&self) -> Vec<Seen> {
+        self.seen.lock().unwrap().clone()
+    }
+
+    pub fn connections(&self) -> usize {
+        *self.connections.lock().unwrap()
+    }
+}
+
+impl Drop for Faulty {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::SeqCst);
+        let _ = TcpStream::connect(self.address);
+    }
+}
+
+/// Answers a connection's requests until something ends it.
+fn serve(stream: TcpStream, seen: &Mutex<Vec<Seen>>, handler: &Handler) -> Option<()> {
+    let mut reader = BufReader::new(stream.try_clone().ok()?);
+    loop {
+        let mut request = read_request(&mut reader)?;
+        let reply = {
+            let mut seen = seen.lock().unwrap();
+            request.nth = seen.iter().filter(|it| it.target == request.target).count();
+            seen.push(request.clone());
+            drop(seen);
+            handler(&request)
+        };
+        std::thread::sleep(reply.wait);
+        write_reply(&stream, &request, &reply)?;
+    }
+}
+
+fn read_request(reader: &mut BufReader<TcpStream>) -> Option<Seen> {
+    let mut line = String::new();
+    reader.read_line(&mut line).ok().filter(|len| *len > 0)?;
+    let mut words = line.split(' ');
+    let (method, target) = (words.next()?.to_owned(), words.next()?.to_owned());
+    let mut headers = BTreeMap::new();
+    loop {
+        let mut line = String::new();
+        reader.read_line(&mut line).ok().filter(|len| *len > 0)?;
+        let Some((name, value)) = line.trim_end().split_once(':') else {
+            break;
+        };
+        headers.insert(name.to_ascii_lowercase(), value.trim().to_owned());
+    }
+    let len = headers.get("content-length").and_then(|it| it.parse().ok());
+    let mut body = vec![0; len.unwrap_or(0)];
+    reader.read_exact(&mut body).ok()?;
+    Some(Seen {
+        method,
+        target,
+        headers,
+        body,
+        nth: 0,
+    })
+}
+
+fn write_reply(mut stream: &TcpStream, request: &Seen, reply: &Reply) -> Option<()> {
+    let mut head = format!("HTTP/1.1 {} Test\r\n", reply.status);
+    for (name, value) in &reply.headers {
+        head += &format!("{name}: {value}\r\n");
+    }
+    if !matches!(reply.fault, Fault::Unsized) {
+        head += &format!("content-length: {}\r\n", reply.body.len());
+    }
+    stream.write_all(format!("{head}\r\n").as_bytes()).ok()?;
+    if request.method == "HEAD" {
+        return Some(());
+    }
+    match reply.fault {
+        Fault::None => stream.write_all(&reply.body).ok(),
+        Fault::Unsized => {
+            stream.write_all(&reply.body).ok()?;
+            stream.shutdown(std::net::Shutdown::Both).ok()?;
+            None
+        }
+        Fault::Reset(bytes) => {
+            stream.write_all(&reply.body[..bytes]).ok()?;
+            // Let the bytes arrive: a reset may overtake them.
+            std::thread::sleep(Duration::from_millis(50));
+            stream.shutdown(std::net::Shutdown::Both).ok()?;
+            None
+        }
+        Fault::Stall(bytes) => {
+            stream.write_all(&reply.body[..bytes]).ok()?;
+            let _ = stream.read(&mut [0; 1]);
+            None
+        }
+    }
+}
