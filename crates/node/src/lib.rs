@@ -1,1 +1,3 @@
 //! One machine's images and containers.
+
+pub mod container;

@@ -1,0 +1,423 @@
+//! The containers of one store: made, found, prepared, stopped, removed.
+
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use jiff::Timestamp;
+use oci_spec::image::ImageConfiguration;
+use rustix::fs::{FlockOperation, flock};
+
+use super::bundle::Bundle;
+use super::network::Bridge;
+use super::options::{Network, Options, Signal};
+use super::runtime::{RuncLike, Runtime};
+use super::span::Spans;
+use super::state::{Phase, ProcessId, Settings, State, Status};
+use super::{ContainerError, ContainerId, id, parse};
+
+/// All containers of a store.
+#[derive(Clone, Debug)]
+pub struct Containers {
+    root: PathBuf,
+    settings: Settings,
+}
+
+/// A container to be made.
+#[derive(Clone, Debug)]
+pub struct NewContainer {
+    /// The image, as the user named it.
+    pub image: String,
+    /// What the user asked for.
+    pub options: Options,
+}
+
+/// One container: a handle on its directory.
+#[derive(Clone, Debug)]
+pub struct Container {
+    id: ContainerId,
+    dir: PathBuf,
+}
+
+/// What [`Container::prepare`] did.
+#[derive(Clone, Debug, Default)]
+pub struct Prepared {
+    /// How long it took.
+    pub spans: Spans,
+    /// What the user should know and what is no error.
+    pub warnings: Vec<String>,
+}
+
+impl Containers {
+    /// The containers below `root`, which is made if it is missing.
+    ///
+    /// # Errors
+    /// [`ContainerError::File`].
+    pub fn open(root: &Path, settings: Settings) -> Result<Self, ContainerError> {
+        for name in ["containers", "volumes"] {
+            let dir = root.join(name);
+            let made = fs::DirBuilder::new()
+                .recursive(true)
+                .mode(0o711)
+                .create(&dir);
+            made.map_err(ContainerError::file("make directory", &dir))?;
+        }
+        Ok(Self {
+            root: root.to_owned(),
+            settings,
+        })
+    }
+
+    /// Makes a container with a new id and a directory: nothing runs yet. The calling process
+    /// is responsible for it until it is started: when that process ends before, the container
+    /// counts as dead.
+    ///
+    /// # Errors
+    /// [`ContainerError::NameTaken`], a bad name, or [`ContainerError::File`].
+    pub fn create(&self, new: NewContainer) -> Result<Container, ContainerError> {
+        let id = ContainerId::generate()?;
+        let dir = self.dir().join(id.as_str());
+        let _lock = self.lock()?;
+        let others = self.list()?;
+        let taken = |name: &str| others.iter().find(|other| other.name == name);
+        let name = match &new.options.name {
+            Some(name) => parse::name("container name", name)?,
+            None => id::generate_name(|name| taken(name).is_some())?,
+        };
+        if let Some(other) = taken(&name) {
+            let id = other.id.short().to_owned();
+            return Err(ContainerError::NameTaken { name, id });
+        }
+        fs::DirBuilder::new()
+            .mode(0o711)
+            .create(&dir)
+            .map_err(ContainerError::file("make directory", &dir))?;
+        let state = State {
+            id: id.clone(),
+            name,
+            image: new.image,
+            created: Timestamp::now(),
+            phase: Phase::Created {
+                owner: ProcessId::own(),
+            },
+            stop_signal: new.options.stop_signal.unwrap_or(Signal::TERM),
+            options: new.options,
+            settings: self.settings.clone(),
+            rootfs: None,
+            endpoint: None,
+        };
+        state.write(&dir)?;
+        Ok(Container { id, dir })
+    }
+
+    /// Every container, oldest first. Directories without a readable state are left out.
+    ///
+    /// # Errors
+    /// [`ContainerError::File`] when the directory cannot be read.
+    pub fn list(&self) -> Result<Vec<State>, ContainerError> {
+        let mut states: Vec<State> = self
+            .ids()?
+            .iter()
+            .filter_map(|id| State::read(&self.dir().join(id.as_str())).ok())
+            .collect();
+        states.sort_by(|a, b| (a.created, &a.id).cmp(&(b.created, &b.id)));
+        Ok(states)
+    }
+
+    /// The container with this name, or with an id that begins like this.
+    ///
+    /// # Errors
+    /// [`ContainerError::Unknown`], [`ContainerError::Ambiguous`].
+    pub fn find(&self, name: &str) -> Result<Container, ContainerError> {
+        if let Some(state) = self.list()?.into_iter().find(|state| state.name == name) {
+            return Ok(self.get(state.id));
+        }
+        let unknown = || ContainerError::Unknown(name.chars().take(96).collect());
+        let mut matches: Vec<ContainerId> = self
+            .ids()?
+            .into_iter()
+            .filter(|id| !name.is_empty() && id.as_str().starts_with(name))
+            .collect();
+        match (matches.pop(), matches.pop()) {
+            (Some(id), None) => Ok(self.get(id)),
+            (Some(_), Some(_)) => Err(ContainerError::Ambiguous(name.to_owned())),
+            (None, _) => Err(unknown()),
+        }
+    }
+
+    /// The container with this id, which may not exist.
+    #[must_use]
+    pub fn get(&self, id: ContainerId) -> Container {
+        let dir = self.dir().join(id.as_str());
+        Container { id, dir }
+    }
+
+    /// Takes away what containers left in the network that ended without their monitor.
+    ///
+    /// # Errors
+    /// [`ContainerError::Network`].
+    pub fn reconcile(&self) -> Result<(), ContainerError> {
+        Bridge::new(&self.settings).reconcile()
+    }
+
+    fn ids(&self) -> Result<Vec<ContainerId>, ContainerError> {
+        let dir = self.dir();
+        let failed = |error: io::Error| ContainerError::file("list", &dir)(error);
+        let mut ids = Vec::new();
+        for entry in fs::read_dir(&dir).map_err(failed)? {
+            let name = entry.map_err(failed)?.file_name();
+            ids.extend(name.to_str().and_then(|name| name.parse().ok()));
+        }
+        Ok(ids)
+    }
+
+    fn dir(&self) -> PathBuf {
+        self.root.join("containers")
+    }
+
+    fn lock(&self) -> Result<File, ContainerError> {
+        let path = self.dir().join(".lock");
+        let file = File::create(&path).map_err(ContainerError::file("open", &path))?;
+        flock(&file, FlockOperation::LockExclusive).map_err(ContainerError::file("lock", &path))?;
+        Ok(file)
+    }
+}
+
+impl Container {
+    /// The container whose directory this is.
+    ///
+    /// # Errors
+    /// [`ContainerError::File`], [`ContainerError::Damaged`].
+    pub fn open(dir: &Path) -> Result<Self, ContainerError> {
+        Ok(Self {
+            id: State::read(dir)?.id,
+            dir: dir.to_owned(),
+        })
+    }
+
+    /// Its id.
+    #[must_use]
+    pub fn id(&self) -> &ContainerId {
+        &self.id
+    }
+
+    /// Its directory in the store, the bundle at the same time.
+    #[must_use]
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// What is known of it now.
+    ///
+    /// # Errors
+    /// [`ContainerError::Unknown`] where it is gone, [`ContainerError::Damaged`].
+    pub fn state(&self) -> Result<State, ContainerError> {
+        State::read(&self.dir).map_err(|error| match error {
+            ContainerError::File { source, .. } if source.kind() == io::ErrorKind::NotFound => {
+                ContainerError::Unknown(self.id.short().to_owned())
+            }
+            error => error,
+        })
+    }
+
+    /// Writes the bundle for the root filesystem mounted at `rootfs`, and sets up the network
+    /// meanwhile. The calling process becomes responsible for the container.
+    ///
+    /// # Errors
+    /// Any; nothing is left in the network then.
+    pub fn prepare(
+        &self,
+        rootfs: &Path,
+        image: &ImageConfiguration,
+    ) -> Result<Prepared, ContainerError> {
+        let mut state = self.state()?;
+        let bridge = Bridge::new(&state.settings);
+        if state.options.net == Network::Bridge {
+            state.endpoint = Some(bridge.lease(&self.id, &self.dir)?);
+        }
+        let prepared = self.write_bundle(rootfs, image, &state, &bridge);
+        let prepared = prepared.and_then(|prepared| {
+            let of_image = image
+                .config()
+                .as_ref()
+                .and_then(|config| config.stop_signal().clone());
+            if let (None, Some(text)) = (state.options.stop_signal, of_image) {
+                state.stop_signal = text.parse()?;
+            }
+            state.phase = Phase::Created {
+                owner: ProcessId::own(),
+            };
+            state.rootfs = Some(rootfs.to_owned());
+            state.write(&self.dir)?;
+            Ok(prepared)
+        });
+        if prepared.is_err()
+            && state.endpoint.is_some()
+            && let Err(error) = bridge.release(&self.id)
+        {
+            tracing::warn!(container = %self.id.short(), %error, "network is left behind");
+        }
+        prepared
+    }
+
+    fn write_bundle(
+        &self,
+        rootfs: &Path,
+        image: &ImageConfiguration,
+        state: &State,
+        bridge: &Bridge,
+    ) -> Result<Prepared, ContainerError> {
+        let endpoint = state.endpoint.as_ref();
+        let bundle = Bundle {
+            id: &self.id,
+            dir: &self.dir,
+            volumes: &self.volumes(),
+            rootfs,
+            image,
+            options: &state.options,
+            endpoint,
+        };
+        let mut spans = Spans::default();
+        let (network, written) = thread::scope(|scope| {
+            let network = scope.spawn(|| {
+                let begin = Instant::now();
+                let done = endpoint.map_or(Ok(()), |endpoint| bridge.attach(&self.id, endpoint));
+                (done, begin.elapsed())
+            });
+            let written = spans.measure("bundle", || bundle.write());
+            (network.join(), written)
+        });
+        let mut warnings = written?;
+        let (network, took) = network.map_err(|_| ContainerError::Network {
+            action: "set up the network".to_owned(),
+            message: "the thread panicked".to_owned(),
+        })?;
+        network?;
+        if let Some(endpoint) = endpoint {
+            warnings.extend(endpoint.warning.clone());
+            spans.push("network", took);
+        }
+        Ok(Prepared { spans, warnings })
+    }
+
+    /// Asks the container to end, waits for `timeout`, then kills it. Returns when it is gone and
+    /// its end is written down. One that does not run is no error.
+    ///
+    /// # Errors
+    /// [`ContainerError::Stuck`], and what the runtime says.
+    pub fn stop(&self, timeout: Duration) -> Result<(), ContainerError> {
+        let state = self.state()?;
+        if !matches!(state.phase, Phase::Running { .. }) || !state.is_live() {
+            return Ok(());
+        }
+        self.send(&state, state.stop_signal)?;
+        if !self.wait_for_end(timeout)? {
+            self.send(&state, Signal::KILL)?;
+            if !self.wait_for_end(Duration::from_secs(10))? {
+                return Err(ContainerError::Stuck(state.name));
+            }
+        }
+        Ok(())
+    }
+
+    /// Sends a signal to the container's first process.
+    ///
+    /// # Errors
+    /// [`ContainerError::NotRunning`], and what the runtime says.
+    pub fn kill(&self, signal: Signal) -> Result<(), ContainerError> {
+        let state = self.state()?;
+        if !matches!(state.phase, Phase::Running { .. }) || !state.is_live() {
+            return Err(ContainerError::NotRunning(state.name));
+        }
+        self.send(&state, signal)
+    }
+
+    /// Removes the container and everything that is its own. Its root filesystem must be unmounted
+    /// by whoever mounted it.
+    ///
+    /// # Errors
+    /// [`ContainerError::StillRunning`] unless `force` is set, which kills it first.
+    pub fn remove(&self, force: bool) -> Result<(), ContainerError> {
+        match self.state() {
+            Ok(state) => {
+                let running = matches!(state.phase, Phase::Running { .. }) && state.is_live();
+                if running && !force {
+                    return Err(ContainerError::StillRunning(state.name));
+                }
+                if running {
+                    // It may end between the two.
+                    let _ = self.send(&state, Signal::KILL);
+                    if !self.wait_for_end(Duration::from_secs(10))? {
+                        return Err(ContainerError::Stuck(state.name));
+                    }
+                }
+                self.clean_up(&state)?;
+            }
+            // Nothing is known of it any more: the directory is all there is.
+            Err(ContainerError::Damaged { .. }) if force => {}
+            Err(error) => return Err(error),
+        }
+        fs::remove_dir_all(&self.dir).map_err(ContainerError::file("remove", &self.dir))
+    }
+
+    /// Takes away what lies outside the directory: the runtime's state, control groups, network.
+    pub(super) fn clean_up(&self, state: &State) -> Result<(), ContainerError> {
+        let deleted = runtime(&state.settings).and_then(|runtime| runtime.delete(&self.id));
+        if state.endpoint.is_some() {
+            Bridge::new(&state.settings).release(&self.id)?;
+        }
+        deleted
+    }
+
+    fn send(&self, state: &State, signal: Signal) -> Result<(), ContainerError> {
+        let sent = runtime(&state.settings)?.kill(&self.id, signal);
+        // It may have ended in between, which is what was wanted.
+        match &state.phase {
+            Phase::Running { init, .. } if !init.is_alive() => Ok(()),
+            _ => sent,
+        }
+    }
+
+    /// Waits until the container is gone and that is written down. False after `timeout`.
+    fn wait_for_end(&self, timeout: Duration) -> Result<bool, ContainerError> {
+        let deadline = Instant::now() + timeout;
+        loop {
+            match self.state().map(|state| state.status()) {
+                Ok(Status::Exited { .. } | Status::Dead) | Err(ContainerError::Unknown(_)) => {
+                    return Ok(true);
+                }
+                Ok(_) => {}
+                Err(error) => return Err(error),
+            }
+            if Instant::now() >= deadline {
+                return Ok(false);
+            }
+            thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    fn volumes(&self) -> PathBuf {
+        let root = self.dir.parent().and_then(Path::parent);
+        root.unwrap_or(&self.dir).join("volumes")
+    }
+}
+
+/// The runtime of these settings.
+pub(super) fn runtime(settings: &Settings) -> Result<RuncLike, ContainerError> {
+    let root = settings.run_dir.join("runtime");
+    RuncLike::find(settings.runtime.as_deref(), &root)
+}
+
+impl std::fmt::Display for Status {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Created => f.write_str("created"),
+            Self::Running => f.write_str("running"),
+            Self::Exited { code } => write!(f, "exited ({code})"),
+            Self::Dead => f.write_str("dead"),
+        }
+    }
+}

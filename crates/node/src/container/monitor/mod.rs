@@ -1,0 +1,193 @@
+//! The parent of one container: in the foreground the process that called, detached a process of
+//! its own that outlives the caller and the daemon.
+//!
+//! ```text
+//! become subreaper, catch signals ─ listen for published ports ─ runtime run ─ state: running
+//!      ─ forward signals, carry streams ─ wait ─ runtime delete, network ─ state: exited
+//! ```
+//!
+//! Detached, the caller starts its own program anew with arguments that lead to [`run_detached`],
+//! and reads one line from it, the [`Started`] or what went wrong. So `run -d` returns when the
+//! container runs, and not before.
+
+mod console;
+mod detached;
+mod streams;
+mod supervise;
+
+use std::fs::DirBuilder;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+pub use detached::{detach, run_detached};
+pub(super) use streams::{Streams, Wanted};
+pub(super) use supervise::{Child, become_parent};
+
+use super::containers::runtime;
+use super::log::LogWriter;
+use super::network::proxy::{Listeners, Proxy};
+use super::runtime::Runtime;
+use super::span::Spans;
+use super::state::{Phase, ProcessId, Settings, State};
+use super::{Container, ContainerError, Network, id};
+
+/// A container that runs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Started {
+    /// Its first process, as the host numbers it.
+    pub pid: i32,
+    /// How long the start took, step by step.
+    pub spans: Spans,
+    /// Ports that the host listens on for it: the host's address, and the container's port.
+    pub published: Vec<(std::net::SocketAddr, u16)>,
+}
+
+/// Runs a prepared container until it ends, with the caller's standard streams and as its parent.
+/// `started` is called once it runs. Its exit code comes back.
+///
+/// With `tee_log` the log gets a copy of the output, which then passes through this process.
+///
+/// # Errors
+/// Whatever keeps it from starting; [`ContainerError::exit_code`] says what to exit with.
+pub fn foreground(
+    container: &Container,
+    tee_log: bool,
+    started: impl FnOnce(&Started),
+) -> Result<u8, ContainerError> {
+    let state = container.state()?;
+    let log = if tee_log {
+        Some(Arc::new(LogWriter::open(container.dir())?))
+    } else {
+        None
+    };
+    let wanted = Wanted {
+        tty: state.options.process.tty,
+        stdin: state.options.process.interactive,
+        output: true,
+        log,
+    };
+    monitor(container, state, wanted, started)
+}
+
+/// The life of a container, from its start to its end.
+fn monitor(
+    container: &Container,
+    state: State,
+    wanted: Wanted,
+    started: impl FnOnce(&Started),
+) -> Result<u8, ContainerError> {
+    match Running::start(container, state.clone(), wanted) {
+        Ok((running, facts)) => {
+            started(&facts);
+            running.wait(container)
+        }
+        Err(error) => {
+            finish(container, state, None, error.exit_code());
+            Err(error)
+        }
+    }
+}
+
+/// A container under its monitor.
+#[derive(Debug)]
+struct Running {
+    state: State,
+    began: Timestamp,
+    child: Child,
+    carried: streams::Carried,
+    forwarder: supervise::Forwarder,
+    proxy: Option<Proxy>,
+}
+
+impl Running {
+    fn start(
+        container: &Container,
+        mut state: State,
+        wanted: Wanted,
+    ) -> Result<(Self, Started), ContainerError> {
+        let mut spans = Spans::default();
+        let caught = become_parent()?;
+        let runtime = runtime(&state.settings)?;
+        let listeners = spans.measure("ports", || listen(&state))?;
+        let (streams, io) = Streams::open(wanted, &console_path(&state.settings)?)?;
+        let pid = spans.measure("runtime", || runtime.run(&state.id, container.dir(), io))?;
+        let began = Timestamp::now();
+        let child = Child::open(pid)?;
+        let init = ProcessId::of(pid).unwrap_or(ProcessId {
+            pid: pid.as_raw_nonzero().get(),
+            start: 0,
+        });
+        state.phase = Phase::Running {
+            init,
+            monitor: ProcessId::own(),
+            started: began,
+        };
+        state.write(container.dir())?;
+        let carried = streams.carry()?;
+        let forwarder = caught.forward(&child, carried.terminal())?;
+        let published = listeners.iter().flat_map(Listeners::addresses).collect();
+        let proxy = listeners.map(Listeners::serve).transpose()?;
+        let running = Self {
+            state,
+            began,
+            child,
+            carried,
+            forwarder,
+            proxy,
+        };
+        let started = Started {
+            pid: init.pid,
+            spans,
+            published,
+        };
+        Ok((running, started))
+    }
+
+    fn wait(self, container: &Container) -> Result<u8, ContainerError> {
+        let code = self.child.wait();
+        self.carried.finish();
+        self.forwarder.stop();
+        drop(self.proxy);
+        let written = *code.as_ref().unwrap_or(&255);
+        finish(container, self.state, Some(self.began), written);
+        code
+    }
+}
+
+/// Takes away what the container leaves outside its directory, then writes down how it ended.
+fn finish(container: &Container, mut state: State, started: Option<Timestamp>, code: u8) {
+    if let Err(error) = container.clean_up(&state) {
+        tracing::warn!(container = %state.id.short(), %error, "something is left behind");
+    }
+    state.phase = Phase::Exited {
+        started,
+        finished: Timestamp::now(),
+        code,
+    };
+    if let Err(error) = state.write(container.dir()) {
+        tracing::warn!(container = %state.id.short(), %error, "the end is not written down");
+    }
+}
+
+fn listen(state: &State) -> Result<Option<Listeners>, ContainerError> {
+    match &state.endpoint {
+        Some(endpoint)
+            if state.options.net == Network::Bridge && !state.options.publish.is_empty() =>
+        {
+            Listeners::bind(&state.options.publish, endpoint.address).map(Some)
+        }
+        _ => Ok(None),
+    }
+}
+
+/// A short path for a console socket.
+pub(super) fn console_path(settings: &Settings) -> Result<PathBuf, ContainerError> {
+    let dir = &settings.run_dir;
+    let made = DirBuilder::new().recursive(true).mode(0o700).create(dir);
+    made.map_err(ContainerError::file("make directory", dir))?;
+    Ok(dir.join(format!("tty-{}", id::unique()?)))
+}

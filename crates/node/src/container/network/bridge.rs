@@ -1,0 +1,200 @@
+//! The bridge: made with the first container, and kept.
+
+use std::fmt::Write as _;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use super::leases::Leases;
+use super::{BridgeConfig, Endpoint, Subnet, ip, nat, netns_name, veth_name};
+use crate::container::{ContainerError, ContainerId, Settings};
+
+/// The bridge of these settings.
+#[derive(Clone, Debug)]
+pub struct Bridge {
+    run_dir: PathBuf,
+    config: BridgeConfig,
+}
+
+impl Bridge {
+    /// Touches nothing yet.
+    #[must_use]
+    pub fn new(settings: &Settings) -> Self {
+        Self {
+            run_dir: settings.run_dir.clone(),
+            config: settings.bridge.clone(),
+        }
+    }
+
+    /// An address for the container whose directory is `dir`. Makes the bridge when it is missing.
+    pub(in crate::container) fn lease(
+        &self,
+        id: &ContainerId,
+        dir: &Path,
+    ) -> Result<Endpoint, ContainerError> {
+        let mut leases = self.open()?;
+        Self::drop_void(&mut leases)?;
+        let before = leases.current_subnet();
+        let subnet = leases.subnet(self.config.subnet)?;
+        if before != Some(subnet) || !self.exists() {
+            self.make(subnet)?;
+            leases.set_warning(nat::set_up(&self.config.name, subnet));
+        }
+        let address = leases.take(id, dir)?;
+        Ok(Endpoint {
+            warning: leases.warning(),
+            ..Endpoint::new(id, address, subnet)
+        })
+    }
+
+    /// Makes the namespace of a leased endpoint and connects it.
+    pub(in crate::container) fn attach(
+        &self,
+        id: &ContainerId,
+        endpoint: &Endpoint,
+    ) -> Result<(), ContainerError> {
+        let bridge = &self.config.name;
+        let (netns, veth, address) = (endpoint.netns_name(), veth_name(id), endpoint.address);
+        // An address always has the same hardware address, so that nobody's neighbour table is wrong
+        // when it is leased again.
+        let [a, b, c, d] = address.octets();
+        let hardware = format!("02:54:{a:02x}:{b:02x}:{c:02x}:{d:02x}");
+        let mtu = mtu(bridge);
+        let on_host = format!(
+            "netns add {netns}\n\
+             link add {veth} mtu {mtu} type veth peer name eth0 mtu {mtu} address {hardware} netns {netns}\n\
+             link set {veth} master {bridge} up\n"
+        );
+        ip::batch("connect the container", None, &on_host)?;
+        let (prefix, gateway) = (endpoint.subnet.prefix(), endpoint.subnet.gateway());
+        let inside = format!(
+            "link set lo up\n\
+             addr add {address}/{prefix} broadcast + dev eth0\n\
+             link set eth0 up\n\
+             route add default via {gateway}\n"
+        );
+        ip::batch("configure the container's network", Some(netns), &inside)
+    }
+
+    /// Takes a container's namespace and interfaces away and gives its address back. One that has
+    /// none is no error.
+    pub(in crate::container) fn release(&self, id: &ContainerId) -> Result<(), ContainerError> {
+        disconnect(id)?;
+        self.open()?.give_back(id)
+    }
+
+    /// Takes away what containers left that ended without their monitor, and puts the rules for the
+    /// way out back, where the bridge is there and they are not.
+    ///
+    /// # Errors
+    /// [`ContainerError::Network`], [`ContainerError::File`].
+    pub fn reconcile(&self) -> Result<(), ContainerError> {
+        let mut leases = self.open()?;
+        Self::drop_void(&mut leases)?;
+        if let Some(subnet) = leases.current_subnet().filter(|_| self.exists()) {
+            leases.set_warning(nat::set_up(&self.config.name, subnet));
+        }
+        Ok(())
+    }
+
+    /// Takes the bridge and its rules away, unless a container is still connected.
+    ///
+    /// # Errors
+    /// [`ContainerError::Network`], [`ContainerError::File`].
+    pub fn remove(&self) -> Result<(), ContainerError> {
+        let mut leases = self.open()?;
+        Self::drop_void(&mut leases)?;
+        if leases.is_empty() {
+            if let Some(subnet) = leases.current_subnet() {
+                nat::take_away(&self.config.name, subnet);
+            }
+            if self.exists() {
+                ip::batch(
+                    "remove the bridge",
+                    None,
+                    &format!("link del {}\n", self.config.name),
+                )?;
+            }
+            leases.clear()?;
+        }
+        Ok(())
+    }
+
+    fn drop_void(leases: &mut Leases) -> Result<(), ContainerError> {
+        for id in leases.void() {
+            disconnect(&id)?;
+            leases.give_back(&id)?;
+        }
+        Ok(())
+    }
+
+    fn open(&self) -> Result<Leases, ContainerError> {
+        let name = &self.config.name;
+        let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_');
+        if !(1..=15).contains(&name.len()) || !name.chars().all(plain) {
+            return Err(ContainerError::Network {
+                action: format!("use the bridge {name:?}"),
+                message: "its name takes 1 to 15 of a-z A-Z 0-9 _ -".to_owned(),
+            });
+        }
+        Leases::open(&self.run_dir, name)
+    }
+
+    fn exists(&self) -> bool {
+        Path::new("/sys/class/net").join(&self.config.name).exists()
+    }
+
+    fn make(&self, subnet: Subnet) -> Result<(), ContainerError> {
+        let name = &self.config.name;
+        let (gateway, prefix) = (subnet.gateway(), subnet.prefix());
+        let mut lines = String::new();
+        if !self.exists() {
+            let mtu = outer_mtu();
+            let _ = writeln!(
+                lines,
+                "link add {name} mtu {mtu} type bridge forward_delay 0"
+            );
+        }
+        let _ = writeln!(
+            lines,
+            "addr replace {gateway}/{prefix} broadcast + dev {name}"
+        );
+        let _ = writeln!(lines, "link set {name} up");
+        ip::batch("make the bridge", None, &lines)
+    }
+}
+
+/// Takes a container's namespace and interfaces away.
+fn disconnect(id: &ContainerId) -> Result<(), ContainerError> {
+    let (netns, veth) = (netns_name(id), veth_name(id));
+    let mut lines = String::new();
+    // The pair goes with the namespace, but only some time after it.
+    if Path::new("/sys/class/net").join(&veth).exists() {
+        let _ = writeln!(lines, "link del {veth}");
+    }
+    if Path::new(Endpoint::NETNS_DIR).join(&netns).exists() {
+        let _ = writeln!(lines, "netns del {netns}");
+    }
+    if lines.is_empty() {
+        return Ok(());
+    }
+    ip::batch("disconnect the container", None, &lines)
+}
+
+/// Largest packet of an interface, in bytes.
+fn mtu(interface: &str) -> u32 {
+    fs::read_to_string(format!("/sys/class/net/{interface}/mtu"))
+        .ok()
+        .and_then(|text| text.trim().parse().ok())
+        .unwrap_or(1500)
+}
+
+/// That of the interface with the default route: larger packets would not get out.
+fn outer_mtu() -> u32 {
+    let routes = fs::read_to_string("/proc/net/route").unwrap_or_default();
+    let default = routes.lines().find_map(|line| {
+        let mut fields = line.split_ascii_whitespace();
+        let name = fields.next()?;
+        (fields.next()? == "00000000").then_some(name)
+    });
+    default.map_or(1500, mtu)
+}

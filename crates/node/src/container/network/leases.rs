@@ -1,0 +1,224 @@
+//! Which container has which address of the bridge: a file under a lock.
+
+use std::collections::BTreeMap;
+use std::fs::{self, DirBuilder, File};
+use std::io;
+use std::net::Ipv4Addr;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{FlockOperation, flock};
+use serde::{Deserialize, Serialize};
+
+use super::Subnet;
+use crate::container::state::{State, replace};
+use crate::container::{ContainerError, ContainerId};
+
+/// The file. The lock is held as long as the value lives.
+#[derive(Debug)]
+pub(super) struct Leases {
+    path: PathBuf,
+    _lock: File,
+    table: Option<Table>,
+}
+
+/// What is in the file, once there is a subnet.
+#[derive(Debug, Serialize, Deserialize)]
+struct Table {
+    subnet: Subnet,
+    leases: BTreeMap<Ipv4Addr, Lease>,
+    /// Why containers cannot reach beyond the host, where they cannot.
+    #[serde(default)]
+    warning: Option<String>,
+}
+
+/// Who has an address.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct Lease {
+    pub(super) id: ContainerId,
+    /// The container's directory, where its state tells whether it lives.
+    dir: PathBuf,
+}
+
+impl Lease {
+    fn is_void(&self) -> bool {
+        match State::read(&self.dir) {
+            Ok(state) => !state.is_live(),
+            // Between two writes there is no moment without the file: so the container is gone.
+            Err(ContainerError::File { source, .. }) => source.kind() == io::ErrorKind::NotFound,
+            Err(_) => false,
+        }
+    }
+}
+
+impl Leases {
+    /// Opens and locks the file of a bridge.
+    pub(super) fn open(run_dir: &Path, bridge: &str) -> Result<Self, ContainerError> {
+        let dir = run_dir.join("network");
+        let made = DirBuilder::new().recursive(true).mode(0o700).create(&dir);
+        made.map_err(ContainerError::file("make directory", &dir))?;
+        let lock_path = dir.join(format!("{bridge}.lock"));
+        let lock = File::create(&lock_path).map_err(ContainerError::file("open", &lock_path))?;
+        flock(&lock, FlockOperation::LockExclusive)
+            .map_err(ContainerError::file("lock", &lock_path))?;
+        let path = dir.join(format!("{bridge}.json"));
+        let table = match fs::read(&path) {
+            Ok(text) => {
+                serde_json::from_slice(&text).map_err(|source| ContainerError::Damaged {
+                    path: path.clone(),
+                    source,
+                })?
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            Err(error) => return Err(ContainerError::file("read", &path)(error)),
+        };
+        Ok(Self {
+            path,
+            _lock: lock,
+            table,
+        })
+    }
+
+    /// The subnet in use: the one in the file as long as an address of it is leased, else
+    /// `configured`, else a free one.
+    pub(super) fn subnet(&mut self, configured: Option<Subnet>) -> Result<Subnet, ContainerError> {
+        if let Some(table) = &self.table {
+            let kept = configured.is_none_or(|subnet| subnet == table.subnet);
+            if kept || !table.leases.is_empty() {
+                return Ok(table.subnet);
+            }
+        }
+        let chosen = configured.or_else(Subnet::choose);
+        let subnet = chosen.ok_or_else(|| ContainerError::Network {
+            action: "choose addresses for containers".to_owned(),
+            message:
+                "routes of the host overlap 10.188.0.0/16 to 10.219.0.0/16: configure a subnet"
+                    .to_owned(),
+        })?;
+        self.table = Some(Table {
+            subnet,
+            leases: BTreeMap::new(),
+            warning: None,
+        });
+        Ok(subnet)
+    }
+
+    /// The subnet in use, if there is one.
+    pub(super) fn current_subnet(&self) -> Option<Subnet> {
+        self.table.as_ref().map(|table| table.subnet)
+    }
+
+    /// Why containers cannot reach beyond the host, where they cannot.
+    pub(super) fn warning(&self) -> Option<String> {
+        self.table.as_ref().and_then(|table| table.warning.clone())
+    }
+
+    /// Remembers that for later containers.
+    pub(super) fn set_warning(&mut self, warning: Option<String>) {
+        if let Some(table) = &mut self.table {
+            table.warning = warning;
+        }
+    }
+
+    /// Takes the first free address for a container; the same again where it has one.
+    pub(super) fn take(
+        &mut self,
+        id: &ContainerId,
+        dir: &Path,
+    ) -> Result<Ipv4Addr, ContainerError> {
+        let full = || ContainerError::Network {
+            action: "get an address".to_owned(),
+            message:
+                "every address of the subnet is taken: remove containers, or configure a larger one"
+                    .to_owned(),
+        };
+        let table = self.table.as_mut().ok_or_else(full)?;
+        if let Some((address, _)) = table.leases.iter().find(|(_, lease)| lease.id == *id) {
+            return Ok(*address);
+        }
+        let free = |address: &Ipv4Addr| !table.leases.contains_key(address);
+        let address = table.subnet.addresses().find(free).ok_or_else(full)?;
+        let lease = Lease {
+            id: id.clone(),
+            dir: dir.to_owned(),
+        };
+        table.leases.insert(address, lease);
+        self.write()?;
+        Ok(address)
+    }
+
+    /// Gives back the address of a container.
+    pub(super) fn give_back(&mut self, id: &ContainerId) -> Result<(), ContainerError> {
+        if let Some(table) = &mut self.table {
+            table.leases.retain(|_, lease| lease.id != *id);
+            self.write()?;
+        }
+        Ok(())
+    }
+
+    /// Leases of containers that do not live any more.
+    pub(super) fn void(&self) -> Vec<ContainerId> {
+        let leases = self.table.iter().flat_map(|table| table.leases.values());
+        leases
+            .filter(|lease| lease.is_void())
+            .map(|lease| lease.id.clone())
+            .collect()
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.table
+            .as_ref()
+            .is_none_or(|table| table.leases.is_empty())
+    }
+
+    /// Forgets the subnet.
+    pub(super) fn clear(&mut self) -> Result<(), ContainerError> {
+        self.table = None;
+        self.write()
+    }
+
+    fn write(&self) -> Result<(), ContainerError> {
+        let text =
+            serde_json::to_vec_pretty(&self.table).map_err(|source| ContainerError::Damaged {
+                path: self.path.clone(),
+                source,
+            })?;
+        replace(&self.path, &text)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_are_given_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let live = dir.path().join("live");
+        let id = || ContainerId::generate().unwrap();
+        let (first, second) = (id(), id());
+        let small = Some("10.1.0.0/29".parse().unwrap());
+        let mut leases = Leases::open(dir.path(), "b").unwrap();
+        leases.subnet(small).unwrap();
+        let address = leases.take(&first, &live).unwrap();
+        assert_eq!(address.to_string(), "10.1.0.2");
+        assert_eq!(leases.take(&first, &live).unwrap(), address);
+        drop(leases);
+        let mut leases = Leases::open(dir.path(), "b").unwrap();
+        assert_eq!(leases.take(&second, &live).unwrap().to_string(), "10.1.0.3");
+        // Another subnet has to wait until this one is free.
+        let other = Some("10.2.0.0/24".parse().unwrap());
+        assert_eq!(leases.subnet(other).unwrap().to_string(), "10.1.0.0/29");
+        leases.give_back(&first).unwrap();
+        assert_eq!(leases.take(&id(), &live).unwrap(), address);
+        for _ in 0..3 {
+            leases.take(&id(), &live).unwrap();
+        }
+        assert!(leases.take(&id(), &live).is_err());
+        assert_eq!(leases.void().len(), 5);
+        for id in leases.void() {
+            leases.give_back(&id).unwrap();
+        }
+        assert_eq!(leases.subnet(other).unwrap().to_string(), "10.2.0.0/24");
+    }
+}

@@ -1,0 +1,102 @@
+//! The way out: forwarding and masquerading, by iptables or nft, whichever this machine has.
+//!
+//! iptables comes first, because on machines where another tool (Docker among them) drops forwarded
+//! packets through it, an accepting rule elsewhere does not help.
+
+use std::fs;
+use std::process::Command;
+
+use super::{Subnet, ip};
+use crate::container::ContainerError;
+
+/// Sets up the way out for a bridge. The answer is a warning where there is none: containers reach
+/// each other and the host all the same.
+pub(super) fn set_up(bridge: &str, subnet: Subnet) -> Option<String> {
+    let forward = "/proc/sys/net/ipv4/ip_forward";
+    let off = fs::read_to_string(forward).is_ok_and(|value| value.trim() == "0");
+    if off && let Err(error) = fs::write(forward, "1") {
+        return Some(warning(&format!("{forward}: {error}")));
+    }
+    let first = match iptables(bridge, subnet) {
+        Ok(()) => return None,
+        Err(error) => error,
+    };
+    match nft(bridge, subnet) {
+        Ok(()) => None,
+        Err(second) => Some(warning(&format!("{first}; {second}"))),
+    }
+}
+
+fn warning(reason: &str) -> String {
+    format!("containers cannot reach networks beyond this host ({reason}): use --net host for that")
+}
+
+/// Table, chain and rule: what leaves through another interface gets the host's address, and what
+/// comes from and to the bridge is let through.
+fn rules<'a>(bridge: &'a str, subnet: &'a str) -> [(&'static str, &'static str, Vec<&'a str>); 3] {
+    let masquerade = vec!["-s", subnet, "!", "-o", bridge, "-j", "MASQUERADE"];
+    [
+        ("nat", "POSTROUTING", masquerade),
+        ("filter", "FORWARD", vec!["-i", bridge, "-j", "ACCEPT"]),
+        (
+            "filter",
+            "FORWARD",
+            vec!["-o", bridge, "-d", subnet, "-j", "ACCEPT"],
+        ),
+    ]
+}
+
+/// Adds the rules that are not there.
+fn iptables(bridge: &str, subnet: Subnet) -> Result<(), ContainerError> {
+    for (table, chain, rule) in rules(bridge, &subnet.to_string()) {
+        let run = |action| {
+            let mut command = Command::new("iptables");
+            // -w: wait for others who hold its lock, with a bound.
+            command
+                .args(["-w", "5", "-t", table, action, chain])
+                .args(&rule);
+            ip::feed("set up the way out", &mut command, "")
+        };
+        if run("-C").is_err() {
+            run("-I")?;
+        }
+    }
+    Ok(())
+}
+
+/// A table of our own, replaced as a whole.
+fn nft(bridge: &str, subnet: Subnet) -> Result<(), ContainerError> {
+    let table = format!("thaw-{bridge}");
+    let rules = format!(
+        "add table ip {table}\n\
+         delete table ip {table}\n\
+         table ip {table} {{\n\
+           chain out {{\n\
+             type nat hook postrouting priority 100;\n\
+             ip saddr {subnet} oifname != \"{bridge}\" masquerade\n\
+           }}\n\
+         }}\n"
+    );
+    ip::feed(
+        "set up the way out",
+        Command::new("nft").args(["-f", "-"]),
+        &rules,
+    )
+}
+
+/// Takes the rules away.
+pub(super) fn take_away(bridge: &str, subnet: Subnet) {
+    for (table, chain, rule) in rules(bridge, &subnet.to_string()) {
+        let mut command = Command::new("iptables");
+        command
+            .args(["-w", "5", "-t", table, "-D", chain])
+            .args(rule);
+        let _ = ip::feed("take away the way out", &mut command, "");
+    }
+    let delete = format!("delete table ip thaw-{bridge}\n");
+    let _ = ip::feed(
+        "take away the way out",
+        Command::new("nft").args(["-f", "-"]),
+        &delete,
+    );
+}

@@ -1,0 +1,227 @@
+//! What is known of a container: `state.json` in its directory, replaced whole and never edited.
+//! Only the process that is responsible for a container writes it: who made it, then its monitor.
+//! What it says of running processes is checked against the kernel when it is read.
+
+use std::fs::{self, File};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use jiff::Timestamp;
+use rustix::process::Pid;
+use serde::{Deserialize, Serialize};
+
+use super::network::{BridgeConfig, Endpoint};
+use super::options::{Options, Signal};
+use super::{ContainerError, ContainerId};
+
+/// A container, as its `state.json` has it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct State {
+    /// Its id.
+    pub id: ContainerId,
+    /// Its name, which no other container has.
+    pub name: String,
+    /// The image, as the user named it.
+    pub image: String,
+    /// When it was made.
+    pub created: Timestamp,
+    /// How far it is, as was last written; see [`State::status`].
+    pub phase: Phase,
+    /// What the user asked for.
+    pub options: Options,
+    /// What belongs to the machine.
+    pub settings: Settings,
+    /// Where its root filesystem is mounted, once it is prepared.
+    #[serde(default)]
+    pub rootfs: Option<PathBuf>,
+    /// Its place in the network, once it has one.
+    #[serde(default)]
+    pub endpoint: Option<Endpoint>,
+    /// The signal that asks it to end.
+    pub stop_signal: Signal,
+}
+
+/// How this machine runs containers.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Settings {
+    /// The OCI runtime: a path, or a name in `PATH`; crun or runc where there is none.
+    pub runtime: Option<String>,
+    /// Directory for what does not survive a reboot.
+    pub run_dir: PathBuf,
+    /// The bridge of [`Network::Bridge`](super::Network::Bridge).
+    pub bridge: BridgeConfig,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            runtime: None,
+            run_dir: PathBuf::from("/run/thaw"),
+            bridge: BridgeConfig::default(),
+        }
+    }
+}
+
+/// How far a container is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "is", rename_all = "lowercase")]
+pub enum Phase {
+    /// It is made, and not started yet.
+    Created {
+        /// Who will start it, or remove it.
+        owner: ProcessId,
+    },
+    /// It runs.
+    Running {
+        /// Its first process.
+        init: ProcessId,
+        /// That process's parent.
+        monitor: ProcessId,
+        /// When it was started.
+        started: Timestamp,
+    },
+    /// It ended, or could not be started.
+    Exited {
+        /// When it was started, if it was.
+        started: Option<Timestamp>,
+        /// When it ended.
+        finished: Timestamp,
+        /// Its exit code; 128 + N after signal N.
+        code: u8,
+    },
+}
+
+/// How a container is: its phase, checked against the kernel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Status {
+    /// It is made, and not started yet.
+    Created,
+    /// It runs.
+    Running,
+    /// It ended.
+    Exited {
+        /// Its exit code.
+        code: u8,
+    },
+    /// It is gone, and so is who should have said how it ended.
+    Dead,
+}
+
+impl State {
+    /// How the container is now.
+    #[must_use]
+    pub fn status(&self) -> Status {
+        match &self.phase {
+            Phase::Created { owner } if owner.is_alive() => Status::Created,
+            Phase::Running { init, monitor, .. } if init.is_alive() || monitor.is_alive() => {
+                Status::Running
+            }
+            Phase::Created { .. } | Phase::Running { .. } => Status::Dead,
+            Phase::Exited { code, .. } => Status::Exited { code: *code },
+        }
+    }
+
+    /// Whether anything of it may still run.
+    #[must_use]
+    pub fn is_live(&self) -> bool {
+        matches!(self.status(), Status::Created | Status::Running)
+    }
+
+    /// Reads the state of the container in `dir`.
+    pub(super) fn read(dir: &Path) -> Result<Self, ContainerError> {
+        let path = dir.join("state.json");
+        let text = fs::read(&path).map_err(ContainerError::file("read", &path))?;
+        serde_json::from_slice(&text).map_err(|source| ContainerError::Damaged { path, source })
+    }
+
+    /// Replaces the state of the container in `dir`.
+    pub(super) fn write(&self, dir: &Path) -> Result<(), ContainerError> {
+        let path = dir.join("state.json");
+        let text = serde_json::to_vec_pretty(self).map_err(|source| ContainerError::Damaged {
+            path: path.clone(),
+            source,
+        })?;
+        replace(&path, &text)
+    }
+}
+
+/// Replaces a file so that a reader finds the old content or the new.
+pub(super) fn replace(path: &Path, content: &[u8]) -> Result<(), ContainerError> {
+    let new = path.with_extension("new");
+    File::create(&new)
+        .and_then(|mut file| file.write_all(content))
+        .map_err(ContainerError::file("write", &new))?;
+    fs::rename(&new, path).map_err(ContainerError::file("replace", path))
+}
+
+/// A process, told from a later one with the same number by when it started.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProcessId {
+    /// Its number.
+    pub pid: i32,
+    /// When it started, in clock ticks since the machine did (proc(5), `stat`, field 22).
+    pub start: u64,
+}
+
+impl ProcessId {
+    /// This process.
+    #[must_use]
+    pub fn own() -> Self {
+        let pid = rustix::process::getpid();
+        Self::of(pid).unwrap_or(Self {
+            pid: pid.as_raw_nonzero().get(),
+            start: 0,
+        })
+    }
+
+    /// The process with that number; `None` where there is none.
+    #[must_use]
+    pub fn of(pid: Pid) -> Option<Self> {
+        let pid = pid.as_raw_nonzero().get();
+        let (_, start) = stat(pid)?;
+        Some(Self { pid, start })
+    }
+
+    /// Whether it still runs. A zombie does not.
+    #[must_use]
+    pub fn is_alive(&self) -> bool {
+        stat(self.pid)
+            .is_some_and(|(state, start)| start == self.start && !matches!(state, 'Z' | 'X'))
+    }
+}
+
+/// State and start time of a process.
+fn stat(pid: i32) -> Option<(char, u64)> {
+    let text = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The name stands in parentheses, and may hold anything.
+    let (_, rest) = text.rsplit_once(')')?;
+    let mut fields = rest.split_ascii_whitespace();
+    let state = fields.next()?.chars().next()?;
+    Some((state, fields.nth(18)?.parse().ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
+
+    use super::*;
+
+    #[test]
+    fn a_process_is_known_by_its_start() {
+        let own = ProcessId::own();
+        assert!(own.is_alive());
+        let other = ProcessId {
+            start: own.start + 1,
+            ..own
+        };
+        assert!(!other.is_alive());
+        let mut child = Command::new("/bin/true").spawn().unwrap();
+        let pid = Pid::from_raw(i32::try_from(child.id()).unwrap()).unwrap();
+        let id = ProcessId::of(pid);
+        child.wait().unwrap();
+        assert!(id.is_none_or(|id| !id.is_alive()));
+        assert_eq!(ProcessId::of(pid), None);
+    }
+}
