@@ -401,6 +401,14 @@ mod tests {
         assert_eq!(parameters(r#"a=1, b="2,3" ,c"#).len(), 2);
     }
 
+    proptest::proptest! {
+        #[test]
+        fn any_challenge_is_read_or_refused(text in "(?s)(Bearer )?.{0,60}", more in "[a,=\"\\\\ é]{0,40}") {
+            let _ = Challenge::parse(&text);
+            let _ = Challenge::parse(&format!("Bearer realm={more}"));
+        }
+    }
+
     #[test]
     fn tokens_are_read() {
         let life = |text: &str| {

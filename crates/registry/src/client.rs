@@ -26,6 +26,7 @@ const CONNECTION_WINDOW: u32 = 16 << 20;
 const IDLE_CONNECTIONS: usize = 16;
 
 /// How registries are reached. Nothing here is read from the environment: the program does that.
+/// (Where the system keeps its certificates, `SSL_CERT_FILE` and `SSL_CERT_DIR` may say.)
 #[derive(Clone, Debug)]
 pub struct Settings {
     /// Registries (host and port as in references) that speak plain HTTP. Loopback ones always
@@ -174,6 +175,11 @@ fn http_client(settings: &Settings) -> Result<reqwest::Client, RegistryError> {
         .retry(reqwest::retry::never())
         .referer(false)
         .no_proxy()
+        // A connection that died unseen must be given up before the requests on it are: they
+        // would be tried again on the same one.
+        .tcp_user_timeout(settings.request_timeout)
+        .http2_keep_alive_interval(settings.request_timeout / 4)
+        .http2_keep_alive_timeout(settings.request_timeout / 4)
         .http2_initial_stream_window_size(STREAM_WINDOW)
         .http2_initial_connection_window_size(CONNECTION_WINDOW);
     if let Some(proxy) = &settings.proxy {

@@ -372,6 +372,18 @@ mod tests {
         assert!(parse("", None).is_err());
     }
 
+    proptest::proptest! {
+        #[test]
+        fn any_document_is_read_or_refused(text in r#"[{}\[\]:,"0-9a-z]{0,60}"#) {
+            let wrapped = format!(r#"{{"schemaVersion":2,"layers":[{text}],"config":{{{text}}}}}"#);
+            for text in [text, wrapped] {
+                if let Ok(manifest) = Manifest::parse(text.into_bytes(), None) {
+                    let _ = (manifest.content(), manifest.index(), manifest.descriptor());
+                }
+            }
+        }
+    }
+
     #[test]
     fn an_artifact_describes_itself() {
         let subject = Descriptor::of(media::MANIFEST, b"image");

@@ -23,8 +23,9 @@ const MAX_SKIP: u64 = 256 << 20;
 /// How long the address behind a redirect is used: blob stores sign theirs for some minutes.
 const LOCATION_LIFE: Duration = Duration::from_secs(120);
 const MAX_LOCATIONS: usize = 1024;
-/// Tries without progress.
-const TRIES: u32 = 8;
+/// Tries without progress: mostly the deadline comes first, which gives a registry that is being
+/// restarted time to come back.
+const TRIES: u32 = 32;
 /// Bytes that count as progress: a server that sends less in each try is given up.
 const PROGRESS: u64 = 64 << 10;
 
