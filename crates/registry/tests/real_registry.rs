@@ -6,6 +6,7 @@ mod support;
 
 use std::io::{Cursor, Read};
 use std::process::Command;
+use std::sync::Barrier;
 use std::thread;
 
 use support::real::RealRegistry;
@@ -176,14 +177,16 @@ fn eight_adders_at_once_lose_no_referrer() {
     let (_, repository) = open(&client(), &format!("{}/app", registry.host));
     let image = put_image(&*repository, Some("v1"), b"layer");
     let place = format!("{}/app", registry.host);
+    let together = Barrier::new(8);
     let mut expected: Vec<Digest> = thread::scope(|scope| {
         let adders: Vec<_> = (0..8)
             .map(|number| {
-                let (place, image) = (&place, &image);
+                let (place, image, together) = (&place, &image, &together);
                 // A client of its own: nothing in this process may put them in order.
                 scope.spawn(move || {
                     let (_, repository) = open(&client(), place);
                     let artifact = artifact(&*repository, image, &format!("number {number}"));
+                    together.wait();
                     repository.add_referrer(&artifact).unwrap();
                     *artifact.digest()
                 })
