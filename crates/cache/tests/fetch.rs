@@ -196,7 +196,7 @@ fn no_demand_waits_beyond_its_deadline() {
         .unwrap_err();
     let took = started.elapsed();
     assert!(matches!(error, FetchError::Deadline { .. }), "{error}");
-    assert!((90..250).contains(&took.as_millis()), "{took:?}");
+    assert!((90..450).contains(&took.as_millis()), "{took:?}");
     // The fetch goes on, and a second reader joins it.
     scene.demand(0, 10).unwrap();
     assert_eq!(scene.source.calls(), 1);
@@ -274,7 +274,7 @@ fn readers_in_parallel_are_served_in_parallel() {
         }
     });
     assert!(
-        started.elapsed() < Duration::from_millis(450),
+        started.elapsed() < Duration::from_millis(900),
         "{:?}",
         started.elapsed()
     );

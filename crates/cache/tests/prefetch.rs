@@ -94,7 +94,7 @@ fn a_demand_overtakes_a_slow_stream() {
     let started = Instant::now();
     set.scene.demand(63 * 256 * 512, 4_096).unwrap();
     assert!(
-        started.elapsed() < Duration::from_millis(500),
+        started.elapsed() < Duration::from_millis(1_500),
         "{:?}",
         started.elapsed()
     );
@@ -124,7 +124,7 @@ fn a_demand_waits_for_a_stream_that_is_sooner() {
     let started = Instant::now();
     set.scene.demand(next as u64 * 256 * 512, 4_096).unwrap();
     assert!(
-        started.elapsed() < Duration::from_millis(300),
+        started.elapsed() < Duration::from_millis(390),
         "{:?}",
         started.elapsed()
     );
