@@ -329,7 +329,8 @@ impl Packed {
 
 impl Acceleration {
     /// Checks that the devices of an unpacked layout are the image's layers, in order, and the
-    /// generated device behind them: then no file of it can point outside of them.
+    /// generated device behind them, and reads all of its tree: whoever made it, no file of it
+    /// points outside of its layer. The kernel checks none of this.
     ///
     /// # Errors
     /// What is wrong, in words.
@@ -351,12 +352,11 @@ impl Acceleration {
             }
         }
         let generated = self.generated.as_ref().zip(devices.get(layers.len()));
-        match generated {
-            Some((packed, device)) if packed.size != device.blocks * BLOCK => {
-                Err("its generated device has another size".to_owned())
-            }
-            _ => Ok(()),
+        if generated.is_some_and(|(packed, device)| packed.size != device.blocks * BLOCK) {
+            return Err("its generated device has another size".to_owned());
         }
+        let tree = image.to_tree();
+        tree.map(drop).map_err(|error| error.to_string())
     }
 }
 
