@@ -3,7 +3,7 @@
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::DirBuilderExt;
-use std::path::{Path, PathBuf};
+use std::path::{self, Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -57,6 +57,8 @@ impl Containers {
     /// # Errors
     /// [`ContainerError::File`].
     pub fn open(root: &Path, settings: Settings) -> Result<Self, ContainerError> {
+        // Runtimes are given paths below it, and look from elsewhere.
+        let root = path::absolute(root).map_err(ContainerError::file("find", root))?;
         for name in ["containers", "volumes"] {
             let dir = root.join(name);
             let made = fs::DirBuilder::new()
@@ -65,10 +67,7 @@ impl Containers {
                 .create(&dir);
             made.map_err(ContainerError::file("make directory", &dir))?;
         }
-        Ok(Self {
-            root: root.to_owned(),
-            settings,
-        })
+        Ok(Self { root, settings })
     }
 
     /// Makes a container with a new id and a directory: nothing runs yet. The calling process
@@ -233,6 +232,7 @@ impl Container {
         rootfs: &Path,
         image: &ImageConfiguration,
     ) -> Result<Prepared, ContainerError> {
+        let rootfs = &path::absolute(rootfs).map_err(ContainerError::file("find", rootfs))?;
         let mut state = self.state()?;
         let bridge = Bridge::new(&state.settings);
         if state.options.net == Network::Bridge {

@@ -298,3 +298,76 @@ fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> io::Result<thread:
         .stack_size(STACK)
         .spawn(body)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+
+    use super::*;
+
+    fn serve(protocol: Protocol, container: u16) -> (Proxy, SocketAddr) {
+        let mapping = PortMapping {
+            ip: Some(Ipv4Addr::LOCALHOST.into()),
+            host: 0,
+            container,
+            protocol,
+        };
+        let listeners = Listeners::bind(&[mapping], Ipv4Addr::LOCALHOST).unwrap();
+        let address = listeners.addresses()[0].0;
+        (listeners.serve().unwrap(), address)
+    }
+
+    #[test]
+    fn connections_are_carried_both_ways_and_end_one_by_one() {
+        let server = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = server.local_addr().unwrap().port();
+        let echo = thread::spawn(move || {
+            let (mut stream, _) = server.accept().unwrap();
+            let mut all = Vec::new();
+            // Answers only when the client has ended its side.
+            stream.read_to_end(&mut all).unwrap();
+            stream.write_all(&all).unwrap();
+        });
+        let (proxy, address) = serve(Protocol::Tcp, port);
+        let mut client = TcpStream::connect(address).unwrap();
+        let sent = vec![42; 300_000];
+        client.write_all(&sent).unwrap();
+        client.shutdown(Shutdown::Write).unwrap();
+        let mut got = Vec::new();
+        client.read_to_end(&mut got).unwrap();
+        assert_eq!(got, sent);
+        echo.join().unwrap();
+        // The server is gone: the client is told.
+        let mut refused = TcpStream::connect(address).unwrap();
+        assert_eq!(refused.read_to_end(&mut got).unwrap_or(0), 0);
+        drop(proxy);
+        assert!(TcpStream::connect(address).is_err());
+    }
+
+    #[test]
+    fn datagrams_find_their_client() {
+        let server = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let (_proxy, address) = serve(Protocol::Udp, server.local_addr().unwrap().port());
+        let client = || {
+            let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+            socket
+                .set_read_timeout(Some(Duration::from_secs(10)))
+                .unwrap();
+            socket.connect(address).unwrap();
+            socket
+        };
+        let (first, second) = (client(), client());
+        first.send(b"one").unwrap();
+        let mut buffer = [0; 16];
+        let (_, at_first) = server.recv_from(&mut buffer).unwrap();
+        second.send(b"two").unwrap();
+        let (count, at_second) = server.recv_from(&mut buffer).unwrap();
+        assert_eq!(&buffer[..count], b"two");
+        server.send_to(b"to two", at_second).unwrap();
+        server.send_to(b"to one", at_first).unwrap();
+        let count = first.recv(&mut buffer).unwrap();
+        assert_eq!(&buffer[..count], b"to one");
+        let count = second.recv(&mut buffer).unwrap();
+        assert_eq!(&buffer[..count], b"to two");
+    }
+}
