@@ -3,6 +3,7 @@
 //! - [`registry`]: Debian's docker-registry on a free port.
 //! - [`image`]: images made entry by entry, and the real ones, from Debian and PyPI packages.
 //! - [`http`]: the few requests that tests make themselves.
+//! - [`net`]: a link with a rate and a delay, and the namespace behind it.
 //! - [`tree`]: everything that can be told about a directory tree, and how two of them differ.
 //! - [`unpack`]: another tool's unpacking, as the judge.
 //! - [`thaw`]: our own binary with a store of its own.
@@ -11,6 +12,7 @@
 
 pub mod http;
 pub mod image;
+pub mod net;
 pub mod process;
 pub mod registry;
 pub mod scratch;
