@@ -10,8 +10,9 @@ use thaw_image::{Digest, Hasher, WindowRef};
 
 use crate::inflate::{WINDOW, Window};
 
-/// zstd's level.
-const LEVEL: i32 = 12;
+/// zstd's level. 12 makes windows 6 % smaller and takes 12 times as long, as long as decoding the
+/// chunk.
+const LEVEL: i32 = 3;
 
 /// Writes the windows blob.
 pub(crate) struct Windows<'a> {

@@ -1,0 +1,154 @@
+//! Writes what the fuzzers begin with into `corpus/`.
+
+use std::error::Error;
+use std::fs;
+use std::io::Write as _;
+
+use flate2::Compression;
+use flate2::write::{DeflateEncoder, GzEncoder};
+
+/// Text, noise, repetition from near and from far.
+fn data() -> Vec<u8> {
+    let mut seed = 1u32;
+    let noise: Vec<u8> = std::iter::repeat_with(|| {
+        seed = seed.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        seed.to_be_bytes()[0]
+    })
+    .take(600)
+    .collect();
+    let text = b"the quick brown fox jumps over the lazy dog, ".repeat(7);
+    let zeros = vec![0; 40_000];
+    [
+        noise.as_slice(),
+        &text,
+        &zeros,
+        b"abcabcabcabcab",
+        &text[..90],
+    ]
+    .concat()
+}
+
+fn put(target: &str, name: &str, bytes: &[u8]) -> Result<(), Box<dyn Error>> {
+    let directory = format!("corpus/{target}");
+    fs::create_dir_all(&directory)?;
+    Ok(fs::write(format!("{directory}/{name}"), bytes)?)
+}
+
+/// A header block; the fuzz target gives it its checksum.
+fn header(name: &str, kind: u8, size: usize, magic: &[u8; 8]) -> Vec<u8> {
+    let mut block = vec![0; 512];
+    block[..name.len()].copy_from_slice(name.as_bytes());
+    for (at, text) in [
+        (100, "0000644"),
+        (108, "0000001"),
+        (116, "0000002"),
+        (136, "00000000003"),
+    ] {
+        block[at..at + text.len()].copy_from_slice(text.as_bytes());
+    }
+    block[124..135].copy_from_slice(format!("{size:011o}").as_bytes());
+    block[156] = kind;
+    block[257..265].copy_from_slice(magic);
+    block
+}
+
+fn padded(data: &[u8]) -> Vec<u8> {
+    let mut data = data.to_vec();
+    data.resize(data.len().next_multiple_of(512), 0);
+    data
+}
+
+/// A PAX record, whose length counts itself.
+fn record(key: &str, value: &str) -> Vec<u8> {
+    let rest = format!(" {key}={value}\n");
+    format!("{}{rest}", rest.len() + 2).into_bytes()
+}
+
+fn tars() -> Vec<(&'static str, Vec<u8>)> {
+    let (ustar, gnu) = (b"ustar\x0000", b"ustar  \0");
+    let file = header("file", b'0', 3, ustar);
+    let pax = |records: &[(&str, &str)]| {
+        let records: Vec<u8> = records
+            .iter()
+            .flat_map(|(key, value)| record(key, value))
+            .collect();
+        [header("x", b'x', records.len(), ustar), padded(&records)].concat()
+    };
+    let sparse = [
+        ("GNU.sparse.major", "1"),
+        ("GNU.sparse.minor", "0"),
+        ("GNU.sparse.realsize", "99"),
+    ];
+    let mapped = [("GNU.sparse.map", "0,1,9,2"), ("GNU.sparse.size", "99")];
+    let xattr = [
+        ("SCHILY.xattr.user.a", "b"),
+        ("LIBARCHIVE.xattr.user.c", "ZA"),
+        ("mtime", "-1.500"),
+    ];
+    let mut old = header("old", b'S', 3, gnu);
+    old[386..398].copy_from_slice(b"00000000000\0");
+    old[398..410].copy_from_slice(b"00000000003\0");
+    old[482] = 1;
+    old[483..495].copy_from_slice(b"00000000100\0");
+    let data = padded(b"abc");
+    vec![
+        (
+            "plain",
+            [file.clone(), data.clone(), vec![0; 1024]].concat(),
+        ),
+        (
+            "long",
+            [
+                header("l", b'L', 5, gnu),
+                padded(b"name\0"),
+                file.clone(),
+                data.clone(),
+            ]
+            .concat(),
+        ),
+        ("xattr", [pax(&xattr), file.clone(), data.clone()].concat()),
+        ("mapped", [pax(&mapped), file, data.clone()].concat()),
+        (
+            "sparse",
+            [
+                pax(&sparse),
+                header("s", b'0', 515, ustar),
+                padded(b"1\n5\n3\n"),
+                data.clone(),
+            ]
+            .concat(),
+        ),
+        ("old", [old, vec![0; 512], data].concat()),
+        ("device", header("dev", b'3', 0, ustar)),
+    ]
+}
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let data = data();
+    for level in 0..=9 {
+        let mut encoder = DeflateEncoder::new(Vec::new(), Compression::new(level));
+        encoder.write_all(&data)?;
+        put("inflate", &format!("level-{level}"), &encoder.finish()?)?;
+        let mut encoder = GzEncoder::new(Vec::new(), Compression::new(level));
+        encoder.write_all(&data)?;
+        let member = encoder.finish()?;
+        let len = u16::try_from(data.len())?.to_le_bytes();
+        put(
+            "decode",
+            &format!("member-{level}"),
+            &[&[1, len[0], len[1], 0], member.as_slice()].concat(),
+        )?;
+        let window = zstd::bulk::compress(&[7; 32 << 10], 3)?;
+        let frame = u8::try_from(window.len())?;
+        let head = [2, len[0], len[1], frame];
+        put(
+            "decode",
+            &format!("block-{level}"),
+            &[&head, window.as_slice(), &member[10..]].concat(),
+        )?;
+    }
+    for (name, tar) in tars() {
+        put("tar", name, &tar)?;
+    }
+    Ok(())
+}
