@@ -2,6 +2,8 @@
 //! busybox. A monitor is a process of its own, so the tests drive the program
 //! `examples/container.rs`, which `cargo test -p thaw-node` builds.
 
+#![allow(clippy::unwrap_used, reason = "a test that fails says where")]
+
 use std::fs;
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -686,5 +688,90 @@ fn other_networks() {
     assert_eq!(
         links(&fixture.sh(json!({ "net": "host" }), "ls /sys/class/net")),
         fs::read_dir("/sys/class/net").unwrap().count()
+    );
+}
+
+/// A machine beyond the bridge, which knows no way back to the bridge's addresses.
+struct Outside {
+    name: String,
+    address: String,
+    server: Child,
+}
+
+impl Outside {
+    fn new() -> Self {
+        let number = std::process::id();
+        let name = format!("to{number}");
+        let near = format!("198.18.{}.1", number % 250);
+        let address = format!("198.18.{}.2", number % 250);
+        let script = format!(
+            "ip netns add {name} && ip link add {name} type veth peer name eth0 netns {name} && \
+             ip addr add {near}/30 dev {name} && ip link set {name} up && \
+             ip -n {name} addr add {address}/30 dev eth0 && ip -n {name} link set eth0 up"
+        );
+        assert!(
+            Command::new("sh")
+                .args(["-c", &script])
+                .status()
+                .unwrap()
+                .success()
+        );
+        let serve = [
+            "netns",
+            "exec",
+            &name,
+            "busybox",
+            "nc",
+            "-ll",
+            "-p",
+            "80",
+            "-e",
+            "/bin/echo",
+            "outside",
+        ];
+        let server = Command::new("ip").args(serve).spawn().unwrap();
+        Self {
+            name,
+            address,
+            server,
+        }
+    }
+}
+
+impl Drop for Outside {
+    fn drop(&mut self) {
+        let _ = self.server.kill();
+        let _ = self.server.wait();
+        let _ = Command::new("ip")
+            .args(["link", "del", &self.name])
+            .status();
+        let _ = Command::new("ip")
+            .args(["netns", "del", &self.name])
+            .status();
+    }
+}
+
+#[test]
+fn containers_reach_beyond_the_host() {
+    let fixture = Fixture::new();
+    let mut settings: Value =
+        serde_json::from_slice(&fs::read(fixture.path("settings.json")).unwrap()).unwrap();
+    let number = std::process::id();
+    settings["bridge"] = json!({
+        "name": format!("tn{number}"),
+        "subnet": format!("10.251.{}.0/24", number % 256),
+    });
+    fs::write(fixture.path("settings.json"), settings.to_string()).unwrap();
+    let outside = Outside::new();
+    let reach = format!("nc -w 5 {} 80 < /dev/null 2>&1 || true", outside.address);
+    eventually("an answer from outside", || {
+        let seen = fixture.sh(json!({ "net": "bridge" }), &reach);
+        seen.contains("outside").then_some(())
+    });
+    drop(fixture);
+    let rules = Command::new("iptables-save").output().unwrap();
+    assert!(
+        !text(&rules).contains(&format!("tn{number}")),
+        "rules are left"
     );
 }
