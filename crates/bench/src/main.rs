@@ -1,3 +1,122 @@
-//! Cold-start comparisons.
+//! Cold starts of real images from a real registry, compared in one run.
+//!
+//! A cold start begins with the command and ends with the first good HTTP answer, on a machine
+//! that holds nothing of the image. For each run a contender gets a freshly made ext4 (deleting
+//! big trees slows an old one for minutes), all page caches are dropped, and the registry's blobs
+//! are read back into memory, because the registry's disk is not under test. The registry lies in
+//! a network namespace behind a link of 1 Gbit/s with a round trip of 2 ms.
+//!
+//! A daemon that a node would have running is running before the clock starts.
 
-fn main() {}
+mod compare;
+mod containerd;
+mod contender;
+mod disk;
+mod pages;
+mod report;
+mod world;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Context, Result, bail, ensure};
+
+const USAGE: &str = "usage: cargo xtask bench [--runs N] [--image web|ml|all] [--json FILE]
+
+  --runs N        measured runs of each contender and image (3)
+  --image NAME    web: a small web service; ml: TensorFlow, over 500 MB; all: both (all)
+  --json FILE     also write every run as JSON";
+
+/// What to compare.
+#[derive(Debug)]
+struct Arguments {
+    runs: usize,
+    images: Vec<&'static str>,
+    json: Option<PathBuf>,
+}
+
+fn main() -> ExitCode {
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("bench: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run() -> Result<()> {
+    let mut words = std::env::args().skip(1);
+    match words.next().as_deref() {
+        Some("compare") => {}
+        Some(other) => bail!("no command {other:?}\n{USAGE}"),
+        None => bail!("{USAGE}"),
+    }
+    match parse(words)? {
+        Some(arguments) => compare::run(&arguments),
+        None => {
+            println!("{USAGE}");
+            Ok(())
+        }
+    }
+}
+
+/// `None` when help is asked for.
+fn parse(mut words: impl Iterator<Item = String>) -> Result<Option<Arguments>> {
+    let mut arguments = Arguments {
+        runs: 3,
+        images: vec!["web", "ml"],
+        json: None,
+    };
+    while let Some(word) = words.next() {
+        if word == "--help" || word == "-h" {
+            return Ok(None);
+        }
+        let value = words
+            .next()
+            .with_context(|| format!("{word} needs a value\n{USAGE}"))?;
+        match word.as_str() {
+            "--runs" => arguments.runs = value.parse().context("--runs takes a number")?,
+            "--json" => arguments.json = Some(value.into()),
+            "--image" => {
+                arguments.images = match value.as_str() {
+                    "web" => vec!["web"],
+                    "ml" => vec!["ml"],
+                    "all" => vec!["web", "ml"],
+                    other => bail!("no image {other:?}\n{USAGE}"),
+                };
+            }
+            other => bail!("no option {other:?}\n{USAGE}"),
+        }
+    }
+    ensure!(arguments.runs > 0, "--runs takes a number above 0");
+    Ok(Some(arguments))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn words(text: &str) -> Result<Option<Arguments>> {
+        parse(text.split_whitespace().map(str::to_owned))
+    }
+
+    #[test]
+    fn arguments_are_read_or_refused() {
+        let arguments = words("--runs 5 --image ml --json out.json")
+            .unwrap()
+            .unwrap();
+        assert_eq!((arguments.runs, arguments.images), (5, vec!["ml"]));
+        assert_eq!(arguments.json, Some("out.json".into()));
+        assert!(words("--help").unwrap().is_none());
+        for wrong in [
+            "--runs",
+            "--runs 0",
+            "--runs x",
+            "--image none",
+            "--fast yes",
+        ] {
+            assert!(words(wrong).is_err(), "{wrong}");
+        }
+    }
+}
