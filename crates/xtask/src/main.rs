@@ -2,9 +2,8 @@
 //!
 //! | command | does |
 //! |---|---|
-//! | `setup` | installs the Debian packages that tests, demo and bench run |
+//! | `setup` | installs the Debian packages that tests and bench run |
 //! | `test` | setup, then everything that must hold before a change lands |
-//! | `demo` | a real image from a real registry, started cold by full pull and by thaw |
 //! | `bench` | cold starts against containerd, medians as a table and as JSON |
 //! | `fmt` | formats the workspace |
 //!
@@ -24,9 +23,8 @@ use crate::command::cargo;
 
 const USAGE: &str = "usage: cargo xtask COMMAND
 
-  setup          install what tests, demo and bench need (Debian packages; as root)
+  setup          install what tests and bench need (Debian packages; as root)
   test           setup, format, lints, architecture, build, tests, documentation, licences
-  demo           start a real image cold by full pull and by thaw, side by side
   bench [ARGS]   compare cold starts with containerd; see `cargo xtask bench --help`
   fmt            format the workspace";
 
@@ -47,8 +45,7 @@ fn run() -> Result<()> {
     match command.as_str() {
         "setup" => setup::run(),
         "test" => test::run(),
-        "demo" => bench("demo", &rest),
-        "bench" => bench("compare", &rest),
+        "bench" => bench(&rest),
         "fmt" => command::run(cargo().args(["fmt", "--all"])),
         "" | "help" | "-h" | "--help" => {
             println!("{USAGE}");
@@ -58,14 +55,13 @@ fn run() -> Result<()> {
     }
 }
 
-/// Demo and bench measure the release build, through the bench crate's own program.
-fn bench(subcommand: &str, args: &[String]) -> Result<()> {
+/// The bench measures a release build, by a program of its own.
+fn bench(args: &[String]) -> Result<()> {
     setup::run()?;
-    command::run(cargo().args(["build", "--release", "--locked", "-p", "thaw"]))?;
     command::run(
         cargo()
             .args(["run", "--release", "--locked", "--quiet"])
-            .args(["-p", "thaw-bench", "--", subcommand])
+            .args(["-p", "thaw-bench", "--", "compare"])
             .args(args),
     )
 }
