@@ -1,1 +1,39 @@
 //! Lazy mounts: fault transports, the keeper, access traces.
+//!
+//! ```text
+//! FaultTransport::attach(layer) ──▶ Device ──▶ LayoutMount (EROFS) ──▶ OverlayMount
+//!        │                                         │ a page that is not cached
+//!        │  FaultHandler::fault(layer, extent) ◀───┘ and not present
+//!        ▼
+//!   fills the layer tar, then its presence
+//! ```
+//!
+//! - [`FaultTransport`] is the seam: how the kernel asks for bytes that a layer tar lacks. There is
+//!   one, pre-content events answered by the [`Keeper`]; [`start`] picks it.
+//! - [`FaultHandler`] is who can get such bytes: the daemon, over `thaw_cache`.
+//! - [`LayoutMount`] and [`OverlayMount`] are mounts that outlive the process if they are told to.
+//!
+//! **Order.** A layer tar has its full size, then it is attached, then it is mounted: whether an
+//! open file raises events is fixed when it is opened. What writes the tar was opened before it
+//! was attached, else the daemon would wait for itself.
+//!
+//! Threads, no async.
+
+mod counters;
+mod error;
+mod keeper;
+mod mounts;
+mod trace;
+mod transport;
+
+pub use counters::{FaultCounters, WAIT_BUCKETS};
+pub use error::MountError;
+pub use keeper::{Inherited, Keeper, KeeperSettings, keeper_main};
+pub use mounts::{LayoutMount, OverlayMount};
+pub use thaw_sys::capabilities::{Ability, Capabilities, Cgroup, KernelVersion};
+pub use thaw_sys::fanotify::Denial;
+pub use thaw_sys::mount::{MountEntry, Overlay, Unmount, mount_table};
+pub use trace::{Trace, TraceEntry};
+pub use transport::{
+    Device, FaultHandler, FaultTransport, LayerSpec, Released, Started, TransportChoice, start,
+};

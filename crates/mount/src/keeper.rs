@@ -1,0 +1,99 @@
+//! The keeper: a process that holds the event group, so that no single death lets holes be read.
+//!
+//! ```text
+//!            daemon                                   keeper
+//!  FaultHandler ◀─ Pool ◀─ supervisor ◀──Miss─────── Server ◀─read── event group ◀── readers
+//!       │                      │                       ▲  └─answer──────▶
+//!       ▼                      └───────Answer──────────┘ reads
+//!  tar, presence ─────────────────────────────────▶ presence file
+//! ```
+//!
+//! The keeper alone reads events. It tests the presence file: a range that is present is let
+//! through at once, whether or not there is a daemon. Anything else is a miss: the event stays
+//! pending, the daemon is told, and when it answers the bits are tested again, for only they
+//! let a reader through. At the deadline the reader gets `EIO`.
+//!
+//! **The keeper dies.** The daemon holds the group, too, and never reads from it. It makes sure that
+//! the keeper is dead, denies every event that the keeper had read (by trying every number), and
+//! starts another one with the same group. Events that nobody had read yet wait for it.
+//!
+//! **The daemon dies.** The keeper goes on. Misses wait until their deadline. It listens on a
+//! socket; a new daemon gets the group, the layers with a descriptor each that raises no events,
+//! and the misses that still wait.
+//!
+//! **Both die.** Then the group is gone, and the kernel lets holes be read as zeros. Whatever was mounted
+//! must not be used any more: [`Keeper::start`] gives an empty list of inherited layers,
+//! and the caller unmounts what it finds. A third process may hold the group, too
+//! ([`Keeper::group`]): readers then wait instead.
+//!
+//! **Letting go.** The mark of a tar is removed when it is whole, or when a lease (fcntl(2)) shows
+//! that nobody but the keeper has it open. Unmounting is no proof: another mount namespace
+//! may hold the superblock.
+
+mod client;
+mod daemon;
+mod layers;
+mod link;
+mod message;
+mod pool;
+mod recorder;
+mod server;
+mod wire;
+
+use std::ffi::OsString;
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::LayerSpec;
+
+pub use client::Keeper;
+pub use server::keeper_main;
+
+/// Version of the messages; daemon and keeper must agree.
+const PROTOCOL: u32 = 1;
+
+/// The keeper's limit of open files, and so the first number that no event of it can have.
+const EVENT_FD_LIMIT: u16 = u16::MAX;
+
+/// How the keeper is run.
+#[derive(Clone, Debug)]
+pub struct KeeperSettings {
+    /// The program to execute as the keeper. It hands its standard input to [`keeper_main`].
+    pub exe: PathBuf,
+    /// The program's arguments.
+    pub args: Vec<OsString>,
+    /// Where the keeper listens for the next daemon: at most 107 bytes.
+    pub socket: PathBuf,
+    /// For how long a reader may wait for bytes.
+    pub fault_timeout: Duration,
+    /// After how long a keeper ends by itself that has no daemon and no layer.
+    pub idle_timeout: Duration,
+    /// Number of threads that call the fault handler.
+    pub threads: usize,
+}
+
+impl KeeperSettings {
+    /// Settings with a timeout of 30 s and 32 threads.
+    #[must_use]
+    pub fn new(exe: PathBuf, args: Vec<OsString>, socket: PathBuf) -> Self {
+        Self {
+            exe,
+            args,
+            socket,
+            fault_timeout: Duration::from_secs(30),
+            idle_timeout: Duration::from_secs(10),
+            threads: 32,
+        }
+    }
+}
+
+/// A layer that a daemon before this one attached.
+#[derive(Debug)]
+pub struct Inherited {
+    /// The layer.
+    pub spec: LayerSpec,
+    /// Its tar, opened for reading and writing before it was marked: the only way to write it
+    /// without waiting for oneself.
+    pub tar: OwnedFd,
+}

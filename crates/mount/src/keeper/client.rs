@@ -1,0 +1,570 @@
+//! The daemon's side: starts the keeper, feeds it, and replaces it when it dies.
+//!
+//! Locks: `state` is a leaf but for [`Link`]'s own, and is never held over a question.
+
+use std::collections::BTreeMap;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::process::{Command as Program, Stdio};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use thaw_image::{BLOCK, DiffId};
+use thaw_sys::fanotify::Group;
+use thaw_sys::socket;
+
+use super::link::Link;
+use super::message::{Command, MAX_LAYERS, Notice, Recorded, Reply, Request};
+use super::pool::{Job, Pool};
+use super::{EVENT_FD_LIMIT, Inherited, KeeperSettings, PROTOCOL};
+use crate::transport::FaultTransport;
+use crate::{
+    Device, FaultCounters, FaultHandler, LayerSpec, MountError, Released, Trace, TraceEntry,
+};
+
+/// For how long a question waits for a keeper that is being replaced.
+const REPLACE_TIMEOUT: Duration = Duration::from_secs(10);
+/// How often a silent keeper is asked whether it lives.
+const HEARTBEAT: Duration = Duration::from_secs(5);
+/// Silent heartbeats after which it is taken for hung.
+const MAX_SILENCE: u32 = 3;
+/// Between two tries to start a keeper.
+const RESTART_PAUSE: Duration = Duration::from_millis(500);
+
+/// Pre-content events, answered by a keeper process. Dropped, the keeper goes on without us.
+#[derive(Debug)]
+pub struct Keeper {
+    shared: Arc<Shared>,
+    supervisor: Option<JoinHandle<()>>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    settings: KeeperSettings,
+    group: Arc<Group>,
+    state: Mutex<State>,
+    changed: Condvar,
+    pool: Pool,
+}
+
+#[derive(Debug)]
+struct State {
+    /// The keeper; `None` while it is replaced.
+    link: Option<Arc<Link>>,
+    layers: BTreeMap<DiffId, Attached>,
+    closing: bool,
+}
+
+#[derive(Clone, Debug)]
+struct Attached {
+    spec: LayerSpec,
+    tar: Arc<OwnedFd>,
+}
+
+impl Keeper {
+    /// Connects to the keeper that a daemon before us left, or starts one. Misses are handed to
+    /// `handler` from [`Keeper::serve`] on: whoever inherits layers adopts them first.
+    ///
+    /// With nothing inherited, mounts that a daemon before us left have lost their keeper:
+    /// their holes read as zeros, and they must be unmounted.
+    ///
+    /// # Errors
+    /// [`MountError::Owned`] if another daemon is connected; [`MountError::Spawn`],
+    /// [`MountError::Events`], [`MountError::Socket`].
+    pub fn start(
+        settings: KeeperSettings,
+        handler: &Arc<dyn FaultHandler>,
+    ) -> Result<(Self, Vec<Inherited>), MountError> {
+        let (link, group, inherited) = match socket::connect(&settings.socket) {
+            Ok(socket) => take_over(socket, &settings)?,
+            Err(_) => {
+                let group = Group::new()?;
+                let link = spawn(&settings, &group)?;
+                link.tell(&Command::Serve, None).map_err(socket_error)?;
+                (link, group, Vec::new())
+            }
+        };
+        let attached = inherited.iter().map(|layer: &Inherited| {
+            let tar = layer.tar.try_clone().map_err(|source| MountError::File {
+                what: "duplicate the descriptor of",
+                path: layer.spec.tar.clone(),
+                source,
+            })?;
+            let attached = Attached {
+                spec: layer.spec.clone(),
+                tar: Arc::new(tar),
+            };
+            Ok((layer.spec.diff_id, attached))
+        });
+        let layers = attached.collect::<Result<_, MountError>>()?;
+        let failed = |source| MountError::Spawn {
+            exe: settings.exe.clone(),
+            source,
+        };
+        let pool = Pool::new(settings.threads, handler).map_err(failed)?;
+        let link = Arc::new(link);
+        let shared = Arc::new(Shared {
+            settings: settings.clone(),
+            group: Arc::new(group),
+            state: Mutex::new(State {
+                link: Some(Arc::clone(&link)),
+                layers,
+                closing: false,
+            }),
+            changed: Condvar::new(),
+            pool,
+        });
+        let supervised = Arc::clone(&shared);
+        let supervisor = thread::Builder::new()
+            .name("keeper-link".to_owned())
+            .spawn(move || supervised.supervise(link))
+            .map_err(failed)?;
+        let keeper = Self {
+            shared,
+            supervisor: Some(supervisor),
+        };
+        Ok((keeper, inherited))
+    }
+
+    /// Hands misses to the handler from now on.
+    pub fn serve(&self) {
+        self.shared.pool.open();
+    }
+
+    /// One more descriptor of the event group, for a process that shall hold it, too. It must
+    /// never read from it.
+    ///
+    /// # Errors
+    /// When descriptors have run out.
+    pub fn group(&self) -> std::io::Result<OwnedFd> {
+        self.shared.group.holder()
+    }
+
+    /// The keeper's process id, if this process started it and it is not being replaced.
+    #[must_use]
+    pub fn child_pid(&self) -> Option<u32> {
+        self.shared.state().link.as_ref()?.child_pid()
+    }
+}
+
+impl FaultTransport for Keeper {
+    fn name(&self) -> &'static str {
+        "fanotify"
+    }
+
+    fn attach(&self, layer: &LayerSpec, tar: BorrowedFd<'_>) -> Result<Device, MountError> {
+        check_size(layer, tar)?;
+        let device = Device {
+            path: layer.tar.clone(),
+        };
+        let attached = self.shared.remember(layer, tar)?;
+        let Some(attached) = attached else {
+            return Ok(device);
+        };
+        let register = |request| Command::Register {
+            request,
+            spec: layer.clone(),
+        };
+        let replied = self.shared.ask(register, Some(attached.tar.as_fd()));
+        match replied.and_then(done) {
+            Ok(()) => Ok(device),
+            Err(error) => {
+                self.shared.state().layers.remove(&layer.diff_id);
+                Err(error)
+            }
+        }
+    }
+
+    fn release(&self, layer: &DiffId) -> Result<Released, MountError> {
+        let command = |request| Command::Release {
+            request,
+            layer: *layer,
+        };
+        let released = match self.shared.ask(command, None)? {
+            Reply::Whole => Released::Whole,
+            Reply::Done => Released::Unused,
+            Reply::InUse => return Err(MountError::InUse(*layer)),
+            Reply::Unknown => return Err(MountError::Unknown(*layer)),
+            other => return Err(unexpected(other)),
+        };
+        self.shared.state().layers.remove(layer);
+        Ok(released)
+    }
+
+    fn start_trace(&self, layers: &[DiffId]) -> Result<(), MountError> {
+        for layers in layers.chunks(MAX_LAYERS) {
+            let layers = layers.to_vec();
+            let command = move |request| Command::StartTrace {
+                request,
+                layers: layers.clone(),
+            };
+            done(self.shared.ask(command, None)?)?;
+        }
+        Ok(())
+    }
+
+    fn trace(&self, layers: &[DiffId]) -> Result<Trace, MountError> {
+        let mut recorded = Vec::new();
+        let mut started: Option<Duration> = None;
+        let mut dropped = 0;
+        for layer in layers {
+            let one = self.shared.trace_of(layer)?;
+            started = Some(started.map_or(one.started, |first| first.min(one.started)));
+            dropped += one.dropped;
+            recorded.extend(one.entries.into_iter().map(|entry| (*layer, entry)));
+        }
+        recorded.sort_by_key(|(_, entry)| entry.order);
+        let started = started.unwrap_or_default();
+        let entry = |(layer, recorded): (DiffId, Recorded)| TraceEntry {
+            layer,
+            extent: recorded.extent,
+            at: recorded.at.saturating_sub(started),
+        };
+        Ok(Trace {
+            entries: recorded.into_iter().map(entry).collect(),
+            dropped,
+        })
+    }
+
+    fn counters(&self) -> Result<FaultCounters, MountError> {
+        match self
+            .shared
+            .ask(|request| Command::Counters { request }, None)?
+        {
+            Reply::Counters(counters) => Ok(*counters),
+            other => Err(unexpected(other)),
+        }
+    }
+
+    fn shut_down(&self) -> Result<(), MountError> {
+        self.shared.state().closing = true;
+        let replied = self
+            .shared
+            .ask(|request| Command::ShutDown { request }, None);
+        let ended = replied.and_then(done);
+        if ended.is_err() {
+            self.shared.state().closing = false;
+        }
+        ended
+    }
+}
+
+impl Drop for Keeper {
+    fn drop(&mut self) {
+        let link = {
+            let mut state = self.shared.state();
+            state.closing = true;
+            state.link.clone()
+        };
+        if let Some(link) = link {
+            link.disconnect();
+        }
+        if let Some(supervisor) = self.supervisor.take() {
+            let _ = supervisor.join();
+        }
+    }
+}
+
+impl Shared {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Notes a layer, so that a new keeper is told of it; `None` if it is known.
+    fn remember(
+        &self,
+        layer: &LayerSpec,
+        tar: BorrowedFd<'_>,
+    ) -> Result<Option<Attached>, MountError> {
+        let mut state = self.state();
+        match state.layers.get(&layer.diff_id) {
+            Some(known) if known.spec == *layer => return Ok(None),
+            Some(_) => return Err(MountError::Refused("attached otherwise".to_owned())),
+            None => {}
+        }
+        let tar = tar
+            .try_clone_to_owned()
+            .map_err(|source| MountError::File {
+                what: "duplicate the descriptor of",
+                path: layer.tar.clone(),
+                source,
+            })?;
+        let attached = Attached {
+            spec: layer.clone(),
+            tar: Arc::new(tar),
+        };
+        state.layers.insert(layer.diff_id, attached.clone());
+        Ok(Some(attached))
+    }
+
+    /// Asks the keeper; once more if it is replaced meanwhile. So every question may be asked twice.
+    fn ask(
+        &self,
+        command: impl Fn(Request) -> Command,
+        fd: Option<BorrowedFd<'_>>,
+    ) -> Result<Reply, MountError> {
+        let deadline = Instant::now() + REPLACE_TIMEOUT;
+        loop {
+            let link = self.link(deadline)?;
+            match link.ask(&command, fd) {
+                Err(MountError::Gone) if Instant::now() < deadline => {
+                    // Until the supervisor has noticed, too.
+                    thread::sleep(Duration::from_millis(1));
+                }
+                other => return other,
+            }
+        }
+    }
+
+    /// The keeper, or the next one.
+    fn link(&self, deadline: Instant) -> Result<Arc<Link>, MountError> {
+        let timeout = deadline.saturating_duration_since(Instant::now());
+        let gone = |state: &mut State| state.link.is_none();
+        let (state, _) = self
+            .changed
+            .wait_timeout_while(self.state(), timeout, gone)
+            .unwrap_or_else(PoisonError::into_inner);
+        state.link.clone().ok_or(MountError::Gone)
+    }
+
+    /// All entries of a layer's trace, by pages. One that is started afresh meanwhile is begun again.
+    fn trace_of(&self, layer: &DiffId) -> Result<super::message::TracePage, MountError> {
+        let mut whole = super::message::TracePage::default();
+        loop {
+            let from = whole.entries.len() as u64;
+            let command = |request| Command::Trace {
+                request,
+                layer: *layer,
+                from,
+            };
+            let page = match self.ask(command, None)? {
+                Reply::Trace(page) => page,
+                Reply::Unknown => return Err(MountError::Unknown(*layer)),
+                other => return Err(unexpected(other)),
+            };
+            if from > 0 && page.started != whole.started {
+                whole = super::message::TracePage::default();
+                continue;
+            }
+            let last = page.entries.is_empty();
+            (whole.started, whole.dropped, whole.total) = (page.started, page.dropped, page.total);
+            whole.entries.extend(page.entries);
+            if last || whole.entries.len() as u64 >= whole.total {
+                return Ok(whole);
+            }
+        }
+    }
+
+    /// Listens to the keeper, and replaces it whenever it dies.
+    fn supervise(&self, mut link: Arc<Link>) {
+        loop {
+            self.listen(&link);
+            link.close();
+            let closing = {
+                let mut state = self.state();
+                state.link = None;
+                state.closing
+            };
+            if closing {
+                return;
+            }
+            match self.replace(&link) {
+                Some(new) => link = new,
+                None => return,
+            }
+        }
+    }
+
+    /// Takes messages until the keeper is gone, or must go.
+    fn listen(&self, link: &Arc<Link>) {
+        let mut silence = 0;
+        loop {
+            if !link.wait(HEARTBEAT) {
+                silence += 1;
+                let asked = link.tell(&Command::Counters { request: 0 }, None);
+                if asked.is_err() || silence > MAX_SILENCE {
+                    tracing::error!("the keeper does not answer");
+                    return;
+                }
+                continue;
+            }
+            silence = 0;
+            match link.receive() {
+                Ok(Some((notice, _))) => self.heard(link, notice),
+                Ok(None) => return,
+                Err(error) => {
+                    tracing::error!(%error, "the keeper is not understood");
+                    return;
+                }
+            }
+        }
+    }
+
+    fn heard(&self, link: &Arc<Link>, notice: Notice) {
+        match notice {
+            Notice::Miss {
+                miss,
+                layer,
+                extent,
+                remaining,
+            } => self.pool.push(Job {
+                link: Arc::clone(link),
+                miss,
+                layer,
+                extent,
+                deadline: Instant::now() + remaining,
+            }),
+            Notice::Reply { request, reply } => link.replied(request, reply),
+            Notice::Welcome { .. } | Notice::Busy | Notice::Layer(_) | Notice::Ready => {}
+        }
+    }
+
+    /// Another keeper for the same group; `None` when we end.
+    fn replace(&self, dead: &Link) -> Option<Arc<Link>> {
+        // It may only be lost, not dead. Two readers of events would be worse than none.
+        dead.kill();
+        dead.wait_dead();
+        let denied = self.group.deny_all(i32::from(EVENT_FD_LIMIT));
+        tracing::error!(denied, "the keeper died; its waiting reads were denied");
+        loop {
+            match spawn(&self.settings, &self.group).and_then(|link| self.restore(link)) {
+                Ok(link) => return Some(link),
+                Err(error) => tracing::error!(%error, "cannot start another keeper"),
+            }
+            if self.state().closing {
+                return None;
+            }
+            // Nobody else reads: let no reader wait for ever. Dropped, events are denied.
+            while self.group.read().is_ok_and(|events| !events.is_empty()) {}
+            thread::sleep(RESTART_PAUSE);
+        }
+    }
+
+    /// Tells a new keeper of all layers, and publishes it.
+    fn restore(&self, link: Link) -> Result<Arc<Link>, MountError> {
+        let told = self.tell_layers(&link);
+        if let Err(error) = told {
+            link.kill();
+            link.wait_dead();
+            return Err(error);
+        }
+        let link = Arc::new(link);
+        self.state().link = Some(Arc::clone(&link));
+        self.changed.notify_all();
+        Ok(link)
+    }
+
+    fn tell_layers(&self, link: &Link) -> Result<(), MountError> {
+        let layers: Vec<_> = self.state().layers.values().cloned().collect();
+        for Attached { spec, tar } in layers {
+            // Request 0 is nobody's: a refusal makes reads of that layer fail, not of all.
+            let command = Command::Register { request: 0, spec };
+            link.tell(&command, Some(tar.as_fd()))
+                .map_err(socket_error)?;
+        }
+        link.tell(&Command::Serve, None).map_err(socket_error)
+    }
+}
+
+fn socket_error(source: std::io::Error) -> MountError {
+    MountError::Socket {
+        what: "write to",
+        source,
+    }
+}
+
+/// Starts a keeper that holds `group`. It reads no events before it is told to serve.
+fn spawn(settings: &KeeperSettings, group: &Group) -> Result<Link, MountError> {
+    let failed = |source| MountError::Spawn {
+        exe: settings.exe.clone(),
+        source,
+    };
+    let (ours, theirs) = socket::pair().map_err(failed)?;
+    let child = Program::new(&settings.exe)
+        .args(&settings.args)
+        .stdin(Stdio::from(theirs))
+        .stdout(Stdio::null())
+        .spawn()
+        .map_err(failed)?;
+    let link = Link::to_child(ours, child).map_err(failed)?;
+    let hello = Command::Hello {
+        version: u64::from(PROTOCOL),
+        fault_timeout: settings.fault_timeout,
+        idle_timeout: settings.idle_timeout,
+        socket: settings.socket.clone(),
+    };
+    link.tell(&hello, Some(group.as_fd())).map_err(failed)?;
+    Ok(link)
+}
+
+/// Takes over a keeper that lives: its group and its layers.
+fn take_over(
+    socket: OwnedFd,
+    settings: &KeeperSettings,
+) -> Result<(Link, Group, Vec<Inherited>), MountError> {
+    let failed = |source| MountError::Socket {
+        what: "take over",
+        source,
+    };
+    let link = Link::to_stranger(socket).map_err(failed)?;
+    let mut group = None;
+    let mut inherited = Vec::new();
+    loop {
+        if !link.wait(REPLACE_TIMEOUT) {
+            return Err(MountError::Gone);
+        }
+        let (notice, mut fds) = link.receive()?.ok_or(MountError::Gone)?;
+        match notice {
+            Notice::Welcome { version } if version == u64::from(PROTOCOL) => {
+                group = fds.pop().map(Group::from_fd);
+            }
+            Notice::Welcome { .. } => return Err(MountError::Protocol("another version")),
+            Notice::Busy => return Err(MountError::Owned(settings.socket.clone())),
+            Notice::Layer(spec) => {
+                let tar = fds.pop().ok_or(MountError::Protocol("no descriptor"))?;
+                inherited.push(Inherited { spec, tar });
+            }
+            Notice::Ready => break,
+            Notice::Miss { .. } | Notice::Reply { .. } => {
+                return Err(MountError::Protocol("out of turn"));
+            }
+        }
+    }
+    let group = group.ok_or(MountError::Protocol("no group"))?;
+    // A keeper whose daemon died too early does not serve yet.
+    link.tell(&Command::Serve, None).map_err(failed)?;
+    Ok((link, group, inherited))
+}
+
+fn check_size(layer: &LayerSpec, tar: BorrowedFd<'_>) -> Result<(), MountError> {
+    let status = rustix::fs::fstat(tar).map_err(|error| MountError::File {
+        what: "look at",
+        path: layer.tar.clone(),
+        source: error.into(),
+    })?;
+    let len = u64::try_from(status.st_size).unwrap_or(0);
+    let wanted = layer.size.next_multiple_of(BLOCK);
+    if len < wanted {
+        return Err(MountError::TooShort {
+            layer: layer.diff_id,
+            len,
+            wanted,
+        });
+    }
+    Ok(())
+}
+
+fn done(reply: Reply) -> Result<(), MountError> {
+    match reply {
+        Reply::Done => Ok(()),
+        other => Err(unexpected(other)),
+    }
+}
+
+fn unexpected(reply: Reply) -> MountError {
+    match reply {
+        Reply::Refused(reason) => MountError::Refused(reason),
+        Reply::Unknown => MountError::Refused("a layer is not attached".to_owned()),
+        _ => MountError::Protocol("another reply than asked for"),
+    }
+}

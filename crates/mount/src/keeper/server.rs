@@ -1,0 +1,524 @@
+//! The keeper process: one thread, which never waits for anything but the next thing to do.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, poll};
+use thaw_image::Extent;
+use thaw_sys::fanotify::{self, Event, Group};
+use thaw_sys::process::{self, Signal};
+use thaw_sys::socket::{self, Wait};
+
+use super::daemon::Daemon;
+use super::layers::{FileId, Layers};
+use super::message::{Command, Notice, Reply, Request};
+use super::wire::MAX_MESSAGE;
+use super::{EVENT_FD_LIMIT, PROTOCOL};
+use crate::{Denial, FaultCounters, MountError};
+
+/// Descriptors kept for other things than pending events.
+const RESERVED_FDS: usize = 4096;
+/// How often things that nobody waits for are looked at.
+const TICK: Duration = Duration::from_secs(1);
+/// Commands taken before events are looked at again.
+const COMMAND_BATCH: usize = 64;
+
+/// Runs this process as a keeper: `control` is the socket that [`Keeper`](super::Keeper) made the
+/// program's standard input. Ends when a daemon says so, or when there is nothing to keep.
+///
+/// The caller has set up logging to standard error, and does nothing else.
+#[must_use]
+pub fn keeper_main(control: OwnedFd) -> ExitCode {
+    live_alone();
+    match Server::begin(control).and_then(Server::run) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            let cause = std::error::Error::source(&error).map(ToString::to_string);
+            tracing::error!(%error, cause, "the keeper ends");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Makes the process independent of the one that started it. What does not work is no reason not
+/// to serve.
+fn live_alone() {
+    let _ = rustix::process::setsid();
+    let _ = std::env::set_current_dir("/");
+    for signal in [
+        Signal::Hangup,
+        Signal::Interrupt,
+        Signal::Terminate,
+        Signal::Lease,
+        Signal::Pipe,
+    ] {
+        let _ = process::ignore(signal);
+    }
+    if let Err(error) = process::set_oom_score(-900) {
+        tracing::debug!(%error, "the keeper is not spared when memory runs out");
+    }
+    // The daemon denies numbers below this limit when we die, so it is never higher.
+    if let Err(error) = process::raise_open_files(u64::from(EVENT_FD_LIMIT)) {
+        tracing::warn!(%error, "cannot raise the limit of open files");
+    }
+}
+
+/// A reader that waits for the daemon.
+struct Pending {
+    event: Event,
+    file: FileId,
+    extent: Extent,
+    since: Instant,
+}
+
+/// What the keeper was started with.
+struct Settings {
+    fault_timeout: Duration,
+    idle_timeout: Duration,
+    max_pending: usize,
+}
+
+struct Server {
+    settings: Settings,
+    group: Arc<Group>,
+    listener: OwnedFd,
+    daemon: Option<Daemon>,
+    layers: Layers,
+    /// By number, which is also the order of deadlines.
+    pending: BTreeMap<u64, Pending>,
+    next_miss: u64,
+    counters: FaultCounters,
+    /// Whether events are read: not before the layers are known.
+    serving: bool,
+    /// Whether a daemon died before it said all layers: files may be marked that we do not know.
+    incomplete: bool,
+    /// Since when there is nothing to keep.
+    idle_since: Option<Instant>,
+    /// For commands.
+    buffer: Vec<u8>,
+}
+
+enum Next {
+    Go,
+    End,
+}
+
+impl Server {
+    /// Takes the first message, which brings the group.
+    fn begin(control: OwnedFd) -> Result<Self, MountError> {
+        let mut buffer = vec![0; MAX_MESSAGE];
+        let failed = |what| move |source| MountError::Socket { what, source };
+        let received = socket::receive(&control, &mut buffer, Wait::Block);
+        let (len, mut fds) = received
+            .map_err(failed("read from"))?
+            .ok_or(MountError::Gone)?;
+        let Command::Hello {
+            version,
+            fault_timeout,
+            idle_timeout,
+            socket,
+        } = Command::decode(&buffer[..len])?
+        else {
+            return Err(MountError::Protocol("no hello"));
+        };
+        if version != u64::from(PROTOCOL) {
+            return Err(MountError::Protocol("another version"));
+        }
+        let group = fds.pop().ok_or(MountError::Protocol("no group"))?;
+        let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+        let limit = usize::try_from(limit.unwrap_or(0)).unwrap_or(0);
+        let listener = socket::listen(&socket).map_err(failed("listen on"))?;
+        Ok(Self {
+            settings: Settings {
+                fault_timeout,
+                idle_timeout,
+                max_pending: limit
+                    .min(usize::from(EVENT_FD_LIMIT))
+                    .saturating_sub(RESERVED_FDS)
+                    .max(64),
+            },
+            group: Arc::new(Group::from_fd(group)),
+            listener,
+            daemon: Some(Daemon::new(control)),
+            layers: Layers::new(),
+            pending: BTreeMap::new(),
+            next_miss: 0,
+            counters: FaultCounters::default(),
+            serving: false,
+            incomplete: false,
+            idle_since: None,
+            buffer,
+        })
+    }
+
+    fn run(mut self) -> Result<(), MountError> {
+        loop {
+            let ready = self.wait()?;
+            if ready.events {
+                self.take_events()?;
+            }
+            if ready.commands
+                && let Next::End = self.take_commands()
+            {
+                return Ok(());
+            }
+            self.send();
+            if ready.connection {
+                self.accept();
+            }
+            self.expire();
+            if self.is_idle() {
+                tracing::info!("nothing to keep");
+                return Ok(());
+            }
+        }
+    }
+
+    fn wait(&self) -> Result<Ready, MountError> {
+        let full = self.pending.len() >= self.settings.max_pending;
+        let reads = if self.serving && !full {
+            PollFlags::IN
+        } else {
+            PollFlags::empty()
+        };
+        let mut fds = vec![
+            PollFd::new(&self.group, reads),
+            PollFd::new(&self.listener, PollFlags::IN),
+        ];
+        if let Some(daemon) = &self.daemon {
+            let mut flags = PollFlags::IN;
+            flags.set(PollFlags::OUT, daemon.is_behind());
+            fds.push(PollFd::new(daemon, flags));
+        }
+        let timeout = rustix::time::Timespec::try_from(self.timeout()).ok();
+        match poll(&mut fds, timeout.as_ref()) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(error) => {
+                return Err(MountError::Socket {
+                    what: "wait on",
+                    source: error.into(),
+                });
+            }
+        }
+        let ready = |index: usize| fds.get(index).is_some_and(|fd| !fd.revents().is_empty());
+        Ok(Ready {
+            events: self.serving && !full && ready(0),
+            connection: ready(1),
+            commands: ready(2),
+        })
+    }
+
+    /// Until the next deadline.
+    fn timeout(&self) -> Duration {
+        let first = self.pending.first_key_value();
+        let left = first.map_or(TICK, |(_, pending)| self.remaining(pending));
+        left.min(TICK)
+    }
+
+    fn remaining(&self, pending: &Pending) -> Duration {
+        self.settings
+            .fault_timeout
+            .saturating_sub(pending.since.elapsed())
+    }
+
+    fn take_events(&mut self) -> Result<(), MountError> {
+        match self.group.read() {
+            Ok(events) => {
+                for event in events {
+                    self.take_event(event);
+                }
+                Ok(())
+            }
+            // Without a descriptor the kernel has denied that one event itself.
+            Err(fanotify::Error::Read(error)) => {
+                tracing::error!(%error, "a read of a layer was denied");
+                Ok(())
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    fn take_event(&mut self, event: Event) {
+        self.counters.events += 1;
+        let known = FileId::of(&event).ok();
+        let found = known.and_then(|file| self.layers.get(file).map(|layer| (file, layer)));
+        let Some((file, layer)) = found else {
+            self.counters.unknown += 1;
+            tracing::error!(pid = event.pid(), "a read of an unknown file is denied");
+            return answer(event, Err(Denial::Io));
+        };
+        let extent = layer.wanted(&event);
+        if layer.has(extent) {
+            self.counters.hits += 1;
+            answer(event, Ok(()));
+        } else {
+            self.miss(event, file, extent);
+        }
+        // Last: nobody waits for it.
+        self.layers.record(file, extent);
+    }
+
+    fn miss(&mut self, event: Event, file: FileId, extent: Extent) {
+        self.counters.misses += 1;
+        self.next_miss += 1;
+        let pending = Pending {
+            event,
+            file,
+            extent,
+            since: Instant::now(),
+        };
+        self.announce(self.next_miss, &pending);
+        self.pending.insert(self.next_miss, pending);
+    }
+
+    /// Tells the daemon of a miss, if there is one.
+    fn announce(&mut self, miss: u64, pending: &Pending) {
+        let remaining = self.remaining(pending);
+        let layer = self.layers.get(pending.file);
+        if let (Some(daemon), Some(layer)) = (&mut self.daemon, layer) {
+            daemon.queue(
+                &Notice::Miss {
+                    miss,
+                    layer: layer.spec.diff_id,
+                    extent: pending.extent,
+                    remaining,
+                },
+                None,
+            );
+        }
+    }
+
+    /// Takes what the daemon said, and notices when it is gone.
+    fn take_commands(&mut self) -> Next {
+        let mut buffer = std::mem::take(&mut self.buffer);
+        let next = self.take_commands_into(&mut buffer);
+        self.buffer = buffer;
+        next
+    }
+
+    fn take_commands_into(&mut self, buffer: &mut [u8]) -> Next {
+        for _ in 0..COMMAND_BATCH {
+            let Some(daemon) = &self.daemon else {
+                return Next::Go;
+            };
+            match socket::receive(daemon, buffer, Wait::Try) {
+                Ok(Some((len, fds))) => match Command::decode(&buffer[..len]) {
+                    Ok(command) => {
+                        if let Next::End = self.obey(command, fds) {
+                            return Next::End;
+                        }
+                    }
+                    Err(error) => {
+                        tracing::error!(%error, "the daemon is not understood");
+                        self.lose_daemon();
+                    }
+                },
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Next::Go,
+                Ok(None) | Err(_) => self.lose_daemon(),
+            }
+        }
+        Next::Go
+    }
+
+    fn lose_daemon(&mut self) {
+        self.daemon = None;
+        // It may not have said all layers. Reads of those that are not known are denied.
+        self.incomplete |= !self.serving;
+        self.serving = true;
+        let waiting = self.pending.len();
+        tracing::warn!(waiting, "the daemon is gone");
+        // It may have filled what it did not tell any more.
+        let filled: Vec<_> = self
+            .pending
+            .iter()
+            .filter(|(_, pending)| self.is_present(pending))
+            .map(|(miss, _)| *miss)
+            .collect();
+        for miss in filled {
+            self.conclude(miss, Ok(()));
+        }
+    }
+
+    fn is_present(&self, pending: &Pending) -> bool {
+        let layer = self.layers.get(pending.file);
+        layer.is_some_and(|layer| layer.has(pending.extent))
+    }
+
+    fn obey(&mut self, command: Command, mut fds: Vec<OwnedFd>) -> Next {
+        match command {
+            Command::Hello { .. } => {}
+            Command::Register { request, spec } => {
+                let reply = match fds.pop() {
+                    Some(tar) => self.layers.register(&self.group, spec, tar),
+                    None => Reply::Refused("no descriptor came with the layer".to_owned()),
+                };
+                self.reply(request, reply);
+            }
+            Command::Serve => self.serving = true,
+            Command::Release { request, layer } => {
+                let reply = self.layers.release(&self.group, &layer);
+                self.reply(request, reply);
+            }
+            Command::Answer { miss, outcome } => self.conclude(miss, outcome),
+            Command::StartTrace { request, layers } => {
+                let reply = self.layers.start_trace(&layers);
+                self.reply(request, reply);
+            }
+            Command::Trace {
+                request,
+                layer,
+                from,
+            } => self.reply(request, self.layers.trace(&layer, from)),
+            Command::Counters { request } => {
+                self.counters.waiting = self.pending.len() as u64;
+                self.reply(request, Reply::Counters(Box::new(self.counters)));
+            }
+            Command::ShutDown { request } => return self.shut_down(request),
+        }
+        Next::Go
+    }
+
+    fn shut_down(&mut self, request: Request) -> Next {
+        let served = self.layers.served().count();
+        if served > 0 {
+            let reason = format!("{served} layers are attached and would lose their keeper");
+            self.reply(request, Reply::Refused(reason));
+            return Next::Go;
+        }
+        self.reply(request, Reply::Done);
+        self.send();
+        Next::End
+    }
+
+    fn reply(&mut self, request: Request, reply: Reply) {
+        if let Some(daemon) = &mut self.daemon {
+            daemon.queue(&Notice::Reply { request, reply }, None);
+        }
+    }
+
+    /// Answers a miss. Whatever the daemon says, only the bits let a reader through.
+    fn conclude(&mut self, miss: u64, outcome: Result<(), Denial>) {
+        // It may have expired before.
+        let Some(pending) = self.pending.remove(&miss) else {
+            return;
+        };
+        self.counters.waited(pending.since.elapsed());
+        let outcome = outcome.and_then(|()| {
+            if self.is_present(&pending) {
+                return Ok(());
+            }
+            let layer = self.layers.get(pending.file);
+            let layer = layer.map(|layer| layer.spec.diff_id.to_string());
+            let extent = pending.extent;
+            tracing::error!(layer, ?extent, "said to be filled, and is not");
+            Err(Denial::Io)
+        });
+        match outcome {
+            Ok(()) => self.counters.filled += 1,
+            Err(_) => self.counters.failed += 1,
+        }
+        answer(pending.event, outcome);
+    }
+
+    /// Gives up on misses whose deadline has passed.
+    fn expire(&mut self) {
+        while let Some((miss, pending)) = self.pending.first_key_value() {
+            if !self.remaining(pending).is_zero() {
+                break;
+            }
+            let miss = *miss;
+            if self.is_present(pending) {
+                self.conclude(miss, Ok(()));
+                continue;
+            }
+            if let Some(pending) = self.pending.remove(&miss) {
+                self.counters.expired += 1;
+                self.counters.waited(pending.since.elapsed());
+                tracing::warn!(pid = pending.event.pid(), "a read has waited too long");
+                answer(pending.event, Err(Denial::Io));
+            }
+        }
+        self.layers.forget_released(self.settings.fault_timeout);
+    }
+
+    fn is_idle(&mut self) -> bool {
+        let keeps = self.layers.served().next().is_some() || self.incomplete;
+        if keeps || self.daemon.is_some() || !self.pending.is_empty() {
+            self.idle_since = None;
+            return false;
+        }
+        let since = *self.idle_since.get_or_insert_with(Instant::now);
+        since.elapsed() >= self.settings.idle_timeout
+    }
+
+    /// Sends what the daemon takes without waiting.
+    fn send(&mut self) {
+        if let Some(daemon) = &mut self.daemon
+            && daemon.flush().is_err()
+        {
+            self.lose_daemon();
+        }
+    }
+
+    /// Greets a new daemon, or sends it away.
+    fn accept(&mut self) {
+        let socket = match socket::accept(&self.listener) {
+            Ok(Some((socket, _))) => socket,
+            Ok(None) => return,
+            Err(error) => {
+                tracing::warn!(%error, "cannot accept a daemon");
+                return;
+            }
+        };
+        let mut daemon = Daemon::new(socket);
+        if self.daemon.is_some() {
+            daemon.queue(&Notice::Busy, None);
+            let _ = daemon.flush();
+            return;
+        }
+        if let Err(error) = self.greet(&mut daemon) {
+            tracing::warn!(%error, "cannot hand over to a daemon");
+            return;
+        }
+        tracing::info!(waiting = self.pending.len(), "another daemon took over");
+        self.daemon = Some(daemon);
+        let pending = std::mem::take(&mut self.pending);
+        for (miss, pending) in &pending {
+            self.announce(*miss, pending);
+        }
+        self.pending = pending;
+    }
+
+    fn greet(&self, daemon: &mut Daemon) -> io::Result<()> {
+        let version = u64::from(PROTOCOL);
+        daemon.queue(&Notice::Welcome { version }, Some(self.group.holder()?));
+        for layer in self.layers.served() {
+            let tar = layer.tar.try_clone()?;
+            daemon.queue(&Notice::Layer(layer.spec.clone()), Some(tar));
+        }
+        daemon.queue(&Notice::Ready, None);
+        daemon.flush()
+    }
+}
+
+/// Answers an event. A reader that was killed meanwhile needs no answer.
+fn answer(event: Event, outcome: Result<(), Denial>) {
+    let answered = match outcome {
+        Ok(()) => event.allow(),
+        Err(denial) => event.deny(denial),
+    };
+    if let Err(error) = answered {
+        tracing::debug!(%error, "a reader is gone");
+    }
+}
+
+/// What can be done now.
+struct Ready {
+    events: bool,
+    connection: bool,
+    commands: bool,
+}

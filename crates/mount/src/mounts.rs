@@ -1,0 +1,163 @@
+//! Mounts that are unmade by Drop, unless they are told to outlive this process.
+
+use std::path::{Path, PathBuf};
+
+use thaw_sys::mount::{self, Overlay, Unmount, mount_table};
+
+use crate::{Device, MountError};
+
+/// What a mount guard holds: a target, until it is let go.
+#[derive(Debug)]
+struct Guard {
+    target: Option<PathBuf>,
+}
+
+impl Guard {
+    fn new(target: &Path) -> Self {
+        Self {
+            target: Some(target.to_owned()),
+        }
+    }
+
+    fn target(&self) -> &Path {
+        self.target.as_deref().unwrap_or(Path::new(""))
+    }
+
+    fn unmount(&mut self, when: Unmount) -> Result<(), MountError> {
+        if let Some(target) = &self.target {
+            mount::unmount(target, when)?;
+            self.target = None;
+        }
+        Ok(())
+    }
+
+    fn detach(mut self) -> PathBuf {
+        self.target.take().unwrap_or_default()
+    }
+
+    /// Takes over a mount of `kind` that is in the table.
+    fn adopt(target: &Path, kind: &str) -> Result<Option<Self>, MountError> {
+        let table = mount_table()?;
+        let uppermost = table.iter().rev().find(|entry| entry.target == target);
+        let ours = uppermost.is_some_and(|entry| entry.kind == kind);
+        Ok(ours.then(|| Self::new(target)))
+    }
+}
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        if let Some(target) = &self.target
+            && let Err(error) = mount::unmount(target, Unmount::Lazy)
+        {
+            tracing::warn!(target = %target.display(), %error, "a mount is left behind");
+        }
+    }
+}
+
+/// A layout mounted over its devices, read-only. Dropped, it is unmounted lazily.
+#[derive(Debug)]
+pub struct LayoutMount {
+    guard: Guard,
+}
+
+impl LayoutMount {
+    /// Mounts `layout` at the directory `target`, with `devices` in the order of its device table.
+    /// The superblock is its own, so nothing of it is in the page cache.
+    ///
+    /// `read_ahead_kb` changes how far the kernel reads ahead (its default is 128): what is read
+    /// ahead of need is a fault that somebody waits for.
+    ///
+    /// # Errors
+    /// [`MountError::Mount`].
+    pub fn new(
+        layout: &Path,
+        devices: &[Device],
+        target: &Path,
+        read_ahead_kb: Option<u32>,
+    ) -> Result<Self, MountError> {
+        let paths: Vec<_> = devices.iter().map(|device| device.path.as_path()).collect();
+        let mounted = mount::erofs(layout, &paths)?;
+        if let Some(kb) = read_ahead_kb {
+            mounted.set_read_ahead_kb(kb)?;
+        }
+        mounted.attach(target)?;
+        Ok(Self {
+            guard: Guard::new(target),
+        })
+    }
+
+    /// Where it is mounted.
+    #[must_use]
+    pub fn target(&self) -> &Path {
+        self.guard.target()
+    }
+
+    /// Unmounts it.
+    ///
+    /// # Errors
+    /// [`MountError::Mount`]; then it is still mounted, and Drop tries again lazily.
+    pub fn unmount(mut self, when: Unmount) -> Result<(), MountError> {
+        self.guard.unmount(when)
+    }
+
+    /// Leaves it mounted when this process ends, and gives its target.
+    #[must_use]
+    pub fn detach(self) -> PathBuf {
+        self.guard.detach()
+    }
+
+    /// Takes over what another process left mounted at `target`; `None` if no layout is there.
+    ///
+    /// # Errors
+    /// [`MountError::Mount`].
+    pub fn adopt(target: &Path) -> Result<Option<Self>, MountError> {
+        Ok(Guard::adopt(target, "erofs")?.map(|guard| Self { guard }))
+    }
+}
+
+/// An overlay over a layout. Dropped, it is unmounted lazily.
+#[derive(Debug)]
+pub struct OverlayMount {
+    guard: Guard,
+}
+
+impl OverlayMount {
+    /// Mounts `overlay` at the directory `target`.
+    ///
+    /// # Errors
+    /// [`MountError::Mount`].
+    pub fn new(overlay: &Overlay, target: &Path) -> Result<Self, MountError> {
+        mount::overlay(overlay, target)?;
+        Ok(Self {
+            guard: Guard::new(target),
+        })
+    }
+
+    /// Where it is mounted.
+    #[must_use]
+    pub fn target(&self) -> &Path {
+        self.guard.target()
+    }
+
+    /// Unmounts it.
+    ///
+    /// # Errors
+    /// [`MountError::Mount`]; then it is still mounted, and Drop tries again lazily.
+    pub fn unmount(mut self, when: Unmount) -> Result<(), MountError> {
+        self.guard.unmount(when)
+    }
+
+    /// Leaves it mounted when this process ends, and gives its target.
+    #[must_use]
+    pub fn detach(self) -> PathBuf {
+        self.guard.detach()
+    }
+
+    /// Takes over what another process left mounted at `target`; `None` if no overlay is there.
+    ///
+    /// # Errors
+    /// [`MountError::Mount`].
+    pub fn adopt(target: &Path) -> Result<Option<Self>, MountError> {
+        Ok(Guard::adopt(target, "overlay")?.map(|guard| Self { guard }))
+    }
+}

@@ -1,0 +1,254 @@
+//! Faults through the keeper, on real mounts. Needs root and Linux 6.14.
+
+#![allow(clippy::unwrap_used)]
+
+mod support;
+
+use std::process::{Command, ExitCode};
+use std::sync::atomic::Ordering;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use support::{FILE, Rig, finish, noise, start};
+use thaw_image::Extent;
+use thaw_mount::{Denial, FaultTransport, MountError, Released, Unmount};
+
+const LONG: Duration = Duration::from_secs(30);
+
+#[test]
+#[ignore = "not a test: the keeper process of the others"]
+fn keeper_process() -> ExitCode {
+    support::be_keeper()
+}
+
+#[test]
+fn an_absent_range_is_filled_and_a_present_one_asks_nobody() {
+    let rig = Rig::new(vec![noise(1, 20 * FILE + 700)]);
+    rig.layers[0].fill(Extent::between(0, FILE));
+    let handler = rig.handler();
+    let keeper = start(&rig, &handler, LONG);
+    let mount = rig.mount(&rig.attach(&keeper));
+
+    rig.read(0, 0, 0, FILE).unwrap();
+    assert_eq!(handler.calls(), 0);
+    rig.read(0, 1, 5000, 100).unwrap();
+    let calls = handler.calls.lock().unwrap().clone();
+    assert!(
+        calls[0].1.contains(&Extent {
+            offset: FILE + 5000,
+            len: 100
+        }),
+        "{calls:?}"
+    );
+    for file in 0..20 {
+        rig.read(0, file, 0, FILE).unwrap();
+    }
+    // The file at the end of the tar, which is no whole block.
+    rig.read(0, 20, 0, 700).unwrap();
+
+    let counters = keeper.counters().unwrap();
+    assert_eq!(counters.misses, handler.calls() as u64);
+    assert_eq!(counters.filled, counters.misses);
+    assert_eq!(counters.waits.iter().sum::<u64>(), counters.misses);
+    assert!(counters.hits > 0 && counters.events == counters.hits + counters.misses);
+    mount.unmount(Unmount::Now).unwrap();
+    finish(&rig, &keeper);
+}
+
+#[test]
+fn a_program_is_executed_from_absent_bytes() {
+    let program = support::executable("/bin/echo");
+    let len = (program.len() as u64).min(FILE);
+    assert_eq!(len, program.len() as u64, "the program fits into one file");
+    let rig = Rig::new(vec![program]);
+    let handler = rig.handler();
+    let keeper = start(&rig, &handler, LONG);
+    let mount = rig.mount(&rig.attach(&keeper));
+    let run = Command::new(rig.file(0, 0)).arg("mapped").output().unwrap();
+    assert_eq!(run.stdout, b"mapped\n");
+    assert!(handler.calls() > 0);
+    mount.unmount(Unmount::Now).unwrap();
+    finish(&rig, &keeper);
+}
+
+#[test]
+fn a_failure_is_the_readers_error_and_the_next_read_tries_again() {
+    let rig = Rig::new(vec![noise(2, 4 * FILE)]);
+    let handler = rig.handler();
+    let keeper = start(&rig, &handler, LONG);
+    let mount = rig.mount(&rig.attach(&keeper));
+    // EROFS has one error for every failed read of a page.
+    for denial in [Denial::Io, Denial::NoSpace] {
+        *handler.denial.lock().unwrap() = Some(denial);
+        let error = rig.read(0, 1, 0, 4096).unwrap_err();
+        assert_eq!(error.raw_os_error(), Some(5));
+    }
+    *handler.denial.lock().unwrap() = None;
+    // Said to be filled, and is not: only the bits count.
+    handler.lie.store(true, Ordering::SeqCst);
+    assert!(rig.read(0, 1, 0, 4096).is_err());
+    handler.lie.store(false, Ordering::SeqCst);
+    rig.read(0, 1, 0, 4096).unwrap();
+    assert!(keeper.counters().unwrap().failed >= 3);
+    mount.unmount(Unmount::Now).unwrap();
+    finish(&rig, &keeper);
+}
+
+#[test]
+fn a_reader_waits_no_longer_than_the_deadline() {
+    let rig = Rig::new(vec![noise(3, 4 * FILE)]);
+    let handler = rig.handler();
+    let keeper = start(&rig, &handler, Duration::from_millis(300));
+    let mount = rig.mount(&rig.attach(&keeper));
+    handler.hang.store(true, Ordering::SeqCst);
+    let started = Instant::now();
+    assert!(rig.read(0, 1, 0, 512).is_err());
+    let waited = started.elapsed();
+    assert!(
+        waited >= Duration::from_millis(290) && waited < Duration::from_secs(3),
+        "{waited:?}"
+    );
+    assert!(keeper.counters().unwrap().expired > 0);
+    handler.hang.store(false, Ordering::SeqCst);
+    rig.read(0, 1, 0, 512).unwrap();
+    mount.unmount(Unmount::Now).unwrap();
+    finish(&rig, &keeper);
+}
+
+#[test]
+fn readers_in_parallel_are_served_in_parallel() {
+    let rig = Rig::new(vec![noise(4, 16 * FILE)]);
+    let handler = rig.handler();
+    let keeper = start(&rig, &handler, LONG);
+    let mount = rig.mount(&rig.attach(&keeper));
+    handler.delay_us.store(200_000, Ordering::SeqCst);
+    thread::scope(|scope| {
+        for file in 0..16 {
+            let rig = &rig;
+            scope.spawn(move || rig.read(0, file, 0, 512).unwrap());
+        }
+    });
+    let most = handler.most.load(Ordering::SeqCst);
+    assert!(most >= 12, "at most {most} at once");
+    mount.unmount(Unmount::Now).unwrap();
+    finish(&rig, &keeper);
+}
+
+#[test]
+fn a_layer_is_let_go_when_it_is_whole_or_unused_and_not_before() {
+    let rig = Rig::new(vec![noise(5, 4 * FILE), noise(6, 4 * FILE)]);
+    let handler = rig.handler();
+    let keeper = start(&rig, &handler, LONG);
+    let mount = rig.mount(&rig.attach(&keeper));
+    let (whole, part) = (&rig.layers[0], &rig.layers[1]);
+    let early = keeper.release(&whole.id()).unwrap_err();
+    assert!(matches!(early, MountError::InUse(_)), "{early}");
+    // Still served.
+    rig.read(0, 0, 0, 100).unwrap();
+
+    whole.fill(whole.all());
+    assert_eq!(keeper.release(&whole.id()).unwrap(), Released::Whole);
+    let unknown = keeper.release(&whole.id()).unwrap_err();
+    assert!(matches!(unknown, MountError::Unknown(_)), "{unknown}");
+    let before = keeper.counters().unwrap().events;
+    rig.read(0, 3, 0, FILE).unwrap();
+    assert_eq!(keeper.counters().unwrap().events, before);
+
+    let refused = keeper.shut_down().unwrap_err();
+    assert!(matches!(refused, MountError::Refused(_)), "{refused}");
+    // A lazy unmount is no proof: the open file keeps the superblock.
+    let open = std::fs::File::open(rig.file(1, 0)).unwrap();
+    mount.unmount(Unmount::Lazy).unwrap();
+    assert!(matches!(
+        keeper.release(&part.id()),
+        Err(MountError::InUse(_))
+    ));
+    drop(open);
+    let released = retry(|| keeper.release(&part.id()).ok());
+    assert_eq!(released, Released::Unused);
+    keeper.shut_down().unwrap();
+}
+
+/// What the kernel does a little later, such as the end of a superblock.
+fn retry<T>(mut try_it: impl FnMut() -> Option<T>) -> T {
+    let until = Instant::now() + Duration::from_secs(5);
+    loop {
+        if let Some(done) = try_it() {
+            return done;
+        }
+        assert!(Instant::now() < until, "did not happen in time");
+        thread::sleep(Duration::from_millis(10));
+    }
+}
+
+#[test]
+fn a_whole_layer_is_read_without_any_process() {
+    let rig = Rig::new(vec![noise(7, 8 * FILE)]);
+    let handler = rig.handler();
+    let keeper = start(&rig, &handler, LONG);
+    let mount = rig.mount(&rig.attach(&keeper));
+    rig.layers[0].fill(rig.layers[0].all());
+    keeper.release(&rig.layers[0].id()).unwrap();
+    keeper.shut_down().unwrap();
+    drop(keeper);
+    for file in 0..8 {
+        rig.read(0, file, 0, FILE).unwrap();
+    }
+    mount.unmount(Unmount::Now).unwrap();
+}
+
+#[test]
+fn the_trace_has_each_block_once_in_the_order_of_reads() {
+    let rig = Rig::new(vec![noise(8, 8 * FILE), noise(9, 8 * FILE)]);
+    let handler = rig.handler();
+    let keeper = start(&rig, &handler, LONG);
+    let mount = rig.mount(&rig.attach(&keeper));
+    let ids = [rig.layers[0].id(), rig.layers[1].id()];
+    rig.read(0, 7, 0, 512).unwrap();
+    keeper.start_trace(&ids).unwrap();
+    for (layer, file) in [(1, 3), (0, 5), (1, 0), (0, 5)] {
+        rig.read(layer, file, 0, FILE).unwrap();
+    }
+    let trace = keeper.trace(&ids).unwrap();
+    assert_eq!(trace.dropped, 0);
+    // What was read of each file, in order.
+    let mut order: Vec<(usize, u64)> = Vec::new();
+    let mut total = 0;
+    let mut seen = std::collections::HashSet::new();
+    for pair in trace.entries.windows(2) {
+        assert!(pair[0].at <= pair[1].at);
+    }
+    for entry in &trace.entries {
+        let layer = ids.iter().position(|id| *id == entry.layer).unwrap();
+        let file = entry.extent.offset / FILE;
+        if order.last() != Some(&(layer, file)) {
+            order.push((layer, file));
+        }
+        let blocks = entry.extent.blocks();
+        for block in blocks.first..blocks.end() {
+            assert!(
+                seen.insert((layer, block)),
+                "block {block} of layer {layer} twice"
+            );
+        }
+        total += entry.extent.len;
+    }
+    assert_eq!(order, [(1, 3), (0, 5), (1, 0)]);
+    assert_eq!(total, 3 * FILE);
+    mount.unmount(Unmount::Now).unwrap();
+    finish(&rig, &keeper);
+}
+
+#[test]
+fn an_image_of_128_layers_is_mounted() {
+    let rig = Rig::new((0..128).map(|n| noise(100 + n, 8192)).collect());
+    let handler = rig.handler();
+    let keeper = start(&rig, &handler, LONG);
+    let mount = rig.mount(&rig.attach(&keeper));
+    for layer in 0..128 {
+        rig.read(layer, 0, 0, 8192).unwrap();
+    }
+    assert!(handler.calls() >= 128);
+    mount.unmount(Unmount::Now).unwrap();
+    finish(&rig, &keeper);
+}
