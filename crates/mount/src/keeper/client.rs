@@ -24,6 +24,8 @@ use crate::{
 
 /// For how long a question waits for a keeper that is being replaced.
 const REPLACE_TIMEOUT: Duration = Duration::from_secs(10);
+/// For how long the kernel may hold a superblock's files after its unmount.
+const UNMOUNT_TIMEOUT: Duration = Duration::from_secs(1);
 /// How often a silent keeper is asked whether it lives.
 const HEARTBEAT: Duration = Duration::from_secs(5);
 /// Silent heartbeats after which it is taken for hung.
@@ -123,6 +125,8 @@ impl Keeper {
             shared,
             supervisor: Some(supervisor),
         };
+        // A keeper that replies does listen: the next daemon will find it.
+        keeper.counters()?;
         Ok((keeper, inherited))
     }
 
@@ -180,12 +184,18 @@ impl FaultTransport for Keeper {
             request,
             layer: *layer,
         };
-        let released = match self.shared.ask(command, None)? {
-            Reply::Whole => Released::Whole,
-            Reply::Done => Released::Unused,
-            Reply::InUse => return Err(MountError::InUse(*layer)),
-            Reply::Unknown => return Err(MountError::Unknown(*layer)),
-            other => return Err(unexpected(other)),
+        let patience = Instant::now() + UNMOUNT_TIMEOUT;
+        let released = loop {
+            match self.shared.ask(command, None)? {
+                Reply::Whole => break Released::Whole,
+                Reply::Done => break Released::Unused,
+                Reply::InUse if Instant::now() < patience => {
+                    thread::sleep(Duration::from_millis(5));
+                }
+                Reply::InUse => return Err(MountError::InUse(*layer)),
+                Reply::Unknown => return Err(MountError::Unknown(*layer)),
+                other => return Err(unexpected(other)),
+            }
         };
         self.shared.state().layers.remove(layer);
         Ok(released)
