@@ -25,8 +25,10 @@ pub use artifact::{
 pub use layout::{Layout, LayoutError};
 pub use pipeline::{
     Known, LayerFailure, LayerIndex, LayerRef, Place, PrepareError, Prepared, PreparedLayer,
-    TarSink, WindowsFile, fetch, prepare,
+    TarSink, WindowsFile, fetch, prepare, scan,
 };
+/// How layers are indexed.
+pub use thaw_layer::Options as IndexOptions;
 pub use working_set::{
     PackError, PackOptions, PackedSet, WorkingSetArtifact, WorkingSetRef, merge_traces, pack,
     parse_working_set,

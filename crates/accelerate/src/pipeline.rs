@@ -28,6 +28,9 @@ use thaw_layer::{Expected, HEAD_BYTES, LayerError, Outputs, detect};
 use crate::foreign;
 use crate::layout::{self, Layout, LayoutError};
 
+/// How much of a kept tar is read at once.
+const SCAN_BYTES: usize = 1 << 20;
+
 /// A layer as the image's manifest and configuration name it.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct LayerRef {
@@ -226,6 +229,21 @@ pub fn fetch(
 ) -> Result<Vec<PreparedLayer>, PrepareError> {
     let done = read_all(layers, source, place, options, progress)?;
     Ok(prepared_layers(layers, &done))
+}
+
+/// Scans the tar of a layer that is kept: the entries that [`Known`] has.
+///
+/// # Errors
+/// When it cannot be read, or is no tar.
+pub fn scan(tar: &mut dyn Read) -> io::Result<Vec<Entry>> {
+    let mut scanner = thaw_layer::tar::Scanner::new();
+    let mut buffer = vec![0; SCAN_BYTES];
+    loop {
+        match tar.read(&mut buffer)? {
+            0 => return scanner.finish().map_err(io::Error::other),
+            read => scanner.push(&buffer[..read]).map_err(io::Error::other)?,
+        }
+    }
 }
 
 fn prepared_layers(layers: &[LayerRef], done: &HashMap<Digest, Done>) -> Vec<PreparedLayer> {

@@ -161,3 +161,44 @@ impl OverlayMount {
         Ok(Guard::adopt(target, "overlay")?.map(|guard| Self { guard }))
     }
 }
+
+/// A tmpfs. Dropped, it is unmounted lazily.
+#[derive(Debug)]
+pub struct TmpfsMount {
+    guard: Guard,
+}
+
+impl TmpfsMount {
+    /// Mounts a tmpfs of at most `size` bytes at the directory `target`.
+    ///
+    /// # Errors
+    /// [`MountError::Mount`].
+    pub fn new(target: &Path, size: u64) -> Result<Self, MountError> {
+        mount::tmpfs(Some(size), 0o755)?.attach(target)?;
+        Ok(Self {
+            guard: Guard::new(target),
+        })
+    }
+
+    /// Unmounts it.
+    ///
+    /// # Errors
+    /// [`MountError::Mount`]; then it is still mounted, and Drop tries again lazily.
+    pub fn unmount(mut self, when: Unmount) -> Result<(), MountError> {
+        self.guard.unmount(when)
+    }
+
+    /// Leaves it mounted when this process ends, and gives its target.
+    #[must_use]
+    pub fn detach(self) -> PathBuf {
+        self.guard.detach()
+    }
+
+    /// Takes over what another process left mounted at `target`; `None` if no tmpfs is there.
+    ///
+    /// # Errors
+    /// [`MountError::Mount`].
+    pub fn adopt(target: &Path) -> Result<Option<Self>, MountError> {
+        Ok(Guard::adopt(target, "tmpfs")?.map(|guard| Self { guard }))
+    }
+}

@@ -1,3 +1,44 @@
-//! One machine's images and containers.
+//! One machine's images and containers: reference → mounted root filesystem → running container.
+//!
+//! ```text
+//!            ┌ known here? ──────────────────────────────┐
+//! reference ─┤                                           ├→ image ─┬→ acceleration → layout ─┐
+//!            └ registry: manifest, then in parallel ─────┘         ├→ working set (stream) ───┤
+//!              configuration and referrers                         └→ full pull → layout ─────┴→ mount
+//! ```
+//!
+//! - [`resolve`](Node) finds the image; `source` decides the way: lazy or full, and says why.
+//! - `open` turns the image into one EROFS mount, shared by all containers of that image.
+//! - `containers` puts an overlay over it, has the bundle written, and undoes both.
+//! - `accelerate` and `record` make accelerations and working sets.
+//! - `space` gives space back; `facts` says what is here.
+//!
+//! Locks: the map of images, then one image's slot; no lock is held over a container's start.
 
+mod accelerate;
+mod adopt;
 pub mod container;
+mod containers;
+mod error;
+mod facts;
+mod image;
+mod node;
+mod open;
+mod pull;
+mod ready;
+mod record;
+mod records;
+mod reports;
+mod resolve;
+mod settings;
+mod source;
+mod space;
+mod timing;
+
+pub use error::NodeError;
+pub use image::{Image, ImageError, Layer};
+pub use node::Node;
+pub use ready::{Ready, parse_duration, wait};
+pub use reports::*;
+pub use settings::{ImageWish, Pull, Settings, Transport};
+pub use timing::{Span, Timing};

@@ -1,0 +1,128 @@
+//! `accelerate`: index an image once, and put the acceleration where others find it.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use thaw_image::{Progress, RegistryReference};
+use thaw_registry::{RegistryError, Repository};
+
+use crate::Node;
+use crate::error::NodeError;
+use crate::records::AccelerationRecord;
+use crate::reports::Accelerated;
+use crate::resolve::Resolved;
+use crate::settings::ImageWish;
+use crate::source::chain;
+use crate::timing::Timing;
+
+impl Node {
+    /// Indexes an image and publishes the acceleration: to the image's own repository, to `to`,
+    /// or nowhere if `local` is set. `keep`: the layers stay in the store.
+    ///
+    /// When the image's own repository does not let us push, the acceleration stays in the store
+    /// and the answer says why; a repository that was named has to take it.
+    ///
+    /// # Errors
+    /// [`NodeError`]; an image that lies about a layer is refused with the layer's name.
+    pub fn accelerate(
+        &self,
+        wish: &ImageWish,
+        to: Option<&str>,
+        local: bool,
+        keep: bool,
+        progress: &dyn Progress,
+    ) -> Result<Accelerated, NodeError> {
+        let begin = Instant::now();
+        let resolved = self.resolve(wish, &Timing::default())?;
+        let (prepared, artifact) = self.prepare_image(&resolved, keep, progress)?;
+        let image = &resolved.image;
+        progress.say("publishing");
+        let target = self.target(&resolved, to, local)?;
+        let mut not_pushed = None;
+        let mut repository = None;
+        if let Some(target) = target {
+            match artifact.publish(target.as_ref()) {
+                Ok(()) => repository = Some(target.name()),
+                Err(error) if to.is_none() && is_forbidden(&error) => {
+                    not_pushed = Some(chain(&error));
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+        let full_layers = prepared.layers.iter().filter_map(|layer| {
+            let reason = layer.index.as_ref().err()?;
+            Some(format!("layer {}: {reason}", layer.layer.blob))
+        });
+        Ok(Accelerated {
+            manifest: image.digest,
+            acceleration: *artifact.acceleration.manifest.digest(),
+            repository,
+            not_pushed,
+            compressed: image.compressed_size(),
+            index: artifact.acceleration.size(),
+            full_layers: full_layers.collect(),
+            warnings: prepared.layout.warnings.clone(),
+            took: begin.elapsed(),
+        })
+    }
+
+    /// The repository that artifacts of an image are pushed to.
+    pub(crate) fn target(
+        &self,
+        resolved: &Resolved,
+        to: Option<&str>,
+        local: bool,
+    ) -> Result<Option<Arc<dyn Repository>>, NodeError> {
+        match to {
+            _ if local => Ok(None),
+            None => Ok(Some(Arc::clone(&resolved.repository))),
+            Some(name) => {
+                let name: RegistryReference = name.parse()?;
+                Ok(Some(
+                    self.repository(&thaw_image::ImageReference::Registry(name))?,
+                ))
+            }
+        }
+    }
+
+    /// Remembers which acceleration an image is started by: a second start asks less.
+    pub(crate) fn remember_choice(
+        &self,
+        resolved: &Resolved,
+        wish: &ImageWish,
+        found: &crate::source::Accelerated,
+    ) -> Result<(), NodeError> {
+        let manifest = &found.acceleration.manifest;
+        self.store
+            .blobs()
+            .put(manifest.digest(), manifest.bytes())?;
+        let repository = found
+            .repository
+            .as_ref()
+            .map(|repository| repository.name());
+        let used = AccelerationRecord {
+            manifest: *manifest.digest(),
+            repository,
+        };
+        let set = wish
+            .profile
+            .clone()
+            .zip(found.working_set.as_ref().map(|set| set.digest));
+        self.update_image(resolved, |record| {
+            record.acceleration = Some(used);
+            record.working_sets.extend(set);
+        })
+    }
+}
+
+/// Whether the repository can be read but not written by us.
+fn is_forbidden(error: &RegistryError) -> bool {
+    matches!(error, RegistryError::Denied { .. })
+        || matches!(
+            error,
+            RegistryError::Status {
+                status: 403 | 405,
+                ..
+            }
+        )
+}

@@ -1,0 +1,312 @@
+//! Containers of this node: an overlay over the image's mount, a bundle, and their end.
+//!
+//! The process of a container belongs to its monitor; this node only makes its root filesystem
+//! and takes it away again. `prepare` is called before the monitor, `release` after it.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use thaw_image::Progress;
+use thaw_mount::{LayoutMount, Overlay, OverlayMount, TmpfsMount, Unmount};
+
+use crate::Node;
+use crate::container::{self, Container, Containers, NewContainer};
+use crate::error::NodeError;
+use crate::node::lock;
+use crate::open::ImageMount;
+use crate::reports::{Mounted, PreparedContainer, StartReport, Traffic};
+use crate::settings::ImageWish;
+use crate::source::chain;
+use crate::timing::Timing;
+
+/// A mount that somebody uses.
+#[derive(Debug)]
+pub(crate) struct Held {
+    pub(crate) image: Arc<ImageMount>,
+    /// What had been moved before the start.
+    before: Spent,
+    mounted: Mounts,
+}
+
+/// What was moved and waited for up to some moment.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Spent {
+    pub(crate) traffic: Traffic,
+    pub(crate) waits: u64,
+}
+
+#[derive(Debug)]
+enum Mounts {
+    /// A container's root filesystem, and the tmpfs that holds its writable part.
+    Overlay(Option<OverlayMount>, Option<TmpfsMount>),
+    /// The image alone.
+    Layout(Option<LayoutMount>),
+}
+
+impl Held {
+    /// A container's root filesystem.
+    pub(crate) fn of_container(
+        image: Arc<ImageMount>,
+        overlay: OverlayMount,
+        writable: Option<TmpfsMount>,
+        before: Spent,
+    ) -> Self {
+        Self {
+            image,
+            before,
+            mounted: Mounts::Overlay(Some(overlay), writable),
+        }
+    }
+
+    fn unmount(&mut self, when: Unmount) -> Result<(), NodeError> {
+        match &mut self.mounted {
+            Mounts::Overlay(overlay, writable) => {
+                if let Some(overlay) = overlay.take() {
+                    overlay.unmount(when)?;
+                }
+                if let Some(writable) = writable.take() {
+                    writable.unmount(when)?;
+                }
+            }
+            Mounts::Layout(layout) => {
+                if let Some(layout) = layout.take() {
+                    layout.unmount(when)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Leaves the mounts when this process ends.
+    pub(crate) fn leave(&mut self) {
+        match &mut self.mounted {
+            Mounts::Overlay(overlay, writable) => {
+                overlay.take().map(OverlayMount::detach);
+                writable.take().map(TmpfsMount::detach);
+            }
+            Mounts::Layout(layout) => {
+                layout.take().map(LayoutMount::detach);
+            }
+        }
+    }
+}
+
+impl Node {
+    /// Makes a container: mounts its image, puts a writable layer over it, writes its bundle.
+    ///
+    /// # Errors
+    /// [`NodeError`]; then nothing of the container is left.
+    pub fn prepare(
+        &self,
+        wish: &ImageWish,
+        options: container::Options,
+        storage: Option<u64>,
+        fill: bool,
+        progress: &dyn Progress,
+    ) -> Result<PreparedContainer, NodeError> {
+        let timing = Timing::default();
+        let before = self.spent();
+        let image = self.mounted(wish, progress, &timing)?;
+        let prepared = self.prepare_over(&image, wish, options, storage, before, &timing)?;
+        if fill {
+            self.fill(&image);
+        }
+        Ok(prepared)
+    }
+
+    pub(crate) fn prepare_over(
+        &self,
+        image: &Arc<ImageMount>,
+        wish: &ImageWish,
+        options: container::Options,
+        storage: Option<u64>,
+        before: Spent,
+        timing: &Timing,
+    ) -> Result<PreparedContainer, NodeError> {
+        let reference = wish.reference.clone();
+        let container = self.containers.create(NewContainer {
+            image: reference,
+            options,
+        })?;
+        let made = self.make_root(image, &container, storage, before, timing);
+        if made.is_err() {
+            lock(&self.held).remove(container.id().as_str());
+            container.remove(true).ok();
+        }
+        let (spans, notices) = made?;
+        let now = timing.elapsed();
+        for span in spans {
+            timing.add(&span.name, now.saturating_sub(span.duration), span.duration);
+        }
+        Ok(PreparedContainer {
+            id: container.id().to_string(),
+            name: container.state()?.name,
+            dir: container.dir().to_owned(),
+            manifest: image.image.digest,
+            way: image.way.clone(),
+            spans: timing.spans(),
+            notices,
+        })
+    }
+
+    fn make_root(
+        &self,
+        image: &Arc<ImageMount>,
+        container: &Container,
+        storage: Option<u64>,
+        before: Spent,
+        timing: &Timing,
+    ) -> Result<(Vec<container::Span>, Vec<String>), NodeError> {
+        let dir = container.dir();
+        let held = timing.span("overlay", || overlay(image, dir, storage, before))?;
+        lock(&self.held).insert(container.id().to_string(), held);
+        crate::records::write(&dir.join("way.json"), &image.way).map_err(NodeError::records)?;
+        let prepared = container.prepare(&dir.join("rootfs"), &image.image.config)?;
+        Ok((prepared.spans.0, prepared.warnings))
+    }
+
+    /// A container has ended: takes its root filesystem away, and the container if asked.
+    ///
+    /// # Errors
+    /// [`NodeError`]; a container that is not known is none.
+    pub fn release(&self, id: &str, remove: bool) -> Result<(), NodeError> {
+        let held = lock(&self.held).remove(id);
+        if let Some(mut held) = held {
+            if let Err(error) = self.harvest(&held.image) {
+                tracing::debug!(error = chain(&error), "no trace kept");
+            }
+            held.unmount(Unmount::Lazy)?;
+        }
+        if remove && let Ok(container) = self.containers.find(id) {
+            container.remove(true)?;
+        }
+        Ok(())
+    }
+
+    /// How a start went so far.
+    ///
+    /// # Errors
+    /// [`NodeError::NotMounted`] for a container that is not held.
+    pub fn report(&self, id: &str) -> Result<StartReport, NodeError> {
+        let (image, before) = match lock(&self.held).get(id) {
+            Some(held) => (Arc::clone(&held.image), held.before),
+            None => return Err(NodeError::NotMounted(PathBuf::from(id))),
+        };
+        let now = self.spent();
+        Ok(StartReport {
+            way: image.way.clone(),
+            traffic: now.traffic.since(&before.traffic),
+            waits: now.waits.saturating_sub(before.waits),
+            round_trips: image.round_trips,
+        })
+    }
+
+    /// Mounts an image's root filesystem at a directory, read-only.
+    ///
+    /// # Errors
+    /// [`NodeError`]; then nothing is mounted there.
+    pub fn mount(
+        &self,
+        wish: &ImageWish,
+        dir: &Path,
+        progress: &dyn Progress,
+    ) -> Result<Mounted, NodeError> {
+        if lock(&self.mounts).contains_key(dir) {
+            return Err(NodeError::AlreadyMounted(dir.to_owned()));
+        }
+        let timing = Timing::default();
+        let image = self.mounted(wish, progress, &timing)?;
+        let mount = self.mount_parts(&image.parts, dir, wish.transport, false)?;
+        let mounted = Mounts::Layout(Some(mount));
+        let held = Held {
+            image: Arc::clone(&image),
+            before: self.spent(),
+            mounted,
+        };
+        lock(&self.mounts).insert(dir.to_owned(), held);
+        Ok(Mounted {
+            dir: dir.to_owned(),
+            manifest: image.image.digest,
+            way: image.way.clone(),
+            spans: timing.spans(),
+        })
+    }
+
+    /// Undoes [`Node::mount`]; answers with the directory.
+    ///
+    /// # Errors
+    /// [`NodeError::NotMounted`], or that something still uses it.
+    pub fn unmount(&self, dir: &Path) -> Result<Vec<PathBuf>, NodeError> {
+        let Some(mut held) = lock(&self.mounts).remove(dir) else {
+            return Err(NodeError::NotMounted(dir.to_owned()));
+        };
+        self.harvest(&held.image).ok();
+        if let Err(error) = held.unmount(Unmount::Now) {
+            lock(&self.mounts).insert(dir.to_owned(), held);
+            return Err(error);
+        }
+        Ok(vec![dir.to_owned()])
+    }
+
+    /// Undoes every [`Node::mount`], and takes away the root filesystems of containers that have
+    /// ended, and images that nothing uses; answers with the directories of the former.
+    ///
+    /// # Errors
+    /// The first thing that could not be unmounted.
+    pub fn unmount_all(&self) -> Result<Vec<PathBuf>, NodeError> {
+        let dirs: Vec<PathBuf> = lock(&self.mounts).keys().cloned().collect();
+        for dir in &dirs {
+            self.unmount(dir)?;
+        }
+        let ended: Vec<String> = self
+            .containers
+            .list()?
+            .into_iter()
+            .filter(|state| !state.is_live())
+            .map(|state| state.id.to_string())
+            .collect();
+        for id in ended {
+            self.release(&id, false)?;
+        }
+        self.unmount_unused();
+        Ok(dirs)
+    }
+
+    /// The containers of this store.
+    #[must_use]
+    pub fn all_containers(&self) -> &Containers {
+        &self.containers
+    }
+}
+
+/// Mounts a container's root filesystem below its directory.
+fn overlay(
+    image: &Arc<ImageMount>,
+    dir: &Path,
+    storage: Option<u64>,
+    before: Spent,
+) -> Result<Held, NodeError> {
+    let (writable, target) = (dir.join("writable"), dir.join("rootfs"));
+    for path in [&writable, &target] {
+        std::fs::create_dir_all(path).map_err(NodeError::dir("make", path))?;
+    }
+    let tmpfs = storage
+        .map(|size| TmpfsMount::new(&writable, size))
+        .transpose()?;
+    let (upper, work) = (writable.join("upper"), writable.join("work"));
+    for path in [&upper, &work] {
+        std::fs::create_dir_all(path).map_err(NodeError::dir("make", path))?;
+    }
+    let overlay = Overlay {
+        lower: vec![image.dir().to_owned()],
+        upper: Some((upper, work)),
+        volatile: true,
+    };
+    let overlay = OverlayMount::new(&overlay, &target)?;
+    Ok(Held::of_container(
+        Arc::clone(image),
+        overlay,
+        tmpfs,
+        before,
+    ))
+}

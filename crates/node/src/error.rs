@@ -1,0 +1,148 @@
+//! Why a node could not do what was asked.
+
+use std::io;
+use std::path::PathBuf;
+
+use thaw_image::Digest;
+
+use crate::container::ContainerError;
+use crate::image::ImageError;
+
+/// Why a node could not do what was asked.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum NodeError {
+    /// What was typed names no image.
+    #[error(transparent)]
+    Reference(#[from] thaw_image::ReferenceError),
+    /// The registry, or the layout directory.
+    #[error(transparent)]
+    Registry(#[from] thaw_registry::RegistryError),
+    /// The manifest and its configuration.
+    #[error(transparent)]
+    Image(#[from] ImageError),
+    /// The image is for other machines.
+    #[error("{image} is for {is}, not for {wanted}; --platform takes it all the same")]
+    WrongPlatform {
+        /// Name of the image.
+        image: String,
+        /// What it is for.
+        is: String,
+        /// What was wanted.
+        wanted: String,
+    },
+    /// A layer, or the merge of all.
+    #[error("cannot read {image}")]
+    Prepare {
+        /// Name of the image.
+        image: String,
+        /// Why.
+        source: thaw_accelerate::PrepareError,
+    },
+    /// The acceleration.
+    #[error(transparent)]
+    Artifact(#[from] thaw_accelerate::ArtifactError),
+    /// A lazy start was asked for and is not possible.
+    #[error("{image} cannot be started lazily: {reason}")]
+    NotLazy {
+        /// Name of the image.
+        image: String,
+        /// Why not.
+        reason: String,
+    },
+    /// Something fetched is not what it should be.
+    #[error("{image}: {what} is unusable: {reason}")]
+    Unusable {
+        /// Name of the image.
+        image: String,
+        /// Which part.
+        what: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A small blob of the store.
+    #[error(transparent)]
+    Blob(#[from] thaw_cache::BlobError),
+    /// A layer tar of the store.
+    #[error(transparent)]
+    Tar(#[from] thaw_cache::TarError),
+    /// A layer that cannot be removed.
+    #[error(transparent)]
+    Remove(#[from] thaw_cache::RemoveError),
+    /// A file of the store.
+    #[error(transparent)]
+    File(#[from] thaw_cache::FileError),
+    /// A mount, or who serves it.
+    #[error(transparent)]
+    Mount(#[from] thaw_mount::MountError),
+    /// A working set.
+    #[error(transparent)]
+    Pack(#[from] thaw_accelerate::PackError),
+    /// A container.
+    #[error(transparent)]
+    Container(#[from] ContainerError),
+    /// The system gives no more threads.
+    #[error("cannot start a thread")]
+    Threads(#[source] io::Error),
+    /// The records of images.
+    #[error("cannot keep the records of images")]
+    Records(#[source] io::Error),
+    /// A directory that was given, or is needed.
+    #[error("cannot {action} {}", path.display())]
+    Dir {
+        /// What was tried.
+        action: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// Why it failed.
+        source: io::Error,
+    },
+    /// There is no image with this manifest in the store.
+    #[error("the image {0} is not in the store")]
+    Unknown(Digest),
+    /// Nothing is mounted there by this daemon.
+    #[error("nothing is mounted at {0}; `thaw ps` and /proc/mounts show what is")]
+    NotMounted(PathBuf),
+    /// Something is mounted there already.
+    #[error("{0} is a mount of this daemon already")]
+    AlreadyMounted(PathBuf),
+    /// A start under observation did not get ready.
+    #[error("the recorded start failed: {0}")]
+    Recording(String),
+    /// There is nothing to publish.
+    #[error("no start of {0} has been traced here for this profile: run it lazily first")]
+    NoTraces(String),
+}
+
+impl NodeError {
+    /// For `map_err` on threads.
+    pub(crate) fn threads(source: io::Error) -> Self {
+        Self::Threads(source)
+    }
+
+    /// For `map_err` on records.
+    pub(crate) fn records(source: io::Error) -> Self {
+        Self::Records(source)
+    }
+
+    /// For `map_err` on a directory.
+    pub(crate) fn dir<'a>(
+        action: &'static str,
+        path: &'a std::path::Path,
+    ) -> impl FnOnce(io::Error) -> Self + 'a {
+        move |source| Self::Dir {
+            action,
+            path: path.to_owned(),
+            source,
+        }
+    }
+
+    /// Exit code of a command that fails with this: Docker's, where it has one.
+    #[must_use]
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::Container(error) => error.exit_code(),
+            _ => 125,
+        }
+    }
+}

@@ -1,0 +1,238 @@
+//! The node itself: what it holds, how it is opened and closed.
+//!
+//! A node that ends leaves behind what containers need: their mounts, and the keeper that serves
+//! them. The next node finds the mounts in the mount table and the keeper at its socket, and goes
+//! on from there; nothing else is written down for it.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Instant;
+
+use thaw_cache::{Fetcher, LayerTar, Store};
+use thaw_image::{DiffId, Digest, Extent, ImageReference};
+use thaw_mount::{Capabilities, Denial, FaultHandler, FaultTransport, KeeperSettings, Started};
+use thaw_registry::Repository;
+
+use crate::container::Containers;
+use crate::containers::Held;
+use crate::error::NodeError;
+use crate::open::ImageMount;
+use crate::records::Records;
+use crate::settings::{Settings, Transport};
+use crate::source::chain;
+
+/// One machine's images and containers. One process has one node for a store.
+pub struct Node {
+    pub(crate) settings: Settings,
+    pub(crate) store: Store,
+    pub(crate) records: Records,
+    pub(crate) fetcher: Arc<Fetcher>,
+    pub(crate) registry: thaw_registry::Client,
+    /// Every repository that was asked, by name: one set of connections and counters each.
+    repositories: Mutex<HashMap<String, Arc<dyn Repository>>>,
+    pub(crate) containers: Containers,
+    capabilities: OnceLock<Capabilities>,
+    /// Started by the first lazy mount; the error is why it cannot be.
+    transport: Mutex<Option<Arc<dyn FaultTransport>>>,
+    /// Layers of a keeper that was taken over, until their images are.
+    pub(crate) inherited: Mutex<Vec<Arc<LayerTar>>>,
+    pub(crate) images: Mutex<HashMap<Digest, Slot>>,
+    /// Root filesystems of containers, by id.
+    pub(crate) held: Mutex<HashMap<String, Held>>,
+    /// What `mount` mounted, by directory.
+    pub(crate) mounts: Mutex<HashMap<PathBuf, Held>>,
+}
+
+/// An image's mount, or the one who is making it: others wait for the lock.
+pub(crate) type Slot = Arc<Mutex<Option<Arc<ImageMount>>>>;
+
+impl std::fmt::Debug for Node {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Node")
+            .field("root", &self.settings.root)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Node {
+    /// Opens the store, and takes over what a node before this one left mounted.
+    ///
+    /// # Errors
+    /// [`NodeError`] when the store cannot be used.
+    pub fn open(settings: Settings) -> Result<Self, NodeError> {
+        for name in ["mounts", "containers"] {
+            let dir = settings.root.join(name);
+            std::fs::create_dir_all(&dir).map_err(NodeError::dir("make", &dir))?;
+        }
+        let container_settings = crate::container::Settings {
+            runtime: settings.runtime.clone(),
+            ..crate::container::Settings::default()
+        };
+        let node = Self {
+            store: Store::open(&settings.root)?,
+            records: Records::open(&settings.root).map_err(NodeError::records)?,
+            fetcher: Fetcher::new(thaw_cache::Settings::default()).map_err(NodeError::threads)?,
+            registry: thaw_registry::Client::new(settings.registry.clone())?,
+            repositories: Mutex::default(),
+            containers: Containers::open(&settings.root, container_settings)?,
+            capabilities: OnceLock::new(),
+            transport: Mutex::default(),
+            inherited: Mutex::default(),
+            images: Mutex::default(),
+            held: Mutex::default(),
+            mounts: Mutex::default(),
+            settings,
+        };
+        node.adopt()?;
+        Ok(node)
+    }
+
+    /// What this machine can do.
+    pub fn capabilities(&self) -> &Capabilities {
+        self.capabilities
+            .get_or_init(|| Capabilities::probe(&self.settings.root))
+    }
+
+    /// The repository, or the layout directory, that holds an image.
+    pub(crate) fn repository(
+        &self,
+        reference: &ImageReference,
+    ) -> Result<Arc<dyn Repository>, NodeError> {
+        let name = match reference {
+            ImageReference::Registry(name) => format!("{}/{}", name.registry, name.repository),
+            ImageReference::Layout { dir, .. } => format!("oci:{}", dir.display()),
+        };
+        let mut known = lock(&self.repositories);
+        if let Some(repository) = known.get(&name) {
+            return Ok(Arc::clone(repository));
+        }
+        let repository = self.registry.open(reference)?;
+        known.insert(name, Arc::clone(&repository));
+        Ok(repository)
+    }
+
+    /// Bytes that came over the network since this node was opened.
+    pub(crate) fn received(&self) -> u64 {
+        lock(&self.repositories)
+            .values()
+            .map(|repository| repository.stats().bytes)
+            .sum()
+    }
+
+    /// Whether anything is mounted or runs: a node that is not busy may end.
+    #[must_use]
+    pub fn busy(&self) -> bool {
+        !lock(&self.held).is_empty() || !lock(&self.mounts).is_empty()
+    }
+
+    /// Checks that lazy mounts are possible here, and says why not.
+    pub(crate) fn transport_ready(&self, wanted: Transport) -> Result<(), String> {
+        self.transport(wanted)
+            .map(|_| ())
+            .map_err(|error| chain(&error))
+    }
+
+    /// The fault transport; starts it at the first call.
+    pub(crate) fn transport(
+        &self,
+        wanted: Transport,
+    ) -> Result<Arc<dyn FaultTransport>, NodeError> {
+        let mut slot = lock(&self.transport);
+        if let (Some(transport), Transport::Auto | Transport::Fanotify) = (&*slot, wanted) {
+            return Ok(Arc::clone(transport));
+        }
+        let transport = self.start_transport(wanted)?.serve();
+        *slot = Some(Arc::clone(&transport));
+        Ok(transport)
+    }
+
+    /// The transport, if one was started.
+    pub(crate) fn running_transport(&self) -> Option<Arc<dyn FaultTransport>> {
+        lock(&self.transport).clone()
+    }
+
+    fn start_transport(&self, wanted: Transport) -> Result<Started, NodeError> {
+        let choice = match wanted {
+            Transport::Auto => thaw_mount::TransportChoice::Auto,
+            Transport::Fanotify => thaw_mount::TransportChoice::Fanotify,
+            Transport::Fuse => thaw_mount::TransportChoice::Fuse,
+        };
+        let handler: Arc<dyn FaultHandler> = Arc::new(Faults(Arc::clone(&self.fetcher)));
+        Ok(thaw_mount::start(
+            choice,
+            self.capabilities(),
+            self.keeper_settings(),
+            &handler,
+        )?)
+    }
+
+    fn keeper_settings(&self) -> KeeperSettings {
+        let program = self.settings.program.clone();
+        let socket = self.settings.root.join("keeper.sock");
+        let mut settings = KeeperSettings::new(program, vec!["keeper".into()], socket);
+        settings.fault_timeout = self.settings.fault_timeout;
+        settings
+    }
+
+    /// Takes over a keeper that serves mounts of a node before this one. Its waiting readers are
+    /// served when everything is open again.
+    fn adopt(&self) -> Result<(), NodeError> {
+        if !self.settings.root.join("keeper.sock").exists() {
+            return self.adopt_mounts();
+        }
+        match self.start_transport(Transport::Auto) {
+            Ok(mut started) => {
+                self.adopt_layers(std::mem::take(&mut started.inherited))?;
+                self.adopt_mounts()?;
+                *lock(&self.transport) = Some(started.serve());
+                Ok(())
+            }
+            Err(error) => {
+                tracing::warn!(error = chain(&error), "no keeper to take over");
+                self.adopt_mounts()
+            }
+        }
+    }
+
+    /// Ends the node. Images that nothing uses are unmounted; what runs goes on.
+    pub fn close(&self) {
+        self.unmount_unused();
+        for layer in self.open_layers() {
+            if let Err(error) = layer.sync() {
+                tracing::warn!(layer = %layer.diff_id(), error = chain(&error), "not synced");
+            }
+        }
+        for held in lock(&self.held)
+            .values_mut()
+            .chain(lock(&self.mounts).values_mut())
+        {
+            held.leave();
+        }
+        if self.busy() {
+            return;
+        }
+        if let Some(transport) = lock(&self.transport).take()
+            && let Err(error) = transport.shut_down()
+        {
+            tracing::warn!(error = chain(&error), "the keeper stays");
+        }
+    }
+}
+
+/// Faults → fetches.
+struct Faults(Arc<Fetcher>);
+
+impl FaultHandler for Faults {
+    fn fault(&self, layer: &DiffId, extent: Extent, deadline: Instant) -> Result<(), Denial> {
+        self.0.demand(layer, extent, deadline).map_err(|error| {
+            tracing::error!(%layer, offset = extent.offset, len = extent.len,
+                error = chain(&error), "a read fails");
+            Denial::from_errno(error.errno())
+        })
+    }
+}
+
+pub(crate) fn lock<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

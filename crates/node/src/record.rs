@@ -1,0 +1,323 @@
+//! Working sets: recorded from one observed start, or gathered from all that ran here.
+//!
+//! The observed start has a mount of its own: its pages are in no cache, and every layer raises
+//! events, also one that is whole; so what the keeper traces is all that the start reads. Every
+//! other start adds its misses: its trace is kept under `traces/` when its container ends, and an
+//! absence removes nothing.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use serde::{Deserialize, Serialize};
+use thaw_accelerate::{PackOptions, WorkingSetArtifact};
+use thaw_cache::Prefetch;
+use thaw_image::{BlobSource, DiffId, Digest, Extent, Progress, WorkingSet};
+use thaw_registry::{Descriptor, Manifest};
+
+use crate::Node;
+use crate::container::{self, monitor};
+use crate::error::NodeError;
+use crate::open::ImageMount;
+use crate::ready::Ready;
+use crate::reports::{How, RecordOptions, Recorded, Way};
+use crate::resolve::Resolved;
+use crate::settings::ImageWish;
+use crate::source::{Accelerated, chain};
+use crate::timing::Timing;
+
+/// Most bytes of a working set's index.
+const MAX_INDEX: u64 = 64 << 20;
+
+/// What starts of one image and profile have read, in order of first read.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+struct Gathered {
+    starts: u64,
+    extents: Vec<(DiffId, Extent)>,
+}
+
+impl Node {
+    /// Starts the image under observation until it is ready, and publishes what it read as the
+    /// working set of `wish`'s profile.
+    ///
+    /// # Errors
+    /// [`NodeError::Recording`] when it does not get ready; nothing is published then.
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "each is one option of the command"
+    )]
+    pub fn record(
+        &self,
+        wish: &ImageWish,
+        to: Option<&str>,
+        local: bool,
+        ready: &Ready,
+        options: &RecordOptions,
+        container: container::Options,
+        progress: &dyn Progress,
+    ) -> Result<Recorded, NodeError> {
+        let timing = Timing::default();
+        let resolved = self.resolve(wish, &timing)?;
+        let found = self.local(&resolved.image)?;
+        let found = found.ok_or(NodeError::Unknown(resolved.image.digest))?;
+        let parts = self.parts(&resolved, &found)?;
+        let dir = self
+            .settings
+            .root
+            .join("mounts")
+            .join(format!("record-{}", resolved.image.digest.hex()));
+        let mount = self.mount_parts(&parts, &dir, wish.transport, true)?;
+        let way = Way {
+            how: How::Lazy,
+            why: "recorded".to_owned(),
+        };
+        let image = Arc::new(ImageMount::new(&resolved, None, way, parts, mount, dir));
+        let transport = self.transport(wish.transport)?;
+        transport.start_trace(&image.diff_ids())?;
+        progress.say("recording a start");
+        let outcome = self.observe(&image, wish, ready, options.patience, container, &timing);
+        let trace = transport.trace(&image.diff_ids());
+        image.unmount()?;
+        let ready_after = outcome?;
+        let trace: Vec<(DiffId, Extent)> = trace?
+            .entries
+            .into_iter()
+            .map(|entry| (entry.layer, entry.extent))
+            .collect();
+        progress.say("packing the working set");
+        let mut recorded = self.publish_set(&resolved, &image, &trace, wish, to, local)?;
+        recorded.ready_after = ready_after;
+        Ok(recorded)
+    }
+
+    /// Runs the container until it is ready; answers how long that took.
+    fn observe(
+        &self,
+        image: &Arc<ImageMount>,
+        wish: &ImageWish,
+        ready: &Ready,
+        patience: Duration,
+        options: container::Options,
+        timing: &Timing,
+    ) -> Result<Option<Duration>, NodeError> {
+        let before = self.spent();
+        let prepared = self.prepare_over(image, wish, options, None, before, timing)?;
+        let container = self.containers.find(&prepared.id)?;
+        let begin = Instant::now();
+        let mut program = std::process::Command::new(&self.settings.program);
+        program
+            .arg("--root")
+            .arg(&self.settings.root)
+            .arg("monitor")
+            .arg(container.dir());
+        let outcome = monitor::detach(&container, &mut program)
+            .map_err(NodeError::from)
+            .and_then(|_| {
+                crate::ready::wait(&container, ready, begin + patience)
+                    .map_err(NodeError::Recording)
+            });
+        container.stop(Duration::from_secs(5)).ok();
+        self.release(&prepared.id, true)?;
+        outcome.map(|()| Some(begin.elapsed()))
+    }
+
+    /// Publishes what the starts on this machine have read.
+    ///
+    /// # Errors
+    /// [`NodeError::NoTraces`] where none was kept.
+    pub fn publish_traces(
+        &self,
+        wish: &ImageWish,
+        to: Option<&str>,
+        local: bool,
+        progress: &dyn Progress,
+    ) -> Result<Recorded, NodeError> {
+        let timing = Timing::default();
+        let image = self.mounted(wish, progress, &timing)?;
+        let resolved = self.resolve(wish, &timing)?;
+        self.harvest(&image)?;
+        let profile = wish.profile.as_deref().unwrap_or("default");
+        let gathered = self.gathered(&image.image.digest, profile);
+        if gathered.extents.is_empty() {
+            return Err(NodeError::NoTraces(image.image.reference.to_string()));
+        }
+        self.publish_set(&resolved, &image, &gathered.extents, wish, to, local)
+    }
+
+    /// The working set of a trace, published.
+    fn publish_set(
+        &self,
+        resolved: &Resolved,
+        image: &ImageMount,
+        trace: &[(DiffId, Extent)],
+        wish: &ImageWish,
+        to: Option<&str>,
+        local: bool,
+    ) -> Result<Recorded, NodeError> {
+        let profile = wish.profile.as_deref().unwrap_or("default");
+        let layers: Vec<(DiffId, u64)> = image
+            .parts
+            .layers
+            .iter()
+            .map(|l| (l.diff_id(), l.tar_size()))
+            .collect();
+        let read = |diff_id: &DiffId, extent: Extent| {
+            let layer = image
+                .parts
+                .layers
+                .iter()
+                .find(|layer| layer.diff_id() == *diff_id);
+            let layer = layer.ok_or_else(|| std::io::Error::other("not a layer of the image"))?;
+            self.present(layer, extent)
+        };
+        let packed = thaw_accelerate::pack(trace, &layers, &read, &PackOptions::default())?;
+        let artifact = WorkingSetArtifact::build(&resolved.subject, profile, packed)?;
+        let target = self.target(resolved, to, local)?;
+        let repository = match &target {
+            Some(target) => {
+                artifact.publish(target.as_ref())?;
+                Some(target.name())
+            }
+            None => None,
+        };
+        for (descriptor, bytes) in artifact.blobs() {
+            self.store.blobs().put(&descriptor.digest, bytes)?;
+        }
+        let digest = *artifact.manifest().digest();
+        self.store
+            .blobs()
+            .put(&digest, artifact.manifest().bytes())?;
+        self.update_image(resolved, |record| {
+            record.working_sets.insert(profile.to_owned(), digest);
+        })?;
+        Ok(Recorded {
+            profile: profile.to_owned(),
+            working_set: digest,
+            repository,
+            blocks: artifact.set().unpacked_size(),
+            packed: artifact.set().data_size(),
+            ready_after: None,
+        })
+    }
+
+    /// Bytes of a layer, fetched first if they are not here.
+    fn present(&self, layer: &thaw_cache::LayerTar, extent: Extent) -> std::io::Result<Vec<u8>> {
+        if !layer.contains(extent) {
+            let deadline = Instant::now() + self.settings.fault_timeout;
+            let filled = self.fetcher.demand(&layer.diff_id(), extent, deadline);
+            filled.map_err(std::io::Error::other)?;
+        }
+        let mut bytes = vec![0; usize::try_from(extent.len).unwrap_or(0)];
+        layer
+            .read_at(&mut bytes, extent.offset)
+            .map_err(std::io::Error::other)?;
+        Ok(bytes)
+    }
+
+    /// Begins to stream the working set of a lazy start; without one the start is only slower.
+    pub(crate) fn stream(&self, resolved: &Resolved, found: &Accelerated) -> Option<Prefetch> {
+        let wanted = found.working_set.as_ref()?;
+        match self.load_set(wanted, resolved, found) {
+            Ok((set, data, source)) => Some(self.fetcher.prefetch(Arc::new(set), data, source)),
+            Err(reason) => {
+                let image = resolved.image.reference.to_string();
+                tracing::warn!(image, reason, "no working set");
+                None
+            }
+        }
+    }
+
+    fn load_set(
+        &self,
+        wanted: &Descriptor,
+        resolved: &Resolved,
+        found: &Accelerated,
+    ) -> Result<(WorkingSet, Digest, Arc<dyn BlobSource>), String> {
+        let blobs = self.store.blobs();
+        let repository = found.repository.as_ref();
+        let manifest = match blobs.get(&wanted.digest).map_err(|error| chain(&error))? {
+            Some(bytes) => Manifest::parse(bytes, None)?,
+            None => {
+                let repository = repository.ok_or("it is not in the store")?;
+                let which = crate::source::which(wanted);
+                let manifest = repository.manifest(&which).map_err(|error| chain(&error))?;
+                blobs.put(manifest.digest(), manifest.bytes()).ok();
+                manifest
+            }
+        };
+        let parts = thaw_accelerate::parse_working_set(&manifest, &resolved.image.digest)?;
+        let index = match blobs
+            .get(&parts.index.digest)
+            .map_err(|error| chain(&error))?
+        {
+            Some(bytes) => bytes,
+            None => {
+                let repository = repository.ok_or("its index is not in the store")?;
+                let bytes = repository
+                    .blob(&parts.index, MAX_INDEX)
+                    .map_err(|error| chain(&error))?;
+                blobs.put(&parts.index.digest, &bytes).ok();
+                bytes
+            }
+        };
+        let set = WorkingSet::decode(&index).map_err(|error| error.to_string())?;
+        let source: Arc<dyn BlobSource> = match repository {
+            Some(repository) if !blobs.contains(&parts.data.digest) => {
+                Arc::clone(repository) as Arc<dyn BlobSource>
+            }
+            _ => Arc::new(blobs.clone()),
+        };
+        Ok((set, parts.data.digest, source))
+    }
+
+    /// Keeps what was read of an image since it was mounted.
+    pub(crate) fn harvest(&self, image: &ImageMount) -> Result<(), NodeError> {
+        let (Some(transport), How::Lazy) = (self.running_transport(), image.way.how) else {
+            return Ok(());
+        };
+        let Some(profile) = &image.profile else {
+            return Ok(());
+        };
+        let trace = transport.trace(&image.diff_ids())?;
+        let mut gathered = self.gathered(&image.image.digest, profile);
+        let known = gathered.extents.len();
+        let new = trace
+            .entries
+            .into_iter()
+            .map(|entry| (entry.layer, entry.extent));
+        gathered.extents =
+            thaw_accelerate::merge_traces(&gathered.extents, &new.collect::<Vec<_>>());
+        gathered.starts += 1;
+        if gathered.extents.len() == known {
+            return Ok(());
+        }
+        let path = self.trace_path(&image.image.digest, profile);
+        let dir = self.settings.root.join("traces");
+        std::fs::create_dir_all(&dir).map_err(NodeError::dir("make", &dir))?;
+        crate::records::write(&path, &gathered).map_err(NodeError::records)
+    }
+
+    fn gathered(&self, manifest: &Digest, profile: &str) -> Gathered {
+        let bytes = std::fs::read(self.trace_path(manifest, profile)).unwrap_or_default();
+        serde_json::from_slice(&bytes).unwrap_or_default()
+    }
+
+    /// Forgets what starts of an image have read.
+    pub(crate) fn forget_traces(&self, manifest: &Digest) {
+        for profile in self
+            .records
+            .image(manifest)
+            .into_iter()
+            .flat_map(|r| r.working_sets)
+        {
+            std::fs::remove_file(self.trace_path(manifest, &profile.0)).ok();
+        }
+        std::fs::remove_file(self.trace_path(manifest, "default")).ok();
+    }
+
+    fn trace_path(&self, manifest: &Digest, profile: &str) -> PathBuf {
+        // The profile is a user's text: its digest is a safe file name.
+        let name = Digest::of(format!("{manifest} {profile}").as_bytes());
+        self.settings.root.join("traces").join(name.hex())
+    }
+}

@@ -1,0 +1,317 @@
+//! What a node answers: plain facts, as `--json` prints them. Sizes are bytes.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use thaw_image::{DiffId, Digest};
+
+use crate::timing::Span;
+
+/// How an image's bytes get to a container.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum How {
+    /// As they are read.
+    Lazy,
+    /// All of them were fetched first, or were here.
+    Full,
+}
+
+impl std::fmt::Display for How {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Lazy => "lazy",
+            Self::Full => "full",
+        })
+    }
+}
+
+/// Lazy or full, and why.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Way {
+    /// Lazy or full.
+    pub how: How,
+    /// The reason, in words.
+    pub why: String,
+}
+
+/// A container that is ready to be run.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct PreparedContainer {
+    /// Its id.
+    pub id: String,
+    /// Its name.
+    pub name: String,
+    /// Its directory: bundle, state, log.
+    pub dir: PathBuf,
+    /// The manifest it is made from.
+    pub manifest: Digest,
+    /// Lazy or full, and why.
+    pub way: Way,
+    /// What has been done so far, and how long it took.
+    pub spans: Vec<Span>,
+    /// What the user should know, e.g. that the machine has no outbound NAT.
+    pub notices: Vec<String>,
+}
+
+/// Bytes moved since the daemon was started, by cause.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Traffic {
+    /// Reads that somebody waited for.
+    pub demand: u64,
+    /// Working sets streamed ahead.
+    pub working_set: u64,
+    /// Layers completed in the background.
+    pub fill: u64,
+    /// Manifests, configurations, layouts, seek tables; and full pulls.
+    pub other: u64,
+}
+
+impl Traffic {
+    /// All of it.
+    #[must_use]
+    pub const fn total(&self) -> u64 {
+        self.demand + self.working_set + self.fill + self.other
+    }
+
+    /// What was added since `earlier`.
+    #[must_use]
+    pub const fn since(&self, earlier: &Self) -> Self {
+        Self {
+            demand: self.demand.saturating_sub(earlier.demand),
+            working_set: self.working_set.saturating_sub(earlier.working_set),
+            fill: self.fill.saturating_sub(earlier.fill),
+            other: self.other.saturating_sub(earlier.other),
+        }
+    }
+}
+
+/// How a start went.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct StartReport {
+    /// Lazy or full, and why.
+    pub way: Way,
+    /// Bytes moved since the start began.
+    pub traffic: Traffic,
+    /// Reads that had to wait for bytes since then.
+    pub waits: u64,
+    /// Sequential requests to the registry before the root filesystem was there.
+    pub round_trips: u64,
+}
+
+/// A mounted image.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Mounted {
+    /// Where.
+    pub dir: PathBuf,
+    /// Its manifest.
+    pub manifest: Digest,
+    /// Lazy or full, and why.
+    pub way: Way,
+    /// What was done.
+    pub spans: Vec<Span>,
+}
+
+/// An image that is here as a whole.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Pulled {
+    /// Its manifest.
+    pub manifest: Digest,
+    /// Bytes of its layer blobs.
+    pub compressed: u64,
+    /// Bytes of its layer tars.
+    pub unpacked: u64,
+    /// Whether there was nothing to do.
+    pub already_here: bool,
+    /// How long it took.
+    pub took: Duration,
+}
+
+/// An image that is indexed.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Accelerated {
+    /// The image's manifest.
+    pub manifest: Digest,
+    /// The acceleration's manifest.
+    pub acceleration: Digest,
+    /// The repository it was pushed to; `None`: it is in this store only.
+    pub repository: Option<String>,
+    /// Why it was not pushed, where that was wanted.
+    pub not_pushed: Option<String>,
+    /// Bytes of the image's layer blobs.
+    pub compressed: u64,
+    /// Bytes of the acceleration.
+    pub index: u64,
+    /// Layers that have no seek table, and why.
+    pub full_layers: Vec<String>,
+    /// What could not be shown as it is in the image.
+    pub warnings: Vec<String>,
+    /// How long it took.
+    pub took: Duration,
+}
+
+/// A working set that was recorded.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Recorded {
+    /// The profile.
+    pub profile: String,
+    /// Digest of its artifact manifest.
+    pub working_set: Digest,
+    /// The repository it was pushed to; `None`: it is in this store only.
+    pub repository: Option<String>,
+    /// Bytes of the blocks that the start read.
+    pub blocks: u64,
+    /// The same, packed.
+    pub packed: u64,
+    /// Time until the container was ready.
+    pub ready_after: Option<Duration>,
+}
+
+/// An image and what is known of it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Inspection {
+    /// The reference that was asked for.
+    pub reference: String,
+    /// Its manifest.
+    pub manifest: Digest,
+    /// Operating system and architecture.
+    pub platform: String,
+    /// What runs when nothing else is given.
+    pub command: Vec<String>,
+    /// Layers, the lowest first.
+    pub layers: Vec<LayerFacts>,
+    /// Bytes of its layer blobs.
+    pub compressed: u64,
+    /// The acceleration, where there is one.
+    pub acceleration: Option<AccelerationFacts>,
+    /// Working sets by profile.
+    pub working_sets: Vec<WorkingSetFacts>,
+    /// How it would start now, and why.
+    pub way: Way,
+    /// Bytes of its tars that are here.
+    pub cached: u64,
+    /// Bytes of its tars, where known.
+    pub unpacked: Option<u64>,
+}
+
+/// One layer.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct LayerFacts {
+    /// Digest of the blob.
+    pub blob: Digest,
+    /// Digest of the tar.
+    pub diff_id: DiffId,
+    /// Its media type.
+    pub media_type: String,
+    /// Bytes of the blob.
+    pub compressed: u64,
+    /// Bytes of the tar, where known.
+    pub unpacked: Option<u64>,
+    /// Bytes of the tar that are here.
+    pub cached: u64,
+    /// Whether there is a seek table.
+    pub seek_table: bool,
+}
+
+/// An acceleration.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct AccelerationFacts {
+    /// Its manifest.
+    pub manifest: Digest,
+    /// Where it is: a repository, or this store.
+    pub source: String,
+    /// Its bytes.
+    pub size: u64,
+    /// Whether it may be used, or why not.
+    pub trust: String,
+}
+
+/// A working set.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct WorkingSetFacts {
+    /// The profile.
+    pub profile: String,
+    /// Bytes of its blocks.
+    pub blocks: u64,
+    /// The same, packed.
+    pub packed: u64,
+}
+
+/// A container.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ContainerFacts {
+    /// Its id.
+    pub id: String,
+    /// Its name.
+    pub name: String,
+    /// The image, as the user named it.
+    pub image: String,
+    /// Whether it runs, or is about to.
+    pub running: bool,
+    /// How it is, in words.
+    pub status: String,
+    /// When it was made, in seconds since 1970.
+    pub created: u64,
+    /// How its image was started, and why.
+    pub way: Way,
+}
+
+/// An image in the store.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ImageFacts {
+    /// A reference it can be fetched by.
+    pub reference: String,
+    /// Its manifest.
+    pub manifest: Digest,
+    /// Bytes of its layer blobs in the registry.
+    pub compressed: u64,
+    /// Bytes of its layer tars on this disk; layers shared with other images count in each.
+    pub cached: u64,
+    /// Bytes of layout, tables and manifests on this disk.
+    pub index: u64,
+    /// Whether all of it is here.
+    pub whole: bool,
+    /// Whether it is mounted now.
+    pub in_use: bool,
+    /// Last use, in seconds since 1970.
+    pub used: u64,
+}
+
+/// What a garbage collection may take.
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+pub struct GcOptions {
+    /// All that nothing uses, not only what no image refers to.
+    pub all: bool,
+    /// Only plan.
+    pub dry_run: bool,
+}
+
+/// One thing that a garbage collection removes.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Removal {
+    /// What.
+    pub what: String,
+    /// Why.
+    pub why: String,
+    /// Bytes on disk.
+    pub bytes: u64,
+}
+
+/// A garbage collection.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Collected {
+    /// What was removed or, in a dry run, would be.
+    pub removals: Vec<Removal>,
+    /// What stays although it was asked for, and why.
+    pub kept: Vec<Removal>,
+    /// Whether anything was removed.
+    pub dry_run: bool,
+}
+
+/// How to record a start.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct RecordOptions {
+    /// Most time until it is ready.
+    pub patience: Duration,
+}

@@ -1,0 +1,201 @@
+//! Reference → image: from what is remembered here, else from the registry.
+
+use std::sync::Arc;
+
+use thaw_image::{Digest, ImageReference};
+use thaw_registry::{Descriptor, Manifest, Platform, Repository};
+
+use crate::Node;
+use crate::error::NodeError;
+use crate::image::Image;
+use crate::records::{ImageRecord, RefRecord};
+use crate::settings::ImageWish;
+use crate::timing::Timing;
+
+/// Most bytes of an image's configuration.
+const MAX_CONFIG_BYTES: u64 = 8 << 20;
+
+/// An image, and where its blobs are.
+#[derive(Clone, Debug)]
+pub(crate) struct Resolved {
+    pub(crate) image: Arc<Image>,
+    pub(crate) repository: Arc<dyn Repository>,
+    /// Its manifest's own descriptor: what an artifact's subject is.
+    pub(crate) subject: Descriptor,
+    /// The platform it was resolved for.
+    pub(crate) platform: Platform,
+    /// Its configuration.
+    pub(crate) config: Digest,
+    /// Bytes of manifest and configuration that are not in the store yet.
+    pub(crate) fresh: Vec<(Digest, Vec<u8>)>,
+}
+
+impl Node {
+    /// Finds the image that `wish` means. A reference that was resolved here before is not asked
+    /// again unless the wish says so: a tag that moved is seen by `pull`.
+    pub(crate) fn resolve(&self, wish: &ImageWish, timing: &Timing) -> Result<Resolved, NodeError> {
+        let reference = wish.parse()?;
+        let platform = match &wish.platform {
+            Some(text) => text.parse().unwrap_or_else(|never| match never {}),
+            None => Platform::host(),
+        };
+        let repository = self.repository(&reference)?;
+        if !wish.refresh
+            && let Some((image, config)) = self.remembered(&reference, &platform)?
+        {
+            let subject = subject_of(&image);
+            let fresh = Vec::new();
+            return Ok(Resolved {
+                image,
+                repository,
+                subject,
+                platform,
+                config,
+                fresh,
+            });
+        }
+        let resolved = timing.span("resolve manifest", || {
+            thaw_registry::resolve(repository.as_ref(), &reference, &platform)
+        })?;
+        self.with_config(&reference, repository, platform, &resolved.manifest, timing)
+    }
+
+    fn with_config(
+        &self,
+        reference: &ImageReference,
+        repository: Arc<dyn Repository>,
+        platform: Platform,
+        manifest: &Manifest,
+        timing: &Timing,
+    ) -> Result<Resolved, NodeError> {
+        let descriptor = manifest.content()?.config;
+        let (config, fetched) = match self.store.blobs().get(&descriptor.digest)? {
+            Some(config) => (config, false),
+            None => {
+                let config = timing.span("fetch configuration", || {
+                    repository.blob(&descriptor, MAX_CONFIG_BYTES)
+                });
+                (config?, true)
+            }
+        };
+        let (digest, media_type) = (*manifest.digest(), manifest.media_type());
+        let image = Image::parse(reference, digest, media_type, manifest.bytes(), &config)?;
+        check_platform(&image, &platform)?;
+        let mut fresh = vec![(digest, manifest.bytes().to_vec())];
+        if fetched {
+            fresh.push((descriptor.digest, config));
+        }
+        let subject = subject_of(&image);
+        let (image, config) = (Arc::new(image), descriptor.digest);
+        Ok(Resolved {
+            image,
+            repository,
+            subject,
+            platform,
+            config,
+            fresh,
+        })
+    }
+
+    /// The image as the store has it, if manifest and configuration are both here.
+    fn remembered(
+        &self,
+        reference: &ImageReference,
+        platform: &Platform,
+    ) -> Result<Option<(Arc<Image>, Digest)>, NodeError> {
+        let digest = match reference {
+            ImageReference::Registry(name) if name.digest.is_some() => name.digest,
+            _ => {
+                let record = self.records.reference(reference, &platform.to_string());
+                record.map(|record| record.manifest)
+            }
+        };
+        let Some(record) = digest.and_then(|digest| self.records.image(&digest)) else {
+            return Ok(None);
+        };
+        let blobs = self.store.blobs();
+        let (Some(manifest), Some(config)) =
+            (blobs.get(&record.manifest)?, blobs.get(&record.config)?)
+        else {
+            return Ok(None);
+        };
+        let media_type = &record.media_type;
+        let image = Image::parse(reference, record.manifest, media_type, &manifest, &config)?;
+        let suits = check_platform(&image, platform).is_ok();
+        Ok(suits.then(|| (Arc::new(image), record.config)))
+    }
+
+    /// Changes what is remembered of an image; the first time with what is known of it now.
+    pub(crate) fn update_image(
+        &self,
+        resolved: &Resolved,
+        change: impl FnOnce(&mut ImageRecord),
+    ) -> Result<(), NodeError> {
+        let image = &resolved.image;
+        let config = resolved.config;
+        let mut record = self
+            .records
+            .image(&image.digest)
+            .unwrap_or_else(|| ImageRecord {
+                reference: image.reference.to_string(),
+                media_type: image.media_type.clone(),
+                manifest: image.digest,
+                config,
+                acceleration: None,
+                working_sets: std::collections::BTreeMap::new(),
+                used: 0,
+            });
+        record.used = now();
+        change(&mut record);
+        self.records.put_image(&record).map_err(NodeError::records)
+    }
+
+    /// Writes down what a reference means, and keeps manifest and configuration. Not on the way
+    /// of a start: called when the root filesystem is mounted.
+    pub(crate) fn remember(&self, resolved: &Resolved) -> Result<(), NodeError> {
+        for (digest, bytes) in &resolved.fresh {
+            self.store.blobs().put(digest, bytes)?;
+        }
+        let record = RefRecord {
+            reference: resolved.image.reference.to_string(),
+            platform: resolved.platform.to_string(),
+            manifest: resolved.image.digest,
+        };
+        self.records
+            .put_reference(&record)
+            .map_err(NodeError::records)?;
+        self.update_image(resolved, |_| ())
+    }
+}
+
+/// What names the manifest that an artifact speaks for.
+pub(crate) fn subject_of(image: &Image) -> Descriptor {
+    Descriptor::new(&image.media_type, image.digest, image.manifest_size)
+}
+
+/// A single manifest says only in its configuration what it is for.
+fn check_platform(image: &Image, wanted: &Platform) -> Result<(), NodeError> {
+    let is: Platform = format!("{}/{}", image.config.os(), image.config.architecture())
+        .parse()
+        .unwrap_or_else(|never| match never {});
+    if wanted
+        .suits(&Platform {
+            variant: None,
+            ..is.clone()
+        })
+        .is_some()
+    {
+        return Ok(());
+    }
+    Err(NodeError::WrongPlatform {
+        image: image.reference.to_string(),
+        is: is.to_string(),
+        wanted: wanted.to_string(),
+    })
+}
+
+/// Seconds since 1970.
+pub(crate) fn now() -> u64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    since.map_or(0, |time| time.as_secs())
+}

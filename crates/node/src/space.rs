@@ -1,0 +1,183 @@
+//! Giving space back: plan, then do. What is mounted stays; all else goes with the last image that
+//! refers to it.
+
+use std::collections::BTreeSet;
+
+use thaw_image::{DiffId, Digest};
+use thaw_registry::Manifest;
+
+use crate::Node;
+use crate::error::NodeError;
+use crate::node::lock;
+use crate::records::ImageRecord;
+use crate::reports::{Collected, GcOptions, Removal};
+use crate::source::chain;
+
+/// What a plan would take away.
+#[derive(Debug, Default)]
+struct Plan {
+    images: Vec<ImageRecord>,
+    layers: Vec<DiffId>,
+    blobs: Vec<Digest>,
+    containers: Vec<String>,
+    told: Collected,
+}
+
+impl Node {
+    /// Removes what nothing refers to; with `all` every image that is not in use, and containers
+    /// that have ended.
+    ///
+    /// # Errors
+    /// [`NodeError`] when the store cannot be read, or something cannot be removed.
+    pub fn gc(&self, options: &GcOptions) -> Result<Collected, NodeError> {
+        if options.all && !options.dry_run {
+            self.unmount_all()?;
+        }
+        let mut plan = self.plan(options)?;
+        plan.told.dry_run = options.dry_run;
+        if !options.dry_run {
+            self.carry_out(&plan)?;
+        }
+        Ok(plan.told)
+    }
+
+    fn plan(&self, options: &GcOptions) -> Result<Plan, NodeError> {
+        let mut plan = Plan::default();
+        if options.all {
+            self.plan_containers(&mut plan)?;
+        }
+        let (mut used_layers, mut used_blobs) = (BTreeSet::new(), BTreeSet::new());
+        for record in self.records.images().map_err(NodeError::records)? {
+            let image = self.recorded_image(&record)?;
+            let in_use = self.in_use(&record.manifest);
+            let why = match &image {
+                None => Some("its manifest is not in the store"),
+                Some(_) if options.all && !in_use => Some("not in use"),
+                Some(_) => None,
+            };
+            if let Some(why) = why {
+                plan.told
+                    .removals
+                    .push(removal(format!("image {}", record.reference), why, 0));
+                plan.images.push(record);
+                continue;
+            }
+            used_blobs.extend(self.blobs_of(&record)?);
+            used_layers.extend(
+                image
+                    .iter()
+                    .flat_map(|image| &image.layers)
+                    .map(|l| l.diff_id),
+            );
+            if options.all {
+                let name = format!("image {}", record.reference);
+                plan.told
+                    .kept
+                    .push(removal(name, "a container or mount uses it", 0));
+            }
+        }
+        for (diff_id, bytes) in self.disk_usage()? {
+            if !used_layers.contains(&diff_id) {
+                let name = format!("layer {diff_id}");
+                plan.told
+                    .removals
+                    .push(removal(name, "no image has it", bytes));
+                plan.layers.push(diff_id);
+            }
+        }
+        for (digest, bytes) in self.store.blobs().list()? {
+            if !used_blobs.contains(&digest) {
+                let name = format!("blob {digest}");
+                plan.told
+                    .removals
+                    .push(removal(name, "no image refers to it", bytes));
+                plan.blobs.push(digest);
+            }
+        }
+        Ok(plan)
+    }
+
+    fn plan_containers(&self, plan: &mut Plan) -> Result<(), NodeError> {
+        for state in self.containers.list()? {
+            let name = format!("container {}", state.name);
+            if state.is_live() {
+                plan.told.kept.push(removal(name, "it runs", 0));
+            } else {
+                plan.told.removals.push(removal(name, "it has ended", 0));
+                plan.containers.push(state.id.to_string());
+            }
+        }
+        Ok(())
+    }
+
+    fn carry_out(&self, plan: &Plan) -> Result<(), NodeError> {
+        for id in &plan.containers {
+            self.release(id, true)?;
+        }
+        for record in &plan.images {
+            self.forget_traces(&record.manifest);
+            self.records
+                .remove_image(&record.manifest)
+                .map_err(NodeError::records)?;
+        }
+        for diff_id in &plan.layers {
+            if let Some(transport) = self.running_transport()
+                && let Err(error) = transport.release(diff_id)
+            {
+                tracing::debug!(layer = %diff_id, error = chain(&error), "was not attached");
+            }
+            self.store.layers().remove(diff_id)?;
+            self.records
+                .remove_layer(diff_id)
+                .map_err(NodeError::records)?;
+        }
+        for digest in &plan.blobs {
+            self.store.blobs().remove(digest)?;
+        }
+        Ok(())
+    }
+
+    fn in_use(&self, manifest: &Digest) -> bool {
+        let container = lock(&self.held)
+            .values()
+            .any(|held| held.image.image.digest == *manifest);
+        container
+            || lock(&self.mounts)
+                .values()
+                .any(|held| held.image.image.digest == *manifest)
+            || lock(&self.images)
+                .get(manifest)
+                .is_some_and(|slot| lock(slot).is_some())
+    }
+
+    /// Every blob of the store that an image needs.
+    pub(crate) fn blobs_of(&self, record: &ImageRecord) -> Result<Vec<Digest>, NodeError> {
+        let mut blobs = vec![record.manifest, record.config];
+        let acceleration = record.acceleration.as_ref().map(|used| used.manifest);
+        for artifact in acceleration.iter().chain(record.working_sets.values()) {
+            blobs.push(*artifact);
+            let Some(bytes) = self.store.blobs().get(artifact)? else {
+                continue;
+            };
+            let Ok(manifest) = Manifest::parse(bytes, None) else {
+                continue;
+            };
+            for part in manifest.content()?.layers {
+                blobs.push(part.digest);
+                let unpacked = part
+                    .annotations
+                    .get(thaw_image::media::ANNOTATION_UNPACKED_DIGEST);
+                blobs.extend(unpacked.and_then(|digest| digest.parse::<Digest>().ok()));
+            }
+        }
+        Ok(blobs)
+    }
+}
+
+fn removal(what: String, why: &str, bytes: u64) -> Removal {
+    Removal {
+        what,
+        why: why.to_owned(),
+        bytes,
+    }
+}

@@ -1,0 +1,74 @@
+//! Where the time of a start went: named spans on one clock, printed as a waterfall.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use serde::{Deserialize, Serialize};
+
+/// One step of a start.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Span {
+    /// What was done, in a few words.
+    pub name: String,
+    /// When it began, after the start's beginning.
+    pub begin: Duration,
+    /// How long it took.
+    pub took: Duration,
+}
+
+/// Collects the spans of one start, from any thread.
+#[derive(Clone, Debug)]
+pub struct Timing {
+    zero: Instant,
+    spans: Arc<Mutex<Vec<Span>>>,
+}
+
+impl Default for Timing {
+    fn default() -> Self {
+        Self {
+            zero: Instant::now(),
+            spans: Arc::default(),
+        }
+    }
+}
+
+impl Timing {
+    /// Runs `work` as a span.
+    pub fn span<T>(&self, name: &str, work: impl FnOnce() -> T) -> T {
+        let begin = self.zero.elapsed();
+        let value = work();
+        self.add(name, begin, self.zero.elapsed().saturating_sub(begin));
+        value
+    }
+
+    /// Adds a span that was measured elsewhere.
+    pub fn add(&self, name: &str, begin: Duration, took: Duration) {
+        let span = Span {
+            name: name.to_owned(),
+            begin,
+            took,
+        };
+        self.spans
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(span);
+    }
+
+    /// Time since the start's beginning.
+    #[must_use]
+    pub fn elapsed(&self) -> Duration {
+        self.zero.elapsed()
+    }
+
+    /// All spans so far, by their beginning.
+    #[must_use]
+    pub fn spans(&self) -> Vec<Span> {
+        let mut spans = self
+            .spans
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone();
+        spans.sort_by_key(|span| span.begin);
+        spans
+    }
+}

@@ -1,0 +1,439 @@
+//! What a user can type: one definition for parsing, help, completions and man pages. No I/O.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use thaw_node::{Ready, parse_duration};
+
+/// Starts containers before their image has arrived.
+#[derive(Debug, Parser)]
+#[command(
+    name = "thaw",
+    version,
+    max_term_width = 100,
+    subcommand_required = true
+)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) global: Global,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// What every command takes.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct Global {
+    /// The store: images, containers, and the socket of the daemon that owns them
+    #[arg(long, global = true, value_name = "DIR", env = "THAW_ROOT")]
+    pub(crate) root: Option<PathBuf>,
+    /// Configuration file [default: /etc/thaw/config.toml, where it exists]
+    #[arg(long, global = true, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+    /// Print facts as JSON
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+    /// Say less: no progress, no notices
+    #[arg(short, long, global = true)]
+    pub(crate) quiet: bool,
+    /// Speak plain HTTP with registries of this HOST[:PORT] (loopback ones always do)
+    #[arg(long, global = true, value_name = "HOST")]
+    pub(crate) plain_http: Vec<String>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Start a container: accelerated if it can be, by a full pull if not
+    Run(Box<Run>),
+    /// Index an image once, so that every later start loads only what it reads
+    Accelerate(Box<Accelerate>),
+    /// Mount an image's root filesystem, lazily and read-only
+    Mount(Mount),
+    /// Undo `mount`
+    Unmount(Unmount),
+    /// Fetch all of an image, fast
+    Pull(Pull),
+    /// Show an image: layers, acceleration, working set, what of it is here
+    Inspect(Inspect),
+    /// List containers and how their images were started
+    Ps(Ps),
+    /// Run a command in a running container
+    Exec(Exec),
+    /// Show what a detached container printed
+    Logs(Logs),
+    /// Stop containers
+    Stop(Stop),
+    /// Remove containers
+    Rm(Rm),
+    /// List the images in the store and what they cost
+    Images,
+    /// Give space back
+    Gc(Gc),
+    /// Check credentials against a registry and keep them in Docker's config.json
+    Login(Login),
+    /// Own a store in the foreground; other commands start it by themselves when it is not there
+    Daemon(Daemon),
+    /// Say what this machine has and lacks, and which fault transport it will use
+    Doctor,
+    /// Print a completion script for a shell
+    Completions {
+        /// Which shell
+        shell: clap_complete::Shell,
+    },
+    /// Write the man pages into a directory
+    Man {
+        /// Where
+        dir: PathBuf,
+    },
+    /// The process that holds the event group; started by the daemon
+    #[command(hide = true)]
+    Keeper,
+    /// The parent of a detached container; started by `run -d`
+    #[command(hide = true)]
+    Monitor {
+        /// The container's directory
+        dir: PathBuf,
+        /// Remove the container when it ends
+        #[arg(long)]
+        rm: bool,
+    },
+}
+
+/// How an image gets here.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum PullMode {
+    /// Lazily if there is a trusted acceleration and it is not slower; in full otherwise
+    #[default]
+    Auto,
+    /// Lazily, or fail
+    Lazy,
+    /// In full before the start
+    Full,
+}
+
+/// Who asks for a range that is absent.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum TransportName {
+    /// The best that this machine has
+    #[default]
+    Auto,
+    /// Pre-content events (Linux 6.14 and later)
+    Fanotify,
+    /// A FUSE server
+    Fuse,
+}
+
+/// How to find and fetch an image.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct ImageArgs {
+    /// Image: [HOST/]REPOSITORY[:TAG][@DIGEST], or oci:DIR[:TAG]
+    pub(crate) image: String,
+    /// How the image gets here
+    #[arg(long, value_enum, default_value_t, value_name = "MODE")]
+    pub(crate) pull: PullMode,
+    /// Working set to stream ahead of the reads, or `none`
+    #[arg(long, default_value = "default", value_name = "NAME")]
+    pub(crate) profile: String,
+    /// Fault transport
+    #[arg(long, value_enum, default_value_t, value_name = "NAME")]
+    pub(crate) transport: TransportName,
+    /// Platform of a multi-platform image, e.g. linux/arm64 [default: this machine's]
+    #[arg(long, value_name = "OS/ARCH[/VARIANT]")]
+    pub(crate) platform: Option<String>,
+    /// Ask the registry even if the image is here already
+    #[arg(long)]
+    pub(crate) refresh: bool,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Net {
+    /// The host's network
+    Host,
+    /// Loopback only
+    None,
+    /// A network of its own behind the bridge `thaw0`
+    #[default]
+    Bridge,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Run {
+    #[command(flatten)]
+    pub(crate) image: ImageArgs,
+    #[command(flatten)]
+    pub(crate) container: ContainerArgs,
+    /// Run in the background and print the container's id
+    #[arg(short, long)]
+    pub(crate) detach: bool,
+    /// Remove the container when it ends
+    #[arg(long)]
+    pub(crate) rm: bool,
+    /// Complete the layers in the background while nobody waits
+    #[arg(long)]
+    pub(crate) fill: bool,
+    /// Print where the start's time went
+    #[arg(long)]
+    pub(crate) timing: bool,
+    /// With --timing: the start ends when this answers, e.g. http://:8080/
+    #[arg(long, value_name = "WHEN", requires = "timing")]
+    pub(crate) ready: Option<Ready>,
+    /// Command and arguments, instead of the image's
+    #[arg(
+        trailing_var_arg = true,
+        allow_hyphen_values = true,
+        value_name = "CMD"
+    )]
+    pub(crate) command: Vec<String>,
+}
+
+/// What a container may be given.
+#[derive(Clone, Debug, Default, Args)]
+pub(crate) struct ContainerArgs {
+    /// Name [default: two words]
+    #[arg(long)]
+    pub(crate) name: Option<String>,
+    /// Environment variable; without a value it is taken from here
+    #[arg(short, long, value_name = "NAME[=VALUE]")]
+    pub(crate) env: Vec<String>,
+    /// Bind a host directory, or a named volume
+    #[arg(short, long, value_name = "SRC:DST[:ro]")]
+    pub(crate) volume: Vec<String>,
+    /// Publish a port of the container
+    #[arg(short = 'p', long, value_name = "[IP:]HOST:CONTAINER[/PROTO]")]
+    pub(crate) publish: Vec<String>,
+    /// Working directory
+    #[arg(short, long, value_name = "DIR")]
+    pub(crate) workdir: Option<String>,
+    /// User, by name or number
+    #[arg(short, long, value_name = "USER[:GROUP]")]
+    pub(crate) user: Option<String>,
+    /// Network
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) net: Net,
+    /// Memory limit, e.g. 512m
+    #[arg(short, long, value_name = "BYTES")]
+    pub(crate) memory: Option<String>,
+    /// CPU limit, e.g. 1.5
+    #[arg(long, value_name = "CPUS")]
+    pub(crate) cpus: Option<f64>,
+    /// Most processes
+    #[arg(long, value_name = "N")]
+    pub(crate) pids_limit: Option<i64>,
+    /// Program instead of the image's entrypoint
+    #[arg(long, value_name = "PROGRAM")]
+    pub(crate) entrypoint: Option<String>,
+    /// Host name
+    #[arg(long)]
+    pub(crate) hostname: Option<String>,
+    /// Keep standard input open
+    #[arg(short, long)]
+    pub(crate) interactive: bool,
+    /// Give it a terminal
+    #[arg(short, long)]
+    pub(crate) tty: bool,
+    /// No writable root
+    #[arg(long)]
+    pub(crate) read_only: bool,
+    /// Mount a tmpfs
+    #[arg(long, value_name = "PATH[:OPTIONS]")]
+    pub(crate) tmpfs: Vec<String>,
+    /// Keep the writable part in memory, at most this large, e.g. 1g
+    #[arg(long, value_name = "BYTES")]
+    pub(crate) storage_size: Option<String>,
+    /// Signal that asks it to stop
+    #[arg(long, value_name = "SIGNAL")]
+    pub(crate) stop_signal: Option<String>,
+    /// OCI runtime [default: crun, else runc]
+    #[arg(long, value_name = "PROGRAM")]
+    pub(crate) runtime: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Accelerate {
+    #[command(flatten)]
+    pub(crate) image: ImageArgs,
+    /// Push the acceleration to this repository instead of the image's own
+    #[arg(long, value_name = "REPOSITORY", conflicts_with = "local")]
+    pub(crate) to: Option<String>,
+    /// Keep it in the local store only
+    #[arg(long)]
+    pub(crate) local: bool,
+    /// Start the image under observation and record what it reads
+    #[arg(long)]
+    pub(crate) record: bool,
+    /// With --record, when the start is over: http://:PORT/PATH, exit, log:REGEX, or a time (20s)
+    #[arg(long, value_name = "WHEN", default_value = "10s", requires = "record")]
+    pub(crate) ready: Ready,
+    /// Publish a working set from what the starts on this machine have read
+    #[arg(long, conflicts_with = "record")]
+    pub(crate) from_traces: bool,
+    #[command(flatten)]
+    pub(crate) container: ContainerArgs,
+    /// With --record: command and arguments, instead of the image's
+    #[arg(last = true, value_name = "CMD")]
+    pub(crate) command: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Mount {
+    #[command(flatten)]
+    pub(crate) image: ImageArgs,
+    /// Where
+    pub(crate) dir: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Unmount {
+    /// Where
+    #[arg(required_unless_present = "all")]
+    pub(crate) dir: Option<PathBuf>,
+    /// Everything: mounts, and the root filesystems of containers that have ended
+    #[arg(long, conflicts_with = "dir")]
+    pub(crate) all: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Pull {
+    /// Image: [HOST/]REPOSITORY[:TAG][@DIGEST], or oci:DIR[:TAG]
+    pub(crate) image: String,
+    /// Platform of a multi-platform image [default: this machine's]
+    #[arg(long, value_name = "OS/ARCH[/VARIANT]")]
+    pub(crate) platform: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Inspect {
+    /// Image
+    pub(crate) image: String,
+    /// Platform of a multi-platform image [default: this machine's]
+    #[arg(long, value_name = "OS/ARCH[/VARIANT]")]
+    pub(crate) platform: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Ps {
+    /// Those that have ended, too
+    #[arg(short, long)]
+    pub(crate) all: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Exec {
+    /// Container: name or start of its id
+    pub(crate) container: String,
+    /// Environment variable
+    #[arg(short, long, value_name = "NAME=VALUE")]
+    pub(crate) env: Vec<String>,
+    /// Working directory
+    #[arg(short, long, value_name = "DIR")]
+    pub(crate) workdir: Option<String>,
+    /// User
+    #[arg(short, long, value_name = "USER[:GROUP]")]
+    pub(crate) user: Option<String>,
+    /// Keep standard input open
+    #[arg(short, long)]
+    pub(crate) interactive: bool,
+    /// Give it a terminal
+    #[arg(short, long)]
+    pub(crate) tty: bool,
+    /// Command and arguments
+    #[arg(
+        trailing_var_arg = true,
+        allow_hyphen_values = true,
+        required = true,
+        value_name = "CMD"
+    )]
+    pub(crate) command: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Logs {
+    /// Container: name or start of its id
+    pub(crate) container: String,
+    /// Go on as it prints
+    #[arg(short, long)]
+    pub(crate) follow: bool,
+    /// Only the last lines
+    #[arg(short = 'n', long, value_name = "LINES")]
+    pub(crate) tail: Option<usize>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Stop {
+    /// Containers: names or starts of ids
+    #[arg(required = true)]
+    pub(crate) containers: Vec<String>,
+    /// Seconds between the stop signal and SIGKILL
+    #[arg(short, long, default_value_t = 10)]
+    pub(crate) time: u64,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Rm {
+    /// Containers: names or starts of ids
+    #[arg(required = true)]
+    pub(crate) containers: Vec<String>,
+    /// Kill them if they run
+    #[arg(short, long)]
+    pub(crate) force: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Gc {
+    /// Remove all that nothing uses, not only what no image refers to
+    #[arg(long)]
+    pub(crate) all: bool,
+    /// Show what would be removed and why
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Login {
+    /// Registry: HOST[:PORT]
+    pub(crate) registry: String,
+    /// User
+    #[arg(short, long)]
+    pub(crate) username: String,
+    /// Read the password from standard input
+    #[arg(long)]
+    pub(crate) password_stdin: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Daemon {
+    /// Stop the daemon that owns the store; containers go on
+    #[arg(long)]
+    pub(crate) stop: bool,
+    /// End by itself when nothing was asked and nothing is mounted for this long, e.g. 10m
+    #[arg(long, value_name = "TIME", value_parser = parse_duration)]
+    pub(crate) idle: Option<Duration>,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_definition_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn run_takes_what_people_type() {
+        let line = "thaw run --rm -it -e A=b -p 8080:80 -v /a:/b:ro alpine -- sh -c id";
+        let cli = Cli::try_parse_from(line.split(' ')).unwrap();
+        let Command::Run(run) = cli.command else {
+            panic!("not run")
+        };
+        assert!(run.rm && run.container.tty && run.container.interactive);
+        assert_eq!(run.command, ["sh", "-c", "id"]);
+        let cli = Cli::try_parse_from(["thaw", "run", "alpine", "ls", "-l"]).unwrap();
+        let Command::Run(run) = cli.command else {
+            panic!("not run")
+        };
+        assert_eq!(run.command, ["ls", "-l"]);
+    }
+}

@@ -1,0 +1,160 @@
+//! The commands' side of the daemon's socket. Starts the daemon when there is none.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use serde::de::DeserializeOwned;
+
+use crate::progress::Bars;
+use crate::protocol::{Envelope, Failure, Line, MAX_LINE, Request, VERSION, reply};
+
+/// A store and how to reach the daemon that owns it.
+#[derive(Clone, Debug)]
+pub(crate) struct Client {
+    root: PathBuf,
+    /// Arguments that a daemon started from here gets, besides `--root`.
+    daemon_args: Vec<String>,
+    quiet: bool,
+}
+
+impl Client {
+    pub(crate) fn new(root: &Path, daemon_args: Vec<String>, quiet: bool) -> Self {
+        Self {
+            root: root.to_owned(),
+            daemon_args,
+            quiet,
+        }
+    }
+
+    /// The directory of the store.
+    pub(crate) fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// Asks, and starts a daemon first when there is none.
+    pub(crate) fn ask<T: DeserializeOwned>(&self, request: Request) -> anyhow::Result<T> {
+        let stream = match self.connect() {
+            Some(stream) => stream,
+            None => self.start_daemon()?,
+        };
+        self.exchange(stream, request)
+    }
+
+    /// Asks the daemon if there is one.
+    pub(crate) fn ask_if_running<T: DeserializeOwned>(
+        &self,
+        request: Request,
+    ) -> anyhow::Result<Option<T>> {
+        self.connect()
+            .map(|stream| self.exchange(stream, request))
+            .transpose()
+    }
+
+    fn connect(&self) -> Option<UnixStream> {
+        UnixStream::connect(self.root.join("thaw.sock")).ok()
+    }
+
+    fn exchange<T: DeserializeOwned>(
+        &self,
+        mut stream: UnixStream,
+        request: Request,
+    ) -> anyhow::Result<T> {
+        let mut line = serde_json::to_vec(&Envelope {
+            version: VERSION,
+            request,
+        })?;
+        line.push(b'\n');
+        stream
+            .write_all(&line)
+            .context("cannot speak to the daemon")?;
+        let mut reader = BufReader::new(stream);
+        let mut bars = Bars::new(self.quiet);
+        loop {
+            let mut line = Vec::new();
+            let read = reader.by_ref().take(MAX_LINE).read_until(b'\n', &mut line);
+            if read.context("lost the daemon")? == 0 {
+                let log = self.root.join("daemon.log");
+                bail!(
+                    "the daemon ended in the middle of the request; see {}",
+                    log.display()
+                );
+            }
+            match serde_json::from_slice(&line).context("the daemon's answer is malformed")? {
+                Line::Progress(progress) => bars.show(&progress),
+                Line::Reply(value) => {
+                    bars.clear();
+                    return reply(value);
+                }
+                Line::Error(failure) => {
+                    bars.clear();
+                    return Err(Refused(failure).into());
+                }
+            }
+        }
+    }
+
+    /// Starts a daemon in the background and waits until it says that its socket is there.
+    fn start_daemon(&self) -> anyhow::Result<UnixStream> {
+        std::fs::create_dir_all(&self.root)
+            .with_context(|| format!("cannot make the store {}", self.root.display()))?;
+        let log_path = self.root.join("daemon.log");
+        let log = std::fs::File::options()
+            .create(true)
+            .append(true)
+            .open(&log_path)?;
+        let mut child = Command::new(std::env::current_exe()?)
+            .arg("--root")
+            .arg(&self.root)
+            .args(&self.daemon_args)
+            .args(["daemon", "--idle", "10m"])
+            .env("THAW_DAEMON_READY", "stdout")
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(log)
+            .process_group(0)
+            .spawn()
+            .context("cannot start the daemon")?;
+        let mut said = String::new();
+        if let Some(stdout) = child.stdout.take() {
+            stdout.take(4096).read_to_string(&mut said).ok();
+        }
+        // Two commands may have started one each: the loser ends, and the winner's socket serves.
+        for _ in 0..50 {
+            if let Some(stream) = self.connect() {
+                return Ok(stream);
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        let tail = last_line(&log_path);
+        bail!(
+            "the daemon did not start: {tail}; see {}",
+            log_path.display()
+        )
+    }
+}
+
+fn last_line(path: &Path) -> String {
+    let text = std::fs::read_to_string(path).unwrap_or_default();
+    text.lines()
+        .last()
+        .unwrap_or("it said nothing")
+        .trim()
+        .to_owned()
+}
+
+/// The daemon said no.
+#[derive(Debug)]
+pub(crate) struct Refused(pub(crate) Failure);
+
+impl std::fmt::Display for Refused {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0.message)
+    }
+}
+
+impl std::error::Error for Refused {}

@@ -1,0 +1,143 @@
+//! The commands: one function each, chosen in one match.
+
+mod container;
+mod daemon;
+mod doctor;
+mod facts;
+mod image;
+mod run;
+
+use std::io::Write;
+use std::process::ExitCode;
+
+use clap::CommandFactory;
+use serde::Serialize;
+use thaw_node::{ImageWish, Pull, Transport};
+
+use crate::cli::{Cli, Command, Global, ImageArgs, PullMode, TransportName};
+use crate::client::Client;
+use crate::config::Config;
+
+/// What every command works with.
+pub(crate) struct Context {
+    pub(crate) global: Global,
+    pub(crate) config: Config,
+    pub(crate) client: Client,
+}
+
+impl Context {
+    /// Prints `value` as JSON where that was asked for, else what `text` makes of it.
+    pub(crate) fn print<T: Serialize>(
+        &self,
+        value: &T,
+        text: impl FnOnce(&T) -> String,
+    ) -> anyhow::Result<()> {
+        let mut out = std::io::stdout().lock();
+        if self.global.json {
+            serde_json::to_writer_pretty(&mut out, value)?;
+            writeln!(out)?;
+        } else {
+            out.write_all(text(value).as_bytes())?;
+        }
+        out.flush()?;
+        Ok(())
+    }
+
+    /// Says something on standard error, unless that is not wanted.
+    pub(crate) fn notice(&self, text: &str) {
+        if !self.global.quiet {
+            eprintln!("thaw: {text}");
+        }
+    }
+}
+
+/// Carries out what was typed.
+pub(crate) fn run(cli: Cli) -> anyhow::Result<ExitCode> {
+    let Cli { global, command } = cli;
+    match command {
+        Command::Completions { shell } => {
+            clap_complete::generate(shell, &mut Cli::command(), "thaw", &mut std::io::stdout());
+            return Ok(ExitCode::SUCCESS);
+        }
+        Command::Man { dir } => {
+            std::fs::create_dir_all(&dir)?;
+            clap_mangen::generate_to(Cli::command(), &dir)?;
+            return Ok(ExitCode::SUCCESS);
+        }
+        Command::Keeper => return Ok(daemon::keeper()),
+        Command::Monitor { dir, rm } => {
+            return Ok(container::monitor(global.root.as_deref(), &dir, rm));
+        }
+        _ => {}
+    }
+    let config = Config::load(&global)?;
+    let client = Client::new(&config.root, config.daemon_args(), global.quiet);
+    let context = Context {
+        global,
+        config,
+        client,
+    };
+    match command {
+        Command::Run(args) => run::run(&context, *args),
+        Command::Accelerate(args) => image::accelerate(&context, *args),
+        Command::Mount(args) => image::mount(&context, &args),
+        Command::Unmount(args) => image::unmount(&context, args),
+        Command::Pull(args) => image::pull(&context, &args),
+        Command::Inspect(args) => facts::inspect(&context, &args),
+        Command::Ps(args) => facts::ps(&context, &args),
+        Command::Images => facts::images(&context),
+        Command::Gc(args) => facts::gc(&context, &args),
+        Command::Exec(args) => container::exec(&context, args),
+        Command::Logs(args) => container::logs(&context, &args),
+        Command::Stop(args) => container::stop(&context, &args),
+        Command::Rm(args) => container::rm(&context, &args),
+        Command::Login(args) => image::login(&context, args),
+        Command::Daemon(args) => daemon::daemon(&context, &args),
+        Command::Doctor => doctor::doctor(&context),
+        Command::Completions { .. }
+        | Command::Man { .. }
+        | Command::Keeper
+        | Command::Monitor { .. } => Ok(ExitCode::SUCCESS),
+    }
+}
+
+/// An image as the user named it, on its way to the daemon.
+pub(crate) fn wish(args: &ImageArgs) -> anyhow::Result<ImageWish> {
+    Ok(ImageWish {
+        reference: reference(&args.image)?,
+        platform: args.platform.clone(),
+        pull: match args.pull {
+            PullMode::Auto => Pull::Auto,
+            PullMode::Lazy => Pull::Lazy,
+            PullMode::Full => Pull::Full,
+        },
+        profile: Some(args.profile.clone()).filter(|profile| profile != "none"),
+        transport: match args.transport {
+            TransportName::Auto => Transport::Auto,
+            TransportName::Fanotify => Transport::Fanotify,
+            TransportName::Fuse => Transport::Fuse,
+        },
+        refresh: args.refresh,
+    })
+}
+
+/// A wish with nothing forced.
+pub(crate) fn plain_wish(image: &str, platform: Option<&String>) -> anyhow::Result<ImageWish> {
+    Ok(ImageWish {
+        reference: reference(image)?,
+        platform: platform.cloned(),
+        pull: Pull::Auto,
+        profile: Some("default".to_owned()),
+        transport: Transport::Auto,
+        refresh: false,
+    })
+}
+
+/// Completes a reference; the daemon has another working directory, so `oci:` becomes absolute.
+fn reference(typed: &str) -> anyhow::Result<String> {
+    let mut reference: thaw_image::ImageReference = typed.parse()?;
+    if let thaw_image::ImageReference::Layout { dir, .. } = &mut reference {
+        *dir = std::path::absolute(&*dir)?;
+    }
+    Ok(reference.to_string())
+}

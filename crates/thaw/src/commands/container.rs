@@ -1,0 +1,138 @@
+//! `exec`, `logs`, `stop`, `rm`, and the monitor of a detached container. A container belongs to
+//! its directory, so these need the daemon only to take root filesystems away.
+
+use std::io::Write;
+use std::ops::ControlFlow;
+use std::path::Path;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use thaw_node::container::log::{LogQuery, Stream};
+use thaw_node::container::{Containers, ProcessOptions, monitor, parse};
+
+use super::Context;
+use crate::cli::{Exec, Logs, Rm, Stop};
+use crate::client::Client;
+use crate::protocol::Request;
+
+fn containers(context: &Context) -> anyhow::Result<Containers> {
+    let settings = thaw_node::container::Settings {
+        runtime: context.config.runtime.clone(),
+        ..Default::default()
+    };
+    Ok(Containers::open(context.client.root(), settings)?)
+}
+
+pub(super) fn exec(context: &Context, args: Exec) -> anyhow::Result<ExitCode> {
+    let container = containers(context)?.find(&args.container)?;
+    let lookup = |name: &str| std::env::var(name).ok();
+    let mut env = Vec::new();
+    for variable in &args.env {
+        env.extend(parse::env(variable, lookup)?);
+    }
+    let options = ProcessOptions {
+        command: args.command,
+        env,
+        workdir: args.workdir,
+        user: args.user,
+        tty: args.tty,
+        interactive: args.interactive,
+    };
+    match container.exec(&options) {
+        Ok(code) => Ok(ExitCode::from(code)),
+        Err(error) => {
+            let code = error.exit_code();
+            eprintln!("thaw: {:#}", anyhow::Error::from(error));
+            Ok(ExitCode::from(code))
+        }
+    }
+}
+
+pub(super) fn logs(context: &Context, args: &Logs) -> anyhow::Result<ExitCode> {
+    let container = containers(context)?.find(&args.container)?;
+    let query = LogQuery {
+        follow: args.follow,
+        tail: args.tail,
+        since: None,
+    };
+    let (mut out, mut err) = (std::io::stdout().lock(), std::io::stderr().lock());
+    let mut failed = None;
+    container.logs(&query, &mut |line| {
+        let target: &mut dyn Write = match line.stream {
+            Stream::Stdout => &mut out,
+            Stream::Stderr => &mut err,
+        };
+        let end: &[u8] = if line.whole { b"\n" } else { b"" };
+        let written = target
+            .write_all(&line.text)
+            .and_then(|()| target.write_all(end));
+        match written.and_then(|()| target.flush()) {
+            Ok(()) => ControlFlow::Continue(()),
+            Err(error) => {
+                failed = Some(error);
+                ControlFlow::Break(())
+            }
+        }
+    })?;
+    failed.map_or(Ok(ExitCode::SUCCESS), |error| Err(error.into()))
+}
+
+pub(super) fn stop(context: &Context, args: &Stop) -> anyhow::Result<ExitCode> {
+    each(&args.containers, |name| {
+        let container = containers(context)?.find(name)?;
+        container.stop(Duration::from_secs(args.time))?;
+        let id = container.id().to_string();
+        let _: Option<()> = context
+            .client
+            .ask_if_running(Request::Release { id, remove: false })?;
+        Ok(())
+    })
+}
+
+pub(super) fn rm(context: &Context, args: &Rm) -> anyhow::Result<ExitCode> {
+    each(&args.containers, |name| {
+        let container = containers(context)?.find(name)?;
+        let live = container.state().is_ok_and(|state| state.is_live());
+        if live && args.force {
+            container.stop(Duration::ZERO)?;
+        } else if live {
+            let name = container.state()?.name;
+            anyhow::bail!("container {name} is running: stop it first, or remove it with --force");
+        }
+        let () = context.client.ask(Request::Release {
+            id: container.id().to_string(),
+            remove: true,
+        })?;
+        Ok(())
+    })
+}
+
+/// Does it for each, names those that it worked for, and fails at the end if one did not.
+fn each(names: &[String], work: impl Fn(&str) -> anyhow::Result<()>) -> anyhow::Result<ExitCode> {
+    let mut code = ExitCode::SUCCESS;
+    for name in names {
+        match work(name) {
+            Ok(()) => writeln!(std::io::stdout(), "{name}")?,
+            Err(error) => {
+                eprintln!("thaw: {name}: {error:#}");
+                code = ExitCode::FAILURE;
+            }
+        }
+    }
+    Ok(code)
+}
+
+/// The parent of a detached container. When it has ended the daemon, if there is one, takes its
+/// root filesystem away; else the next daemon finds it ended.
+pub(super) fn monitor(root: Option<&Path>, dir: &Path, remove: bool) -> ExitCode {
+    monitor::run_detached(dir, |container, _state| {
+        let Some(root) = root else { return };
+        let client = Client::new(root, Vec::new(), true);
+        let id = container.id().to_string();
+        let released: anyhow::Result<Option<()>> =
+            client.ask_if_running(Request::Release { id, remove });
+        if let Err(error) = released {
+            eprintln!("thaw: {error:#}");
+        }
+    })
+}

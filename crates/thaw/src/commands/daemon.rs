@@ -1,0 +1,84 @@
+//! `daemon`, and the keeper that it starts.
+
+use std::io::Write;
+use std::os::fd::AsFd;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use thaw_node::{Node, Settings};
+
+use super::Context;
+use crate::cli::Daemon;
+use crate::config::Config;
+use crate::protocol::Request;
+use crate::server::{Ownership, Server};
+
+pub(super) fn daemon(context: &Context, args: &Daemon) -> anyhow::Result<ExitCode> {
+    if args.stop {
+        let stopped: Option<()> = context.client.ask_if_running(Request::Shutdown)?;
+        if stopped.is_none() {
+            context.notice("no daemon owns this store");
+        }
+        return Ok(ExitCode::SUCCESS);
+    }
+    log_to_stderr();
+    let root = context.client.root();
+    let ownership = Ownership::take(root)?;
+    let node = Arc::new(Node::open(settings(&context.config)?)?);
+    let server = Server::bind(root, Arc::clone(&node))?;
+    say_ready();
+    server.serve(args.idle)?;
+    node.close();
+    drop(ownership);
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Tells the command that started us that the socket is there, and lets go of its pipe.
+fn say_ready() {
+    if std::env::var_os("THAW_DAEMON_READY").is_some() {
+        let mut out = std::io::stdout();
+        out.write_all(b"ready\n").and_then(|()| out.flush()).ok();
+        if let Ok(null) = std::fs::File::options().write(true).open("/dev/null") {
+            rustix::stdio::dup2_stdout(null).ok();
+        }
+    }
+}
+
+fn log_to_stderr() {
+    let filter = tracing_subscriber::EnvFilter::try_from_env("THAW_LOG")
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(false)
+        .init();
+}
+
+/// What the node is told, from file and flags.
+pub(super) fn settings(config: &Config) -> anyhow::Result<Settings> {
+    Ok(Settings {
+        root: config.root.clone(),
+        registry: thaw_registry::Settings {
+            plain_http: config.plain_http.clone(),
+            docker_config: config.docker_config.clone(),
+            ..thaw_registry::Settings::default()
+        },
+        trusted_repositories: config.trusted_repositories.clone(),
+        runtime: config.runtime.clone(),
+        fault_timeout: config.fault_timeout,
+        program: std::env::current_exe().context("cannot find this program's own file")?,
+    })
+}
+
+/// The process that holds the event group, on the socket that the daemon handed it as standard
+/// input.
+pub(super) fn keeper() -> ExitCode {
+    match std::io::stdin().as_fd().try_clone_to_owned() {
+        Ok(control) => thaw_mount::keeper_main(control),
+        Err(error) => {
+            eprintln!("thaw: the keeper has no control socket: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}

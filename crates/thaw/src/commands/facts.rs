@@ -1,0 +1,222 @@
+//! `inspect`, `ps`, `images`, `gc`: facts about what is here.
+
+use std::fmt::Write as _;
+use std::process::ExitCode;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use thaw_node::{Collected, ContainerFacts, GcOptions, ImageFacts, Inspection};
+
+use super::{Context, plain_wish};
+use crate::cli::{Gc, Inspect, Ps};
+use crate::output::{bytes, percent, table};
+use crate::protocol::Request;
+
+/// As many hex characters of a digest or id as a person needs.
+const SHORT: usize = 12;
+
+pub(super) fn inspect(context: &Context, args: &Inspect) -> anyhow::Result<ExitCode> {
+    let image = plain_wish(&args.image, args.platform.as_ref())?;
+    let facts: Inspection = context.client.ask(Request::Inspect { image })?;
+    context.print(&facts, describe)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn describe(facts: &Inspection) -> String {
+    let mut text = String::new();
+    let mut line = |name: &str, value: String| {
+        let _ = writeln!(text, "{name:14} {value}");
+    };
+    line("image", facts.reference.clone());
+    line("manifest", facts.manifest.to_string());
+    line("platform", facts.platform.clone());
+    line("command", facts.command.join(" "));
+    line("compressed", bytes(facts.compressed));
+    if let Some(unpacked) = facts.unpacked {
+        line("unpacked", bytes(unpacked));
+        line(
+            "here",
+            format!(
+                "{} ({})",
+                bytes(facts.cached),
+                percent(facts.cached, unpacked)
+            ),
+        );
+    } else {
+        line("here", bytes(facts.cached));
+    }
+    match &facts.acceleration {
+        None => line("acceleration", "none".to_owned()),
+        Some(acceleration) => {
+            line("acceleration", acceleration.manifest.to_string());
+            line(
+                "  from",
+                format!("{} ({})", acceleration.source, acceleration.trust),
+            );
+            let share = percent(acceleration.size, facts.compressed);
+            line(
+                "  size",
+                format!("{} ({share} of the image)", bytes(acceleration.size)),
+            );
+        }
+    }
+    for set in &facts.working_sets {
+        let load = facts.unpacked.map_or(String::new(), |unpacked| {
+            format!(", load rate {}", percent(set.blocks, unpacked))
+        });
+        let packed = bytes(set.packed);
+        line(
+            "working set",
+            format!(
+                "{}: {} packed in {packed}{load}",
+                set.profile,
+                bytes(set.blocks)
+            ),
+        );
+    }
+    line(
+        "would start",
+        format!("{}: {}", facts.way.how, facts.way.why),
+    );
+    let rows: Vec<Vec<String>> = facts
+        .layers
+        .iter()
+        .map(|layer| {
+            vec![
+                layer.diff_id.0.hex()[..SHORT].to_owned(),
+                format_name(&layer.media_type).to_owned(),
+                bytes(layer.compressed),
+                layer.unpacked.map_or("?".to_owned(), bytes),
+                bytes(layer.cached),
+                if layer.seek_table { "yes" } else { "no" }.to_owned(),
+            ]
+        })
+        .collect();
+    text.push('\n');
+    let header = [
+        "LAYER",
+        "FORMAT",
+        "COMPRESSED",
+        "UNPACKED",
+        "HERE",
+        "SEEK TABLE",
+    ];
+    text.push_str(&table(&header, &rows));
+    text
+}
+
+fn format_name(media_type: &str) -> &str {
+    match media_type.rsplit_once(['+', '.']) {
+        Some((_, "gzip")) => "tar+gzip",
+        Some((_, "zstd")) => "tar+zstd",
+        Some((_, "tar")) => "tar",
+        _ => media_type,
+    }
+}
+
+pub(super) fn ps(context: &Context, args: &Ps) -> anyhow::Result<ExitCode> {
+    let containers: Vec<ContainerFacts> = context.client.ask(Request::Ps { all: args.all })?;
+    context.print(&containers, |containers| {
+        let rows: Vec<Vec<String>> = containers
+            .iter()
+            .map(|container| {
+                vec![
+                    container.id.chars().take(SHORT).collect(),
+                    container.name.clone(),
+                    container.image.clone(),
+                    container.status.clone(),
+                    ago(container.created),
+                    container.way.how.to_string(),
+                    container.way.why.clone(),
+                ]
+            })
+            .collect();
+        table(
+            &[
+                "CONTAINER",
+                "NAME",
+                "IMAGE",
+                "STATUS",
+                "CREATED",
+                "START",
+                "WHY",
+            ],
+            &rows,
+        )
+    })?;
+    Ok(ExitCode::SUCCESS)
+}
+
+pub(super) fn images(context: &Context) -> anyhow::Result<ExitCode> {
+    let images: Vec<ImageFacts> = context.client.ask(Request::Images)?;
+    context.print(&images, |images| {
+        let rows: Vec<Vec<String>> = images
+            .iter()
+            .map(|image| {
+                vec![
+                    image.reference.clone(),
+                    image.manifest.hex()[..SHORT].to_owned(),
+                    bytes(image.compressed),
+                    bytes(image.cached),
+                    bytes(image.index),
+                    if image.whole { "whole" } else { "in part" }.to_owned(),
+                    if image.in_use { "yes" } else { "no" }.to_owned(),
+                    ago(image.used),
+                ]
+            })
+            .collect();
+        let header = [
+            "IMAGE",
+            "MANIFEST",
+            "COMPRESSED",
+            "ON DISK",
+            "INDEX",
+            "HERE",
+            "IN USE",
+            "LAST USE",
+        ];
+        table(&header, &rows)
+    })?;
+    Ok(ExitCode::SUCCESS)
+}
+
+pub(super) fn gc(context: &Context, args: &Gc) -> anyhow::Result<ExitCode> {
+    let options = GcOptions {
+        all: args.all,
+        dry_run: args.dry_run,
+    };
+    let done: Collected = context.client.ask(Request::Gc(options))?;
+    context.print(&done, |done| {
+        let mut text = String::new();
+        for removal in &done.removals {
+            let size = bytes(removal.bytes);
+            let _ = writeln!(text, "remove  {size:>9}  {}: {}", removal.what, removal.why);
+        }
+        for kept in &done.kept {
+            let size = bytes(kept.bytes);
+            let _ = writeln!(text, "keep    {size:>9}  {}: {}", kept.what, kept.why);
+        }
+        let total = bytes(done.removals.iter().map(|removal| removal.bytes).sum());
+        let verb = if done.dry_run {
+            "would give back"
+        } else {
+            "gave back"
+        };
+        let _ = writeln!(text, "{verb} {total}");
+        text
+    })?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// A time in seconds since 1970, as people say it.
+pub(super) fn ago(seconds: u64) -> String {
+    let now = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or(Duration::ZERO)
+        .as_secs();
+    match now.saturating_sub(seconds) {
+        age @ 0..60 => format!("{age} s ago"),
+        age @ 60..3600 => format!("{} min ago", age / 60),
+        age @ 3600..86_400 => format!("{} h ago", age / 3600),
+        age => format!("{} d ago", age / 86_400),
+    }
+}

@@ -1,0 +1,246 @@
+//! `run`: the daemon makes the root filesystem, this process is the container's parent.
+
+use std::io::Write;
+use std::process::{Command, ExitCode};
+use std::time::{Duration, Instant};
+
+use anyhow::Context as _;
+use thaw_node::container::{Container, Limits, Network, Options, ProcessOptions, monitor, parse};
+use thaw_node::{PreparedContainer, Ready, Span, StartReport};
+
+use super::{Context, wish};
+use crate::cli::{ContainerArgs, Net, Run};
+use crate::output::{bytes, milliseconds, waterfall};
+use crate::protocol::Request;
+
+/// How long `--timing` waits for a container to be ready.
+const PATIENCE: Duration = Duration::from_secs(600);
+
+pub(super) fn run(context: &Context, args: Run) -> anyhow::Result<ExitCode> {
+    let clock = Clock {
+        began: Instant::now(),
+        ready: args.ready.clone(),
+        wanted: args.timing,
+    };
+    let image = wish(&args.image)?;
+    let storage = args
+        .container
+        .storage_size
+        .as_deref()
+        .map(parse::bytes)
+        .transpose()?;
+    let options = options(&args.container, args.command, !args.detach)?;
+    let container = Box::new(options);
+    let prepared: PreparedContainer = context.client.ask(Request::Prepare {
+        image,
+        container,
+        fill: args.fill,
+        storage,
+    })?;
+    for notice in &prepared.notices {
+        context.notice(notice);
+    }
+    let asked = clock.began.elapsed();
+    let container = Container::open(&prepared.dir)?;
+    if args.detach {
+        return detach(context, &container, &prepared, args.rm, asked, &clock);
+    }
+    let outcome = monitor::foreground(&container, false, |started| {
+        if let Err(error) = clock.report(context, &container, &prepared, &started.spans.0, asked) {
+            eprintln!("thaw: {error:#}");
+        }
+    });
+    let released: anyhow::Result<()> = context.client.ask(Request::Release {
+        id: prepared.id,
+        remove: args.rm,
+    });
+    let code = match outcome {
+        Ok(code) => code,
+        Err(error) => {
+            let code = error.exit_code();
+            eprintln!("thaw: {:#}", anyhow::Error::from(error));
+            code
+        }
+    };
+    released.context("the container has ended, but is not cleaned up")?;
+    Ok(ExitCode::from(code))
+}
+
+fn detach(
+    context: &Context,
+    container: &Container,
+    prepared: &PreparedContainer,
+    remove: bool,
+    asked: Duration,
+    clock: &Clock,
+) -> anyhow::Result<ExitCode> {
+    let mut program = Command::new(std::env::current_exe()?);
+    program
+        .arg("--root")
+        .arg(context.client.root())
+        .arg("monitor")
+        .arg(container.dir());
+    if remove {
+        program.arg("--rm");
+    }
+    match monitor::detach(container, &mut program) {
+        Ok(started) => {
+            let mut out = std::io::stdout().lock();
+            writeln!(out, "{}", prepared.id)?;
+            out.flush()?;
+            clock.report(context, container, prepared, &started.spans.0, asked)?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Err(error) => {
+            let code = error.exit_code();
+            eprintln!("thaw: {:#}", anyhow::Error::from(error));
+            let id = prepared.id.clone();
+            let () = context.client.ask(Request::Release { id, remove })?;
+            Ok(ExitCode::from(code))
+        }
+    }
+}
+
+/// The start's clock: runs from the command's beginning until the container is ready.
+struct Clock {
+    began: Instant,
+    ready: Option<Ready>,
+    wanted: bool,
+}
+
+impl Clock {
+    /// Prints where the time went, when the container runs and, if asked, is ready.
+    fn report(
+        &self,
+        context: &Context,
+        container: &Container,
+        prepared: &PreparedContainer,
+        started: &[thaw_node::container::Span],
+        asked: Duration,
+    ) -> anyhow::Result<()> {
+        if !self.wanted {
+            return Ok(());
+        }
+        let running = self.began.elapsed();
+        let mut spans = prepared.spans.clone();
+        let daemon = spans
+            .iter()
+            .map(|span| span.begin + span.took)
+            .max()
+            .unwrap_or_default();
+        // The daemon's clock began when it had read the request: the end of both is the same.
+        let shift = asked.saturating_sub(daemon);
+        for span in &mut spans {
+            span.begin += shift;
+        }
+        let mut at = running;
+        for span in started.iter().rev() {
+            at = at.saturating_sub(span.duration);
+            spans.push(Span {
+                name: span.name.clone(),
+                begin: at,
+                took: span.duration,
+            });
+        }
+        if let Some(ready) = &self.ready {
+            thaw_node::wait(container, ready, self.began + PATIENCE).map_err(anyhow::Error::msg)?;
+            let took = self.began.elapsed().saturating_sub(running);
+            spans.push(Span {
+                name: "program".to_owned(),
+                begin: running,
+                took,
+            });
+        }
+        spans.sort_by_key(|span| span.begin);
+        let total = self.began.elapsed();
+        let report: StartReport = context.client.ask(Request::Report {
+            id: prepared.id.clone(),
+        })?;
+        if context.global.json {
+            let facts = serde_json::json!({ "total": total, "spans": spans, "report": report });
+            eprintln!("{facts}");
+            return Ok(());
+        }
+        eprint!("{}", describe(&spans, total, &report));
+        Ok(())
+    }
+}
+
+fn describe(spans: &[Span], total: Duration, report: &StartReport) -> String {
+    let traffic = &report.traffic;
+    format!(
+        "{}: {}\n{}total {}, {} round trips before the mount\n\
+         moved {}: index and whole layers {}, working set {}, demand {}, fill {}\n\
+         {} reads had to wait\n",
+        report.way.how,
+        report.way.why,
+        waterfall(spans, total),
+        milliseconds(total),
+        report.round_trips,
+        bytes(traffic.total()),
+        bytes(traffic.other),
+        bytes(traffic.working_set),
+        bytes(traffic.demand),
+        bytes(traffic.fill),
+        report.waits,
+    )
+}
+
+/// What the flags ask of a container. `foreground`: with our standard streams.
+pub(super) fn options(
+    args: &ContainerArgs,
+    command: Vec<String>,
+    foreground: bool,
+) -> anyhow::Result<Options> {
+    let lookup = |name: &str| std::env::var(name).ok();
+    let mut env = Vec::new();
+    for variable in &args.env {
+        env.extend(parse::env(variable, lookup)?);
+    }
+    let pids = args
+        .pids_limit
+        .map(u32::try_from)
+        .transpose()
+        .context("--pids-limit")?;
+    Ok(Options {
+        name: args.name.clone(),
+        process: ProcessOptions {
+            command,
+            env,
+            workdir: args.workdir.clone(),
+            user: args.user.clone(),
+            tty: args.tty,
+            interactive: args.interactive && foreground,
+        },
+        entrypoint: args
+            .entrypoint
+            .as_ref()
+            .map(|program| match program.as_str() {
+                "" => Vec::new(),
+                program => vec![program.to_owned()],
+            }),
+        hostname: args.hostname.clone(),
+        stop_signal: args.stop_signal.as_deref().map(str::parse).transpose()?,
+        net: match args.net {
+            Net::Host => Network::Host,
+            Net::None => Network::None,
+            Net::Bridge => Network::Bridge,
+        },
+        publish: parsed(&args.publish)?,
+        volumes: parsed(&args.volume)?,
+        tmpfs: parsed(&args.tmpfs)?,
+        read_only: args.read_only,
+        limits: Limits {
+            memory: args.memory.as_deref().map(parse::memory).transpose()?,
+            cpus: args.cpus,
+            pids,
+        },
+        ..Options::default()
+    })
+}
+
+fn parsed<T: std::str::FromStr<Err: std::error::Error + Send + Sync + 'static>>(
+    texts: &[String],
+) -> anyhow::Result<Vec<T>> {
+    texts.iter().map(|text| Ok(text.parse()?)).collect()
+}

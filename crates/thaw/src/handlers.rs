@@ -1,0 +1,76 @@
+//! Request → node → reply: one exhaustive match.
+
+use std::sync::Arc;
+
+use serde::Serialize;
+use serde_json::Value;
+use thaw_image::Progress;
+use thaw_node::Node;
+
+use crate::progress::Wire;
+use crate::protocol::Request;
+
+/// Carries a request out.
+pub(crate) fn handle(
+    node: &Arc<Node>,
+    request: Request,
+    progress: &Arc<Wire>,
+) -> anyhow::Result<Value> {
+    let progress: Arc<dyn Progress> = Arc::clone(progress) as Arc<dyn Progress>;
+    let progress = progress.as_ref();
+    match request {
+        Request::Prepare {
+            image,
+            container,
+            fill,
+            storage,
+        } => json(node.prepare(&image, *container, storage, fill, progress)?),
+        Request::Release { id, remove } => json(node.release(&id, remove)?),
+        Request::Report { id } => json(node.report(&id)?),
+        Request::Mount { image, dir } => json(node.mount(&image, &dir, progress)?),
+        Request::Unmount { dir: Some(dir) } => json(node.unmount(&dir)?),
+        Request::Unmount { dir: None } => json(node.unmount_all()?),
+        Request::Pull { image } => json(node.pull(&image, progress)?),
+        Request::Accelerate {
+            image,
+            to,
+            local,
+            record,
+        } => {
+            let done = node.accelerate(&image, to.as_deref(), local, record.is_some(), progress)?;
+            let recorded = record
+                .map(|record| {
+                    let record = *record;
+                    let to = to.as_deref().filter(|_| !local);
+                    node.record(
+                        &image,
+                        to,
+                        local,
+                        &record.ready,
+                        &record.options,
+                        record.container,
+                        progress,
+                    )
+                })
+                .transpose()?;
+            json((done, recorded))
+        }
+        Request::FromTraces { image, to, local } => {
+            json(node.publish_traces(&image, to.as_deref(), local, progress)?)
+        }
+        Request::Inspect { image } => json(node.inspect(&image)?),
+        Request::Ps { all } => json(node.list_containers(all)?),
+        Request::Images => json(node.images()?),
+        Request::Gc(options) => json(node.gc(&options)?),
+        Request::Login {
+            registry,
+            user,
+            password,
+        } => json(node.login(&registry, &user, &password)?),
+        Request::Shutdown => Ok(Value::Null),
+    }
+}
+
+fn json<T: Serialize>(value: T) -> anyhow::Result<Value> {
+    Ok(serde_json::to_value(value)?)
+}

@@ -1,0 +1,119 @@
+//! What a command and the daemon say to each other: one request line, any number of progress
+//! lines, one reply line; JSON, over the Unix socket in the store.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use thaw_node::container::Options as ContainerOptions;
+use thaw_node::{GcOptions, ImageWish, Ready, RecordOptions};
+
+/// Both sides say it; another version is refused with a message that says what to do.
+pub(crate) const VERSION: u32 = 1;
+/// Longest line either side accepts.
+pub(crate) const MAX_LINE: u64 = 64 << 20;
+
+/// A request with the version of who sent it.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Envelope {
+    pub(crate) version: u32,
+    pub(crate) request: Request,
+}
+
+/// What a command can ask.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Request {
+    /// Make a container's root filesystem and bundle; who asks then runs it.
+    Prepare {
+        image: ImageWish,
+        container: Box<ContainerOptions>,
+        fill: bool,
+        storage: Option<u64>,
+    },
+    /// A container has ended: unmount its root filesystem, and remove it if asked.
+    Release {
+        id: String,
+        remove: bool,
+    },
+    /// How a running start went: bytes and waits so far.
+    Report {
+        id: String,
+    },
+    Mount {
+        image: ImageWish,
+        dir: PathBuf,
+    },
+    Unmount {
+        dir: Option<PathBuf>,
+    },
+    Pull {
+        image: ImageWish,
+    },
+    Accelerate {
+        image: ImageWish,
+        to: Option<String>,
+        local: bool,
+        record: Option<Box<Record>>,
+    },
+    FromTraces {
+        image: ImageWish,
+        to: Option<String>,
+        local: bool,
+    },
+    Inspect {
+        image: ImageWish,
+    },
+    Ps {
+        all: bool,
+    },
+    Images,
+    Gc(GcOptions),
+    Login {
+        registry: String,
+        user: String,
+        password: String,
+    },
+    Shutdown,
+}
+
+/// How to record a start.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Record {
+    pub(crate) ready: Ready,
+    pub(crate) options: RecordOptions,
+    pub(crate) container: ContainerOptions,
+}
+
+/// A line from the daemon.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Line {
+    Progress(ProgressLine),
+    Reply(serde_json::Value),
+    Error(Failure),
+}
+
+/// How far the work is.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum ProgressLine {
+    Begin { part: String, total: Option<u64> },
+    Advance { part: String, bytes: u64 },
+    Finish { part: String },
+    Say { what: String },
+}
+
+/// A request that failed.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Failure {
+    /// The whole chain of causes, the outermost first.
+    pub(crate) message: String,
+    /// Exit code that the command ends with.
+    pub(crate) code: u8,
+}
+
+/// Reads a reply into what the request promises.
+pub(crate) fn reply<T: DeserializeOwned>(value: serde_json::Value) -> anyhow::Result<T> {
+    serde_json::from_value(value)
+        .map_err(|error| anyhow::anyhow!("the daemon's answer has another shape: {error}"))
+}

@@ -1,0 +1,206 @@
+//! The daemon: one process that owns a store, answers commands on a Unix socket, one thread each.
+
+use std::fs::{File, Permissions};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail};
+use rustix::fs::{FlockOperation, flock};
+use serde_json::Value;
+use thaw_node::Node;
+
+use crate::progress::Wire;
+use crate::protocol::{Envelope, Failure, Line, MAX_LINE, Request, VERSION};
+
+/// Commands served at once; more wait in the socket's queue.
+const MAX_CONNECTIONS: usize = 512;
+
+/// The lock that makes a process the owner of a store. Released when dropped.
+#[derive(Debug)]
+pub(crate) struct Ownership {
+    _file: File,
+}
+
+impl Ownership {
+    /// Takes the store at `root`.
+    ///
+    /// # Errors
+    /// When another daemon owns it: the message has its process id.
+    pub(crate) fn take(root: &Path) -> anyhow::Result<Self> {
+        std::fs::create_dir_all(root)
+            .with_context(|| format!("cannot make the store {}", root.display()))?;
+        std::fs::set_permissions(root, Permissions::from_mode(0o700))?;
+        let path = root.join("daemon.pid");
+        let mut file = File::options()
+            .create(true)
+            .truncate(false)
+            .read(true)
+            .write(true)
+            .open(&path)?;
+        if flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
+            let mut pid = String::new();
+            file.read_to_string(&mut pid).ok();
+            bail!(
+                "the store {} is owned by the daemon with pid {}",
+                root.display(),
+                pid.trim()
+            );
+        }
+        file.set_len(0)?;
+        writeln!(file, "{}", std::process::id())?;
+        Ok(Self { _file: file })
+    }
+}
+
+/// A daemon that is about to serve.
+#[derive(Debug)]
+pub(crate) struct Server {
+    node: Arc<Node>,
+    listener: UnixListener,
+    connections: AtomicUsize,
+    stopping: AtomicBool,
+    socket: std::path::PathBuf,
+}
+
+impl Server {
+    /// Binds the socket in the store at `root`, which the caller owns.
+    pub(crate) fn bind(root: &Path, node: Arc<Node>) -> anyhow::Result<Arc<Self>> {
+        let socket = root.join("thaw.sock");
+        std::fs::remove_file(&socket).ok();
+        let listener = UnixListener::bind(&socket)
+            .with_context(|| format!("cannot listen on {}", socket.display()))?;
+        std::fs::set_permissions(&socket, Permissions::from_mode(0o600))?;
+        let connections = AtomicUsize::new(0);
+        let stopping = AtomicBool::new(false);
+        Ok(Arc::new(Self {
+            node,
+            listener,
+            connections,
+            stopping,
+            socket,
+        }))
+    }
+
+    /// Serves until told to stop or, with `idle`, until nothing was asked and nothing was mounted
+    /// for that long.
+    pub(crate) fn serve(self: &Arc<Self>, idle: Option<Duration>) -> anyhow::Result<()> {
+        if let Some(idle) = idle {
+            let server = Arc::clone(self);
+            std::thread::Builder::new()
+                .name("idle".into())
+                .spawn(move || server.watch_idle(idle))?;
+        }
+        for stream in self.listener.incoming() {
+            if self.stopping.load(Ordering::Acquire) {
+                break;
+            }
+            let stream = match stream {
+                Ok(stream) => stream,
+                Err(error) => {
+                    tracing::warn!(%error, "cannot accept a connection");
+                    std::thread::sleep(Duration::from_millis(50));
+                    continue;
+                }
+            };
+            while self.connections.load(Ordering::Acquire) >= MAX_CONNECTIONS {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            self.connections.fetch_add(1, Ordering::AcqRel);
+            let server = Arc::clone(self);
+            let spawned = std::thread::Builder::new()
+                .name("command".into())
+                .spawn(move || {
+                    if let Err(error) = server.answer(stream) {
+                        tracing::debug!(error = format!("{error:#}"), "a command went away");
+                    }
+                    server.connections.fetch_sub(1, Ordering::AcqRel);
+                });
+            if let Err(error) = spawned {
+                tracing::error!(%error, "cannot start a thread for a command");
+                self.connections.fetch_sub(1, Ordering::AcqRel);
+            }
+        }
+        std::fs::remove_file(&self.socket).ok();
+        Ok(())
+    }
+
+    fn answer(self: &Arc<Self>, stream: UnixStream) -> anyhow::Result<()> {
+        let peer = rustix::net::sockopt::socket_peercred(&stream)?;
+        let me = rustix::process::geteuid();
+        if !peer.uid.is_root() && peer.uid != me {
+            bail!("user {} may not speak to this daemon", peer.uid.as_raw());
+        }
+        let mut line = Vec::new();
+        let mut reader = BufReader::new(stream.try_clone()?);
+        reader
+            .by_ref()
+            .take(MAX_LINE)
+            .read_until(b'\n', &mut line)?;
+        if line.is_empty() {
+            return Ok(());
+        }
+        let progress = Arc::new(Wire::new(stream.try_clone()?));
+        let outcome = self.request(&line, &progress);
+        drop(progress);
+        let last = match outcome {
+            Ok(value) => Line::Reply(value),
+            Err(error) => Line::Error(failure(&error)),
+        };
+        let mut bytes = serde_json::to_vec(&last)?;
+        bytes.push(b'\n');
+        (&stream).write_all(&bytes)?;
+        Ok(())
+    }
+
+    fn request(self: &Arc<Self>, line: &[u8], progress: &Arc<Wire>) -> anyhow::Result<Value> {
+        let version = serde_json::from_slice::<Value>(line)
+            .ok()
+            .and_then(|value| value.get("version").and_then(Value::as_u64));
+        if version != Some(u64::from(VERSION)) {
+            bail!(
+                "this command speaks version {version:?} of the protocol, the daemon {VERSION}: \
+                 stop the daemon (thaw daemon --stop) and try again"
+            );
+        }
+        let envelope: Envelope = serde_json::from_slice(line).context("malformed request")?;
+        if matches!(envelope.request, Request::Shutdown) {
+            self.stop();
+            return Ok(Value::Null);
+        }
+        crate::handlers::handle(&self.node, envelope.request, progress)
+    }
+
+    /// Ends [`Server::serve`].
+    pub(crate) fn stop(&self) {
+        self.stopping.store(true, Ordering::Release);
+        // The accept loop wakes by a connection.
+        UnixStream::connect(&self.socket).ok();
+    }
+
+    fn watch_idle(&self, idle: Duration) {
+        let mut since = Instant::now();
+        loop {
+            std::thread::sleep(idle.min(Duration::from_secs(5)));
+            if self.connections.load(Ordering::Acquire) > 0 || self.node.busy() {
+                since = Instant::now();
+            }
+            if since.elapsed() >= idle {
+                tracing::info!("nothing to do: ending");
+                self.stop();
+                return;
+            }
+        }
+    }
+}
+
+fn failure(error: &anyhow::Error) -> Failure {
+    Failure {
+        message: format!("{error:#}"),
+        code: 125,
+    }
+}
