@@ -8,6 +8,17 @@ use thaw_image::{BlobSource, CodecState, Extent};
 
 use crate::pipeline::LayerIndex;
 
+impl LayerIndex {
+    /// Reads bytes of the layer's tar from its blob in `source`. Every chunk that they touch is
+    /// decoded whole and verified.
+    ///
+    /// # Errors
+    /// What the source says; an error that names the digests where a chunk is not right.
+    pub fn read(&self, source: &dyn BlobSource, extent: Extent) -> io::Result<Vec<u8>> {
+        read(self, source, extent)
+    }
+}
+
 /// Reads `extent` of the tar whose index this is, decoding each chunk that it touches. Every chunk
 /// is verified.
 pub(crate) fn read(
