@@ -27,11 +27,28 @@ pub(super) fn daemon(context: &Context, args: &Daemon) -> anyhow::Result<ExitCod
     let ownership = Ownership::take(root)?;
     let node = Arc::new(Node::open(settings(&context.config)?)?);
     let server = Server::bind(root, Arc::clone(&node))?;
+    end_on_signals(&server)?;
     say_ready();
     server.serve(args.idle)?;
     node.close();
     drop(ownership);
     Ok(ExitCode::SUCCESS)
+}
+
+/// TERM and INT end the daemon as `daemon --stop` does: what runs goes on.
+fn end_on_signals(server: &Arc<Server>) -> anyhow::Result<()> {
+    use signal_hook::consts::{SIGINT, SIGTERM};
+    let mut signals = signal_hook::iterator::Signals::new([SIGINT, SIGTERM])?;
+    let server = Arc::clone(server);
+    std::thread::Builder::new()
+        .name("signals".into())
+        .spawn(move || {
+            if let Some(signal) = signals.forever().next() {
+                tracing::info!(signal, "ending");
+                server.stop();
+            }
+        })?;
+    Ok(())
 }
 
 /// Tells the command that started us that the socket is there, and lets go of its pipe.
