@@ -11,6 +11,7 @@
 mod compare;
 mod containerd;
 mod contender;
+mod demo;
 mod disk;
 mod pages;
 mod report;
@@ -49,6 +50,7 @@ fn run() -> Result<()> {
     let mut words = std::env::args().skip(1);
     match words.next().as_deref() {
         Some("compare") => {}
+        Some("demo") => return demo::run(),
         Some(other) => bail!("no command {other:?}\n{USAGE}"),
         None => bail!("{USAGE}"),
     }

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `setup` | installs the Debian packages that tests and bench run |
 //! | `test` | setup, then everything that must hold before a change lands |
+//! | `demo` | one real image, cold by a full pull and cold by thaw |
 //! | `bench` | cold starts against containerd, medians as a table and as JSON |
 //! | `fmt` | formats the workspace |
 //!
@@ -25,6 +26,7 @@ const USAGE: &str = "usage: cargo xtask COMMAND
 
   setup          install what tests and bench need (Debian packages; as root)
   test           setup, format, lints, architecture, build, tests, documentation, licences
+  demo           start one real image cold, by a full pull and by thaw, side by side
   bench [ARGS]   compare cold starts with containerd; see `cargo xtask bench --help`
   fmt            format the workspace";
 
@@ -45,6 +47,7 @@ fn run() -> Result<()> {
     match command.as_str() {
         "setup" => setup::run(),
         "test" => test::run(),
+        "demo" => demo(),
         "bench" => bench(&rest),
         "fmt" => command::run(cargo().args(["fmt", "--all"])),
         "" | "help" | "-h" | "--help" => {
@@ -53,6 +56,22 @@ fn run() -> Result<()> {
         }
         other => bail!("no command {other:?}\n{USAGE}"),
     }
+}
+
+/// Shows the main job on a real image, with a release build.
+fn demo() -> Result<()> {
+    setup::run()?;
+    let packages = ["-p", "thaw", "-p", "thaw-bench"];
+    command::run(
+        cargo()
+            .args(["build", "--release", "--locked"])
+            .args(packages),
+    )?;
+    command::run(
+        cargo()
+            .args(["run", "--release", "--locked", "--quiet"])
+            .args(["-p", "thaw-bench", "--", "demo"]),
+    )
 }
 
 /// The bench measures a release build, by a program of its own.
