@@ -1,7 +1,7 @@
 //! Taking over from a node before this one: what is mounted is in the mount table, what it was
 //! made from is in the records, and the keeper has the descriptors.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use thaw_cache::LayerTar;
@@ -36,17 +36,22 @@ impl Node {
     /// reported and left as it is.
     pub(crate) fn adopt_mounts(&self) -> Result<(), NodeError> {
         let mounts = self.settings.root.join("mounts");
-        let targets: Vec<PathBuf> = mount_table()
-            .map_err(MountError::from)?
-            .into_iter()
-            .map(|entry| entry.target)
-            .collect();
+        let table = mount_table().map_err(MountError::from)?;
+        let targets: Vec<PathBuf> = table.iter().map(|entry| entry.target.clone()).collect();
         for dir in targets
             .iter()
             .filter(|dir| dir.parent() == Some(mounts.as_path()))
         {
             if let Err(error) = self.adopt_image(dir.clone()) {
                 tracing::warn!(dir = %dir.display(), error = chain(&error), "not taken over");
+            }
+        }
+        let blobs = self.settings.root.join("blobs");
+        for entry in &table {
+            let layout = Path::new(&entry.source);
+            let ours = entry.kind == "erofs" && layout.parent() == Some(blobs.as_path());
+            if ours && entry.target.parent() != Some(mounts.as_path()) {
+                self.adopt_mount(&entry.target, layout)?;
             }
         }
         for state in self.containers.list()? {
@@ -125,6 +130,24 @@ impl Node {
             digest,
             Arc::new(std::sync::Mutex::new(Some(Arc::new(mount)))),
         );
+        Ok(())
+    }
+
+    /// Takes over what `mount` mounted at a directory; unmounts it where its image was not taken
+    /// over, for then nobody serves it.
+    fn adopt_mount(&self, dir: &Path, layout: &Path) -> Result<(), NodeError> {
+        let Some(mount) = LayoutMount::adopt(dir)? else {
+            return Ok(());
+        };
+        let slots: Vec<_> = lock(&self.images).values().cloned().collect();
+        let image = slots.into_iter().find_map(|slot| {
+            let image = lock(&slot).clone()?;
+            (image.parts.layout == layout).then_some(image)
+        });
+        if let Some(image) = image {
+            let held = Held::of_mount(image, mount, self.spent());
+            lock(&self.mounts).insert(dir.to_owned(), held);
+        }
         Ok(())
     }
 

@@ -58,6 +58,15 @@ impl Held {
         }
     }
 
+    /// An image that `mount` mounted.
+    pub(crate) fn of_mount(image: Arc<ImageMount>, mount: LayoutMount, before: Spent) -> Self {
+        Self {
+            image,
+            before,
+            mounted: Mounts::Layout(Some(mount)),
+        }
+    }
+
     fn unmount(&mut self, when: Unmount) -> Result<(), NodeError> {
         match &mut self.mounted {
             Mounts::Overlay(overlay, writable) => {
@@ -217,12 +226,7 @@ impl Node {
         let timing = Timing::default();
         let image = self.mounted(wish, progress, &timing)?;
         let mount = self.mount_parts(&image.parts, dir, wish.transport, false)?;
-        let mounted = Mounts::Layout(Some(mount));
-        let held = Held {
-            image: Arc::clone(&image),
-            before: self.spent(),
-            mounted,
-        };
+        let held = Held::of_mount(Arc::clone(&image), mount, self.spent());
         lock(&self.mounts).insert(dir.to_owned(), held);
         Ok(Mounted {
             dir: dir.to_owned(),

@@ -170,7 +170,13 @@ impl Node {
     fn keeper_settings(&self) -> KeeperSettings {
         let program = self.settings.program.clone();
         let socket = self.settings.root.join("keeper.sock");
-        let mut settings = KeeperSettings::new(program, vec!["keeper".into()], socket);
+        // The store is in its command line for whoever looks at a process list.
+        let args = vec![
+            "--root".into(),
+            self.settings.root.clone().into(),
+            "keeper".into(),
+        ];
+        let mut settings = KeeperSettings::new(program, args, socket);
         settings.fault_timeout = self.settings.fault_timeout;
         settings
     }
@@ -212,6 +218,9 @@ impl Node {
         if self.busy() {
             return;
         }
+        lock(&self.inherited).clear();
+        let left = self.store.layers().list().unwrap_or_default();
+        self.let_go(&left);
         if let Some(transport) = lock(&self.transport).take()
             && let Err(error) = transport.shut_down()
         {

@@ -429,7 +429,7 @@ impl Node {
     }
 
     /// Takes the marks off layers that nobody has open any more.
-    fn let_go(&self, ids: &[DiffId]) {
+    pub(crate) fn let_go(&self, ids: &[DiffId]) {
         let Some(transport) = self.running_transport() else {
             return;
         };

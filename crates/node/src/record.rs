@@ -87,6 +87,9 @@ impl Node {
         progress.say("packing the working set");
         let mut recorded = self.publish_set(&resolved, &image, &trace, wish, to, local)?;
         recorded.ready_after = ready_after;
+        let ids = image.diff_ids();
+        drop(image);
+        self.let_go(&ids);
         Ok(recorded)
     }
 
