@@ -1,17 +1,15 @@
 //! Where a file's data lies: extents as a merge knows them, and as EROFS maps them.
 //!
-//! EROFS has two ways. *Flat* data is one run of blocks, named by its first. It can lie on any
-//! device, for all devices together form one address space of 2^32 blocks, in which each has a
-//! place of its own ([`unified_blocks`]). It costs nothing but the inode. *Chunk-based* data is
-//! cut into chunks of one size, a power of two, each with its device and first block, or a hole.
-//! Holes, fragments and devices for which the common address space has no place left need it.
+//! A file's data is *chunk-based*: cut into chunks of one size, a power of two, each with its device
+//! and first block, or a hole. Data in one piece is one chunk.
+//!
+//! EROFS could also address such a piece through an address space that all devices share (*flat*
+//! inodes), without a table. But then the kernel reads page by page: one event per page for whoever
+//! fills the device on demand. Where a chunk names the device, a read-ahead is one event. Measured on
+//! Linux 6.18, a fault on data that is present fell from 100 to 34 µs.
 
 use crate::format::MAX_CHUNK_BITS;
 use crate::{BLOCK, Device, FileData, FileExtent};
-
-/// First block of the first device in the common address space. Blocks below are the layout's own,
-/// so that is its size limit: 8 GiB.
-pub(crate) const UNIFIED_BASE: u32 = 1 << 24;
 
 /// Most chunks in a file: 8 MiB of them.
 pub const MAX_CHUNKS: u64 = 1 << 20;
@@ -34,22 +32,6 @@ pub enum ExtentError {
         "it is cut into {0} chunks, over the limit of {MAX_CHUNKS}; copy it to a device in one piece"
     )]
     Fragments(u64),
-}
-
-/// Gives each device its place in the common address space, in order; 0 to those behind its end.
-pub(crate) fn unified_blocks(devices: &[Device]) -> Vec<u32> {
-    let mut next = u64::from(UNIFIED_BASE);
-    let mut place = |device: &Device| {
-        let start = u32::try_from(next).unwrap_or(0);
-        next = next.saturating_add(device.blocks);
-        // Block 2^32 - 1 is left out: it would read as a hole.
-        if next <= u64::from(u32::MAX) {
-            start
-        } else {
-            0
-        }
-    };
-    devices.iter().map(&mut place).collect()
 }
 
 /// A run of blocks of a file: contiguous on a device, or a hole.
@@ -89,15 +71,12 @@ impl FileData {
         }
     }
 
-    /// Bytes of the chunk table that these extents need, as far as they are in order: 0 in one
-    /// piece, 8 for each block at worst. A file that needs much is better copied to a generated
-    /// device; over 8 times [`MAX_CHUNKS`] it is refused.
+    /// Bytes of the chunk table that these extents need, as far as they are in order: 8 in one
+    /// piece of at most 1 TiB, 8 for each block at worst. A file that needs much is better copied
+    /// to a generated device; over 8 times [`MAX_CHUNKS`] it is refused.
     #[must_use]
     pub fn table_bytes(&self) -> u64 {
-        match self.runs().as_slice() {
-            [] | [Run { place: Some(_), .. }] => 0,
-            runs => 8 * Chunks::new(runs).count,
-        }
+        8 * Chunks::new(&self.runs()).count
     }
 
     /// Whether the extents are in order, within the file and within their devices.
@@ -250,7 +229,8 @@ mod tests {
             (3, vec![Some(7)])
         );
         assert_eq!(chunks(&data(3 << 40, &[])), (31, vec![None; 3]));
-        assert_eq!(data(5 * 512, &[(0, 2, 7), (2, 3, 9)]).table_bytes(), 0);
+        assert_eq!(data(5 * 512, &[(0, 2, 7), (2, 3, 9)]).table_bytes(), 8);
+        assert_eq!(data(0, &[]).table_bytes(), 0);
     }
 
     #[test]
@@ -296,15 +276,5 @@ mod tests {
         assert_eq!(check(file.clone()), Err(ExtentError::Device(0)));
         file.extents[0].device = 0;
         assert_eq!(check(file), Err(ExtentError::Device(0)));
-    }
-
-    #[test]
-    fn devices_behind_the_common_address_space_have_no_place_in_it() {
-        let devices = [100, (1 << 32) - (1 << 25), 1 << 24, 5].map(|blocks| Device {
-            tag: [b'0'; 64],
-            blocks,
-        });
-        let base = UNIFIED_BASE;
-        assert_eq!(unified_blocks(&devices), [base, base + 100, 0, 0]);
     }
 }

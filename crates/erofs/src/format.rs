@@ -96,7 +96,7 @@ impl Superblock {
 pub(crate) struct DeviceSlot {
     pub(crate) tag: [u8; 64],
     pub(crate) blocks: U32,
-    /// First block of the device in the address space that all devices share; 0 for none.
+    /// First block of the device in the address space that all devices share: 0, for none.
     pub(crate) unified_block: U32,
     pub(crate) reserved: [u8; 56],
 }

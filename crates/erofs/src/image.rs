@@ -8,7 +8,7 @@ use std::borrow::Cow;
 
 use zerocopy::{FromBytes, IntoBytes};
 
-use crate::extents::{Run, UNIFIED_BASE, push_run};
+use crate::extents::{Run, push_run};
 use crate::format::{
     self, BLOCK_LEN, ChunkIndex, DeviceSlot, INODE, Kind, SLOT, SUPERBLOCK_OFFSET, Superblock,
 };
@@ -60,7 +60,6 @@ pub struct Image<'a> {
     inodes: u64,
     uuid: [u8; 16],
     devices: Vec<Device>,
-    unified: Vec<u32>,
 }
 
 /// An inode as it is stored.
@@ -141,18 +140,16 @@ impl<'a> Image<'a> {
             tag: slot.tag,
             blocks: u64::from(slot.blocks.get()),
         };
-        let image = Self {
+        if slots.iter().any(|slot| slot.unified_block.get() != 0) {
+            return Err(ReadError::Foreign("its devices share an address space"));
+        }
+        Ok(Self {
             bytes,
             root: Nid(u64::from(superblock.root_nid.get())),
             inodes: superblock.inodes.get(),
             uuid: superblock.uuid,
             devices: slots.iter().map(device).collect(),
-            unified: slots.iter().map(|slot| slot.unified_block.get()).collect(),
-        };
-        if image.unified != crate::extents::unified_blocks(&image.devices) {
-            return Err(ReadError::Foreign("its devices have other addresses"));
-        }
-        Ok(image)
+        })
     }
 
     /// Bytes of the layout.
@@ -310,7 +307,7 @@ impl<'a> Image<'a> {
     fn file(&self, raw: &Raw) -> Result<(FileData, usize), ReadError> {
         let size = raw.fields.size.get();
         let (runs, table_len) = match raw.fields.format.get() {
-            format::FLAT_PLAIN => (self.flat_run(raw)?, 0),
+            format::FLAT_PLAIN if size == 0 => (Vec::new(), 0),
             format::CHUNK_BASED => self.chunk_runs(raw)?,
             _ => return Err(raw.bad("its data layout is not supported")),
         };
@@ -322,29 +319,6 @@ impl<'a> Image<'a> {
                 reason,
             }),
         }
-    }
-
-    fn flat_run(&self, raw: &Raw) -> Result<Vec<Run>, ReadError> {
-        let blocks = raw.fields.size.get().div_ceil(BLOCK);
-        let mut runs = Vec::new();
-        if blocks == 0 {
-            return Ok(runs);
-        }
-        let block = raw.fields.data.get();
-        let offset_on = |(unified, device): (&u32, &Device)| {
-            let offset = u64::from(
-                block
-                    .checked_sub(*unified)
-                    .filter(|_| *unified >= UNIFIED_BASE)?,
-            );
-            (offset < device.blocks).then_some(offset)
-        };
-        let mut devices = (1..).zip(self.unified.iter().zip(&self.devices));
-        let place = devices
-            .find_map(|(slot, device)| Some((slot, offset_on(device)?)))
-            .ok_or_else(|| raw.bad("its data lies on no device"))?;
-        push_run(&mut runs, 0, blocks, Some(place));
-        Ok(runs)
     }
 
     fn chunk_runs(&self, raw: &Raw) -> Result<(Vec<Run>, usize), ReadError> {

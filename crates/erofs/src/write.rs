@@ -17,7 +17,7 @@ use zerocopy::IntoBytes;
 use zerocopy::little_endian::{U16, U32, U64};
 
 use crate::directory::{self, Name};
-use crate::extents::{self, Chunks, MAX_CHUNKS, UNIFIED_BASE};
+use crate::extents::{Chunks, MAX_CHUNKS};
 use crate::format::{self, BLOCK_LEN, ChunkIndex, DeviceSlot, INODE, Kind, SLOT, Superblock};
 use crate::plan::Plan;
 use crate::{
@@ -27,6 +27,9 @@ use crate::{
 
 /// Most bytes in the target of a symbolic link, as Linux has it.
 pub(crate) const MAX_TARGET: usize = 4095;
+
+/// Most bytes in a layout.
+const MAX_LAYOUT: u64 = 8 << 30;
 
 /// What was written.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -51,7 +54,6 @@ pub fn write(tree: &Tree, devices: &[Device], out: &mut dyn Write) -> Result<Wri
     let source = Source {
         tree,
         devices,
-        unified: extents::unified_blocks(devices),
         plan: &plan,
     };
     source.write(out).map_err(|stop| match stop {
@@ -89,7 +91,6 @@ enum Stop {
 struct Source<'a> {
     tree: &'a Tree,
     devices: &'a [Device],
-    unified: Vec<u32>,
     plan: &'a Plan,
 }
 
@@ -143,11 +144,11 @@ impl Source<'_> {
     fn head(&self, superblock: Superblock) -> Vec<u8> {
         let mut head = vec![0; format::SUPERBLOCK_OFFSET];
         head.extend_from_slice(superblock.as_bytes());
-        for (device, unified) in self.devices.iter().zip(&self.unified) {
+        for device in self.devices {
             let slot = DeviceSlot {
                 tag: device.tag,
                 blocks: U32::new(u32::try_from(device.blocks).unwrap_or(u32::MAX)),
-                unified_block: U32::new(*unified),
+                unified_block: U32::new(0),
                 reserved: [0; 56],
             };
             head.extend_from_slice(slot.as_bytes());
@@ -357,14 +358,6 @@ impl<'a, W: Write> Pass<'a, W> {
         if runs.is_empty() {
             return Ok(body);
         }
-        if let [run] = runs.as_slice()
-            && let Some(block) = self.unified_block(run.place)
-        {
-            return Ok(Body {
-                data: block,
-                ..body
-            });
-        }
         let chunks = Chunks::new(&runs);
         if chunks.count > MAX_CHUNKS {
             return Err(ExtentError::Fragments(chunks.count));
@@ -382,20 +375,9 @@ impl<'a, W: Write> Pass<'a, W> {
         })
     }
 
-    /// A place in the common address space, if its device has one there.
-    fn unified_block(&self, place: Option<(u16, u64)>) -> Option<u32> {
-        let (device, block) = place?;
-        let start = *self
-            .source
-            .unified
-            .get(usize::from(device).checked_sub(1)?)?;
-        (start >= UNIFIED_BASE).then_some(start)?;
-        u32::try_from(u64::from(start) + block).ok()
-    }
-
     fn put(&mut self, bytes: &[u8]) -> Result<(), Stop> {
         self.offset += bytes.len() as u64;
-        if self.offset > u64::from(UNIFIED_BASE) * BLOCK {
+        if self.offset > MAX_LAYOUT {
             return Err(Stop::Size);
         }
         self.out.write_all(bytes).map_err(Stop::Io)
