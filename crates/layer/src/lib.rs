@@ -1,11 +1,11 @@
 //! Layer formats: scan a tar as it streams by, index a layer in one pass, decode one chunk.
 //!
 //! - [`detect`] says which format a blob has, from its media type and its first bytes.
-//! - [`index`] reads a whole layer once: it gives the tar, its [entries](tar::Entry), the seek
+//! - [`index()`] reads a whole layer once: it gives the tar, its [entries](tar::Entry), the seek
 //!   table and the windows blob, and checks blob digest, size and diffID.
 //! - [`unpack`] does the same without a seek table, for layers that have none.
-//! - [`gunzip`] decompresses a gzip stream that is not a layer.
-//! - [`decode`] makes one chunk of the tar from its bytes of the blob, and verifies it.
+//! - [`gunzip()`] decompresses a gzip stream that is not a layer.
+//! - [`decode()`] makes one chunk of the tar from its bytes of the blob, and verifies it.
 //!
 //! Nothing here opens a file or a connection: bytes come through `Read`, go through `Write`.
 

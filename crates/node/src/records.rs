@@ -1,8 +1,10 @@
 //! What this machine remembers of images: small JSON files, each written whole and renamed.
 //!
-//!     images/refs/<sha256 of the reference>   reference → manifest, as last resolved
-//!     images/manifests/<manifest hex>         manifest → names, configuration, acceleration
-//!     images/layers/<diffid hex>              layer read whole here → size, seek table
+//! ```text
+//! images/refs/<sha256 of the reference>   reference → manifest, as last resolved
+//! images/manifests/<manifest hex>         manifest → names, configuration, acceleration
+//! images/layers/<diffid hex>              layer read whole here → size, seek table
+//! ```
 //!
 //! A record that cannot be read is treated as absent: everything in it can be asked again.
 

@@ -1,8 +1,8 @@
 //! The one bridge between plain threads, which block, and the asynchronous network code.
 //!
 //! A call is one task on this crate's own runtime, and the calling thread sleeps until it is done:
-//! one wake-up for each call, however many packets it took. A stream is a task that stays some
-//! [`IN_FLIGHT`] bytes ahead of its reader. An upload is the other way round: the calling thread
+//! one wake-up for each call, however many packets it took. A stream is a task that stays a
+//! bounded number of bytes ahead of its reader. An upload is the other way round: the calling thread
 //! reads the body and stays as far ahead of the task that sends it.
 //!
 //! Tasks never hold the bridge, so that the runtime is never dropped by one of its own threads.

@@ -1,5 +1,10 @@
 //! What a user can type: one definition for parsing, help, completions and man pages. No I/O.
 
+#![allow(
+    rustdoc::broken_intra_doc_links,
+    reason = "what stands here is printed as help, where brackets mean options"
+)]
+
 use std::path::PathBuf;
 use std::time::Duration;
 

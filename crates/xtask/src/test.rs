@@ -24,7 +24,11 @@ pub(crate) fn run() -> Result<()> {
         cargo()
             .args(["doc", "--workspace", "--no-deps", "--locked"])
             .args(["--document-private-items"])
-            .env("RUSTDOCFLAGS", "-D warnings"),
+            // Private items are documented too, so links to them lead somewhere.
+            .env(
+                "RUSTDOCFLAGS",
+                "-D warnings -A rustdoc::private-intra-doc-links",
+            ),
     )?;
     deny()?;
     // End-to-end tests run the binary, also those that lie in other crates.
