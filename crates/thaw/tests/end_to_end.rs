@@ -5,7 +5,6 @@
 use std::fs;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
-use std::time::Duration;
 
 use serde_json::Value;
 use tempfile::TempDir;
@@ -365,35 +364,6 @@ fn damage_in_the_registry_is_never_read() {
             .unwrap()
             .is_empty()
     );
-}
-
-#[test]
-fn a_killed_daemon_is_succeeded_and_reads_go_on() {
-    let scene = Scene::accelerated();
-    let node = thaw();
-    let dir = target(&node);
-    node.run(["mount", "--pull", "lazy", &scene.image, &dir])
-        .unwrap();
-    let daemon = i32::try_from(node.daemon().unwrap()).unwrap();
-    let pid = rustix::process::Pid::from_raw(daemon).unwrap();
-    rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
-    let path = format!("{dir}/srv/message");
-    let waiting = path.clone();
-    let reader = std::thread::spawn(move || fs::read(waiting));
-    std::thread::sleep(Duration::from_millis(300));
-    assert!(!reader.is_finished(), "nobody could have served this read");
-    node.run(["images"]).unwrap();
-    // The reader that waited over the death gets the right bytes or EIO, never anything else.
-    match reader.join().unwrap() {
-        Ok(bytes) => assert_eq!(bytes, b"read from the second layer\n"),
-        Err(error) => assert_eq!(error.raw_os_error(), Some(5), "{error}"),
-    }
-    let again = (0..20).find_map(|_| {
-        std::thread::sleep(Duration::from_millis(100));
-        fs::read(&path).ok()
-    });
-    assert_eq!(again.unwrap(), b"read from the second layer\n");
-    node.run(["unmount", "--all"]).unwrap();
 }
 
 #[test]
