@@ -20,11 +20,13 @@ pub fn directory() -> Result<TempDir> {
         .with_context(|| format!("cannot create a directory in {}", parent.display()))
 }
 
-/// Cargo's target directory: `CARGO_TARGET_DIR`, or `target` of the workspace.
+/// Cargo's target directory: `CARGO_TARGET_DIR`, or `target` of the workspace. Without `..` in it:
+/// paths below it are compared with those in the mount table.
 #[must_use]
 pub fn target_directory() -> PathBuf {
-    match std::env::var_os("CARGO_TARGET_DIR") {
+    let directory = match std::env::var_os("CARGO_TARGET_DIR") {
         Some(directory) => PathBuf::from(directory),
         None => Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target"),
-    }
+    };
+    directory.canonicalize().unwrap_or(directory)
 }
