@@ -9,6 +9,7 @@ use crate::contender::{Contender, Start, cold, warm};
 use crate::disk::{Disk, drop_caches};
 use crate::pages;
 use crate::report::{ContenderReport, ImageReport, Report, median_of};
+use crate::thaw::{Thaw, Way};
 use crate::world::{Served, World};
 
 /// Round trips that no system can do without: name, manifest, configuration, data.
@@ -40,7 +41,12 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
 
 fn compare(world: &World, image: &Served, runs: usize) -> Result<ImageReport> {
     let link = world.measure(image)?;
-    let mut contenders: Vec<Box<dyn Contender>> = vec![Box::new(Containerd)];
+    let mut contenders: Vec<Box<dyn Contender>> = vec![
+        Box::new(Containerd),
+        Box::new(Thaw(Way::Full)),
+        Box::new(Thaw(Way::Lazy)),
+        Box::new(Thaw(Way::Recorded)),
+    ];
     let mut reports = Vec::new();
     for contender in &mut contenders {
         contender.prepare(&image.reference)?;
@@ -88,6 +94,7 @@ fn compare(world: &World, image: &Served, runs: usize) -> Result<ImageReport> {
 fn start(world: &World, image: &Served, contender: &dyn Contender) -> Result<(Start, Start)> {
     let disk = Disk::new()?;
     let mut node = contender.node(disk.path())?;
+    node.ready(&image.reference)?;
     drop_caches()?;
     world.registry.warm()?;
     let cold = cold(node.as_mut(), &image.reference, &world.link)?;

@@ -30,6 +30,11 @@ pub(crate) trait Contender {
 
 /// One machine of a contender. Its drop ends and unmounts everything.
 pub(crate) trait Node {
+    /// Brings up what a node has running before anybody asks for this image. Not timed.
+    fn ready(&mut self, _reference: &str) -> Result<()> {
+        Ok(())
+    }
+
     /// Makes the image ready, where that is a step of its own.
     fn pull(&mut self, reference: &str) -> Result<()>;
 

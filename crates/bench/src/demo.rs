@@ -4,7 +4,6 @@
 //! with a round trip of 2 ms. Each start has a new store and cold page caches, and ends with the
 //! first good HTTP answer.
 
-use std::path::PathBuf;
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
@@ -77,10 +76,7 @@ fn host(reference: &str) -> String {
 
 /// A new store for the program beside this one.
 fn store() -> Result<Thaw> {
-    let own: PathBuf = std::env::current_exe()?;
-    let binary = own.with_file_name("thaw");
-    ensure!(binary.is_file(), "{} is not built", binary.display());
-    Thaw::new(binary)
+    Thaw::new(crate::thaw::binary()?)
 }
 
 /// One cold start, up to the first good answer.

@@ -7,14 +7,18 @@
 //! a network namespace behind a link of 1 Gbit/s with a round trip of 2 ms.
 //!
 //! A daemon that a node would have running is running before the clock starts.
+//!
+//! `micro` measures what a mount costs, on the small image.
 
 mod compare;
 mod containerd;
 mod contender;
 mod demo;
 mod disk;
+mod micro;
 mod pages;
 mod report;
+mod thaw;
 mod world;
 
 use std::path::PathBuf;
@@ -51,6 +55,15 @@ fn run() -> Result<()> {
     match words.next().as_deref() {
         Some("compare") => {}
         Some("demo") => return demo::run(),
+        Some("micro") => {
+            let micro = micro::run("web")?;
+            micro.print();
+            if let Some(path) = words.next() {
+                std::fs::write(&path, serde_json::to_string_pretty(&micro)?)
+                    .with_context(|| format!("cannot write {path}"))?;
+            }
+            return Ok(());
+        }
         Some(other) => bail!("no command {other:?}\n{USAGE}"),
         None => bail!("{USAGE}"),
     }

@@ -28,6 +28,7 @@ const USAGE: &str = "usage: cargo xtask COMMAND
   test           setup, format, lints, architecture, build, tests, documentation, licences
   demo           start one real image cold, by a full pull and by thaw, side by side
   bench [ARGS]   compare cold starts with containerd; see `cargo xtask bench --help`
+  bench micro [FILE]   what a mount costs: faults, warm reads, memory, indexing
   fmt            format the workspace";
 
 fn main() -> ExitCode {
@@ -47,8 +48,9 @@ fn run() -> Result<()> {
     match command.as_str() {
         "setup" => setup::run(),
         "test" => test::run(),
-        "demo" => demo(),
-        "bench" => bench(&rest),
+        "demo" => bench(&["demo".to_owned()]),
+        "bench" if rest.first().is_some_and(|word| word == "micro") => bench(&rest),
+        "bench" => bench(&[&["compare".to_owned()], rest.as_slice()].concat()),
         "fmt" => command::run(cargo().args(["fmt", "--all"])),
         "" | "help" | "-h" | "--help" => {
             println!("{USAGE}");
@@ -58,29 +60,17 @@ fn run() -> Result<()> {
     }
 }
 
-/// Shows the main job on a real image, with a release build.
-fn demo() -> Result<()> {
-    setup::run()?;
-    let packages = ["-p", "thaw", "-p", "thaw-bench"];
-    command::run(
-        cargo()
-            .args(["build", "--release", "--locked"])
-            .args(packages),
-    )?;
-    command::run(
-        cargo()
-            .args(["run", "--release", "--locked", "--quiet"])
-            .args(["-p", "thaw-bench", "--", "demo"]),
-    )
-}
-
-/// The bench measures a release build, by a program of its own.
+/// Runs the program that shows and measures, beside a release build of what it measures.
 fn bench(args: &[String]) -> Result<()> {
     setup::run()?;
+    let release = ["--release", "--locked"];
+    let packages = ["-p", "thaw", "-p", "thaw-bench"];
+    command::run(cargo().arg("build").args(release).args(packages))?;
     command::run(
         cargo()
-            .args(["run", "--release", "--locked", "--quiet"])
-            .args(["-p", "thaw-bench", "--", "compare"])
+            .args(["run", "--quiet", "-p", "thaw-bench"])
+            .args(release)
+            .arg("--")
             .args(args),
     )
 }
