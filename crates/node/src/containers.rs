@@ -179,6 +179,7 @@ impl Node {
     /// # Errors
     /// [`NodeError`]; a container that is not known is none.
     pub fn release(&self, id: &str, remove: bool) -> Result<(), NodeError> {
+        let _turn = self.releases.take(id);
         let held = lock(&self.held).remove(id);
         if let Some(mut held) = held {
             if let Err(error) = self.harvest(&held.image) {

@@ -34,6 +34,7 @@ mod settings;
 mod source;
 mod space;
 mod timing;
+mod turns;
 
 pub use error::NodeError;
 pub use image::{Image, ImageError, Layer};

@@ -21,6 +21,7 @@ use crate::open::ImageMount;
 use crate::records::Records;
 use crate::settings::{Settings, Transport};
 use crate::source::chain;
+use crate::turns::Turns;
 
 /// One machine's images and containers. One process has one node for a store.
 pub struct Node {
@@ -40,6 +41,8 @@ pub struct Node {
     pub(crate) images: Mutex<HashMap<Digest, Slot>>,
     /// Root filesystems of containers, by id.
     pub(crate) held: Mutex<HashMap<String, Held>>,
+    /// Containers that are being released.
+    pub(crate) releases: Turns,
     /// What `mount` mounted, by directory.
     pub(crate) mounts: Mutex<HashMap<PathBuf, Held>>,
 }
@@ -81,6 +84,7 @@ impl Node {
             inherited: Mutex::default(),
             images: Mutex::default(),
             held: Mutex::default(),
+            releases: Turns::default(),
             mounts: Mutex::default(),
             settings,
         };
