@@ -6,6 +6,7 @@
 //! - [`net`]: a link with a rate and a delay, and the namespace behind it.
 //! - [`tree`]: everything that can be told about a directory tree, and how two of them differ.
 //! - [`unpack`]: another tool's unpacking, as the judge.
+//! - [`terminal`]: a terminal for a program that asks for one.
 //! - [`thaw`]: our own binary with a store of its own.
 //!
 //! Whatever a value here starts, mounts or writes, its `Drop` ends, unmounts and removes.
@@ -16,6 +17,7 @@ pub mod net;
 pub mod process;
 pub mod registry;
 pub mod scratch;
+pub mod terminal;
 pub mod thaw;
 pub mod tree;
 pub mod unpack;

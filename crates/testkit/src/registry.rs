@@ -26,7 +26,18 @@ pub struct Options {
     pub address: String,
     /// A network namespace to run in (a path under `/run/netns`).
     pub namespace: Option<PathBuf>,
+    /// Whether nobody may push.
+    pub read_only: bool,
+    /// Whether [`USER`] and [`PASSWORD`] are asked for.
+    pub password: bool,
 }
+
+/// Who may use a registry with a password.
+pub const USER: &str = "me";
+/// The password of [`USER`].
+pub const PASSWORD: &str = "secret";
+/// The two as `htpasswd -B` writes them.
+const HTPASSWD: &str = "me:$2y$05$2ui4PmX4Kz0dq1Vad8N5/.eZwZHKBGnZDphoqlsAaDO6cEvs0ndcu\n";
 
 impl Default for Options {
     fn default() -> Self {
@@ -34,6 +45,8 @@ impl Default for Options {
             storage: None,
             address: "127.0.0.1:0".into(),
             namespace: None,
+            read_only: false,
+            password: false,
         }
     }
 }
@@ -83,7 +96,9 @@ impl Registry {
         let storage = options.storage.clone();
         let storage = storage.unwrap_or_else(|| directory.path().join("storage"));
         let config = directory.path().join("config.yml");
-        std::fs::write(&config, configuration(&storage, &options.address))?;
+        let htpasswd = directory.path().join("htpasswd");
+        std::fs::write(&htpasswd, HTPASSWD)?;
+        std::fs::write(&config, configuration(&storage, &htpasswd, options))?;
         let log = File::create(directory.path().join("log"))?;
         let mut command = match &options.namespace {
             None => Command::new("docker-registry"),
@@ -194,16 +209,24 @@ fn read_all(directory: &Path) -> std::io::Result<()> {
 }
 
 /// YAML is a superset of JSON, so no quoting rules of its own are needed.
-fn configuration(storage: &Path, address: &str) -> String {
-    serde_json::json!({
+fn configuration(storage: &Path, htpasswd: &Path, options: &Options) -> String {
+    let mut configuration = serde_json::json!({
         "version": 0.1,
         "log": { "level": "info", "formatter": "json", "accesslog": { "disabled": true } },
         "storage": {
             "filesystem": { "rootdirectory": storage },
             "delete": { "enabled": true },
-            "maintenance": { "uploadpurging": { "enabled": false } },
+            "maintenance": {
+                "uploadpurging": { "enabled": false },
+                "readonly": { "enabled": options.read_only },
+            },
         },
-        "http": { "addr": address, "secret": "not a secret" },
-    })
-    .to_string()
+        "http": { "addr": options.address, "secret": "not a secret" },
+    });
+    if options.password {
+        configuration["auth"] = serde_json::json!({
+            "htpasswd": { "realm": "test", "path": htpasswd },
+        });
+    }
+    configuration.to_string()
 }
