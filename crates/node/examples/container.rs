@@ -127,9 +127,9 @@ fn run(
         if has(flags, "--timing") {
             timing(&prepared, started, begin.elapsed());
         }
-        for (address, port) in &started.published {
+        for port in &started.published {
             if has(flags, "--ports") {
-                println!("{address} {port}");
+                println!("{} {}", port.host, port.container);
             }
         }
     };

@@ -38,17 +38,9 @@ impl Node {
         let image = &resolved.image;
         progress.say("publishing");
         let target = self.target(&resolved, to, local)?;
-        let mut not_pushed = None;
-        let mut repository = None;
-        if let Some(target) = target {
-            match artifact.publish(target.as_ref()) {
-                Ok(()) => repository = Some(target.name()),
-                Err(error) if to.is_none() && is_forbidden(&error) => {
-                    not_pushed = Some(chain(&error));
-                }
-                Err(error) => return Err(error.into()),
-            }
-        }
+        let place = publish(target.as_deref(), to.is_some(), |target| {
+            artifact.publish(target)
+        })?;
         let full_layers = prepared.layers.iter().filter_map(|layer| {
             let reason = layer.index.as_ref().err()?;
             Some(format!("layer {}: {reason}", layer.layer.blob))
@@ -56,8 +48,8 @@ impl Node {
         Ok(Accelerated {
             manifest: image.digest,
             acceleration: *artifact.acceleration.manifest.digest(),
-            repository,
-            not_pushed,
+            repository: place.repository,
+            not_pushed: place.not_pushed,
             compressed: image.compressed_size(),
             index: artifact.acceleration.size(),
             full_layers: full_layers.collect(),
@@ -113,6 +105,33 @@ impl Node {
             record.working_sets.extend(set);
         })
     }
+}
+
+/// Where an artifact went.
+#[derive(Debug, Default)]
+pub(crate) struct Place {
+    /// The repository; `None`: it is in this store only.
+    pub(crate) repository: Option<String>,
+    /// Why it was not pushed, where that was wanted.
+    pub(crate) not_pushed: Option<String>,
+}
+
+/// Pushes to `target`, where there is one. Where it does not let us push, the artifact stays in
+/// the store; a repository that the user `named` has to take it.
+pub(crate) fn publish(
+    target: Option<&dyn Repository>,
+    named: bool,
+    push: impl FnOnce(&dyn Repository) -> Result<(), RegistryError>,
+) -> Result<Place, NodeError> {
+    let mut place = Place::default();
+    if let Some(target) = target {
+        match push(target) {
+            Ok(()) => place.repository = Some(target.name()),
+            Err(error) if !named && is_forbidden(&error) => place.not_pushed = Some(chain(&error)),
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(place)
 }
 
 /// Whether the repository can be read but not written by us.

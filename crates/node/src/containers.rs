@@ -152,7 +152,7 @@ impl Node {
             name: container.state()?.name,
             dir: container.dir().to_owned(),
             manifest: image.image.digest,
-            way: image.way.clone(),
+            way: image.way_now(),
             spans: timing.spans(),
             notices,
         })
@@ -169,7 +169,8 @@ impl Node {
         let dir = container.dir();
         let held = timing.span("overlay", || overlay(image, dir, storage, before))?;
         lock(&self.held).insert(container.id().to_string(), held);
-        crate::records::write(&dir.join("way.json"), &image.way).map_err(NodeError::records)?;
+        crate::records::write(&dir.join("way.json"), &image.way_now())
+            .map_err(NodeError::records)?;
         let prepared = container.prepare(&dir.join("rootfs"), &image.image.config)?;
         Ok((prepared.spans.0, prepared.warnings))
     }
@@ -204,7 +205,7 @@ impl Node {
         };
         let now = self.spent();
         Ok(StartReport {
-            way: image.way.clone(),
+            way: image.way_now(),
             traffic: now.traffic.since(&before.traffic),
             waits: now.waits.saturating_sub(before.waits),
             round_trips: image.round_trips,
@@ -232,7 +233,7 @@ impl Node {
         Ok(Mounted {
             dir: dir.to_owned(),
             manifest: image.image.digest,
-            way: image.way.clone(),
+            way: image.way_now(),
             spans: timing.spans(),
         })
     }

@@ -72,6 +72,9 @@ pub enum NodeError {
     /// A file of the store.
     #[error(transparent)]
     File(#[from] thaw_cache::FileError),
+    /// Bytes of a layer that did not come.
+    #[error(transparent)]
+    Fetch(#[from] thaw_cache::FetchError),
     /// A mount, or who serves it.
     #[error(transparent)]
     Mount(#[from] thaw_mount::MountError),
@@ -134,15 +137,6 @@ impl NodeError {
             action,
             path: path.to_owned(),
             source,
-        }
-    }
-
-    /// Exit code of a command that fails with this: Docker's, where it has one.
-    #[must_use]
-    pub fn exit_code(&self) -> u8 {
-        match self {
-            Self::Container(error) => error.exit_code(),
-            _ => 125,
         }
     }
 }

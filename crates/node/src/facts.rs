@@ -1,9 +1,8 @@
-//! What is here: `inspect`, `ps`, `images`, and the counters.
+//! What is here: `ps`, `images`, and the counters.
 
 use std::collections::BTreeMap;
 
-use thaw_image::{DiffId, Digest, WorkingSet};
-use thaw_registry::Manifest;
+use thaw_image::{DiffId, Digest};
 
 use crate::Node;
 use crate::container::{State, Status};
@@ -12,144 +11,9 @@ use crate::error::NodeError;
 use crate::image::Image;
 use crate::node::lock;
 use crate::records::ImageRecord;
-use crate::reports::{
-    AccelerationFacts, ContainerFacts, How, ImageFacts, Inspection, LayerFacts, Traffic, Way,
-    WorkingSetFacts,
-};
-use crate::settings::ImageWish;
-use crate::source::{Accelerated, Choice};
-use crate::timing::Timing;
+use crate::reports::{ContainerFacts, How, ImageFacts, Traffic, Way};
 
 impl Node {
-    /// Everything that is known of an image, here and in its registry. Fetches no layer.
-    ///
-    /// # Errors
-    /// [`NodeError`] when the image cannot be found.
-    pub fn inspect(&self, wish: &ImageWish) -> Result<Inspection, NodeError> {
-        let timing = Timing::default();
-        let resolved = self.resolve(wish, &timing)?;
-        let image = &resolved.image;
-        let (found, way) = match self.choose(&resolved, wish, &timing)? {
-            Choice::Lazy(found) => {
-                let why = format!("acceleration from {}", found.from);
-                (
-                    Some(*found),
-                    Way {
-                        how: How::Lazy,
-                        why,
-                    },
-                )
-            }
-            Choice::Full(why) => (
-                self.local(image)?,
-                Way {
-                    how: How::Full,
-                    why,
-                },
-            ),
-        };
-        let layers = self.layer_facts(image, found.as_ref())?;
-        let config = image.config.config().as_ref();
-        let entrypoint = config
-            .and_then(|config| config.entrypoint().clone())
-            .unwrap_or_default();
-        let command = config
-            .and_then(|config| config.cmd().clone())
-            .unwrap_or_default();
-        let all_known = layers
-            .iter()
-            .map(|layer| layer.unpacked)
-            .sum::<Option<u64>>();
-        let way = match all_known {
-            Some(unpacked)
-                if layers
-                    .iter()
-                    .all(|layer| Some(layer.cached) == layer.unpacked) =>
-            {
-                Way {
-                    how: How::Full,
-                    why: format!("all of it is here ({unpacked} bytes)"),
-                }
-            }
-            _ => way,
-        };
-        Ok(Inspection {
-            reference: image.reference.to_string(),
-            manifest: image.digest,
-            platform: resolved.platform.to_string(),
-            command: [entrypoint, command].concat(),
-            compressed: image.compressed_size(),
-            cached: layers.iter().map(|layer| layer.cached).sum(),
-            unpacked: all_known,
-            layers,
-            acceleration: found.as_ref().map(|found| AccelerationFacts {
-                manifest: *found.acceleration.manifest.digest(),
-                source: found.from.clone(),
-                size: found.acceleration.size(),
-                trust: trust(found),
-            }),
-            working_sets: self.working_set_facts(&image.digest),
-            way,
-        })
-    }
-
-    fn layer_facts(
-        &self,
-        image: &Image,
-        found: Option<&Accelerated>,
-    ) -> Result<Vec<LayerFacts>, NodeError> {
-        let here = self.disk_usage()?;
-        let mut facts = Vec::with_capacity(image.layers.len());
-        for layer in &image.layers {
-            let table = found.and_then(|found| found.acceleration.tables.get(&layer.blob));
-            let record = self
-                .layer_record(&layer.diff_id)
-                .map(|record| record.tar_size);
-            let unpacked = table.map(|table| table.tar_size).or(record);
-            let cached = match unpacked {
-                Some(size) if here.contains_key(&layer.diff_id) => self
-                    .store
-                    .layers()
-                    .open(&layer.diff_id, size)?
-                    .present_bytes(),
-                _ => 0,
-            };
-            facts.push(LayerFacts {
-                blob: layer.blob,
-                diff_id: layer.diff_id,
-                media_type: layer.media_type.clone(),
-                compressed: layer.size,
-                unpacked,
-                cached,
-                seek_table: table.is_some(),
-            });
-        }
-        Ok(facts)
-    }
-
-    fn working_set_facts(&self, manifest: &Digest) -> Vec<WorkingSetFacts> {
-        let Some(record) = self.records.image(manifest) else {
-            return Vec::new();
-        };
-        let read = |digest: &Digest| {
-            let blobs = self.store.blobs();
-            let artifact = Manifest::parse(blobs.get(digest).ok()??, None).ok()?;
-            let parts = thaw_accelerate::parse_working_set(&artifact, manifest).ok()?;
-            WorkingSet::decode(&blobs.get(&parts.index.digest).ok()??).ok()
-        };
-        let sets = record.working_sets.iter();
-        sets.filter_map(|(profile, digest)| {
-            let set = read(digest)?;
-            let (blocks, packed) = (set.unpacked_size(), set.data_size());
-            Some(WorkingSetFacts {
-                profile: profile.clone(),
-                blocks,
-                packed,
-            })
-        })
-        .collect()
-    }
-
     /// The containers, and how their images were started.
     ///
     /// # Errors
@@ -179,6 +43,10 @@ impl Node {
             running: matches!(status, Status::Running | Status::Created),
             status: status.to_string(),
             created: u64::try_from(state.created.as_second()).unwrap_or(0),
+            ports: match status {
+                Status::Running => state.published.clone(),
+                _ => Vec::new(),
+            },
             way: serde_json::from_slice(&way).unwrap_or_else(|_| unknown()),
         }
     }
@@ -283,12 +151,5 @@ impl Node {
     /// What the registry says.
     pub fn login(&self, registry: &str, user: &str, password: &str) -> Result<(), NodeError> {
         Ok(self.registry.login(registry, user, password)?)
-    }
-}
-
-fn trust(found: &Accelerated) -> String {
-    match found.repository {
-        None => "made on this node".to_owned(),
-        Some(_) => "from a trusted repository".to_owned(),
     }
 }

@@ -11,7 +11,7 @@
 //! - `open` turns the image into one EROFS mount, shared by all containers of that image.
 //! - `containers` puts an overlay over it, has the bundle written, and undoes both.
 //! - `accelerate` and `record` make accelerations and working sets.
-//! - `space` gives space back; `facts` says what is here.
+//! - `space` gives space back; `facts` and `inspect` say what is here.
 //!
 //! Locks: the map of images, then one image's slot; no lock is held over a container's start.
 
@@ -22,6 +22,7 @@ mod containers;
 mod error;
 mod facts;
 mod image;
+mod inspect;
 mod node;
 mod open;
 mod pull;

@@ -116,6 +116,16 @@ impl Node {
         Ok(repository)
     }
 
+    /// Speaks plain HTTP with these registries from now on, beside those of the settings.
+    pub fn allow_plain_http(&self, registries: &[String]) {
+        for registry in registries {
+            if self.registry.allow_plain_http(registry) {
+                let within = format!("{registry}/");
+                lock(&self.repositories).retain(|name, _| !name.starts_with(&within));
+            }
+        }
+    }
+
     /// Bytes that came over the network since this node was opened.
     pub(crate) fn received(&self) -> u64 {
         lock(&self.repositories)

@@ -7,8 +7,9 @@
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
-use thaw_cache::{Attachment, FetchError, LayerTar, Origin, Prefetch};
+use thaw_cache::{Attachment, FetchError, Fill, LayerTar, Origin, Prefetch};
 use thaw_image::{BlobSource, DiffId, Digest, Progress, SeekTable};
 use thaw_mount::{Device, FaultTransport, LayerSpec, LayoutMount, Unmount};
 use thaw_registry::Repository;
@@ -19,12 +20,14 @@ use crate::image::Image;
 use crate::node::{Slot, lock};
 use crate::reports::{How, Way};
 use crate::resolve::Resolved;
-use crate::settings::{ImageWish, Transport};
+use crate::settings::{ImageWish, Pull, Transport};
 use crate::source::{Accelerated, Choice, chain, layer_refs};
 use crate::timing::Timing;
 
 /// Most bytes of a seek table.
 const MAX_TABLE: u64 = 128 << 20;
+/// How long one wait for a layer's completion lasts; there is a next one.
+const FILL_STEP: Duration = Duration::from_secs(60);
 
 /// One image, mounted.
 #[derive(Debug)]
@@ -77,6 +80,16 @@ impl ImageMount {
         &self.dir
     }
 
+    /// Lazy or full, and why, for a container that starts now: since it was mounted all of it may
+    /// have come.
+    pub(crate) fn way_now(&self) -> Way {
+        let whole = || self.parts.layers.iter().all(|layer| layer.is_whole());
+        match self.way.how {
+            How::Lazy if whole() => all_here(),
+            _ => self.way.clone(),
+        }
+    }
+
     /// The layers, each once.
     pub(crate) fn diff_ids(&self) -> Vec<DiffId> {
         let mut ids: Vec<DiffId> = self
@@ -127,6 +140,9 @@ impl Node {
         let slot: Slot = Arc::clone(lock(&self.images).entry(resolved.image.digest).or_default());
         let mut slot = lock(&slot);
         if let Some(mount) = &*slot {
+            if wish.pull == Pull::Full {
+                timing.span("full pull", || self.complete(mount))?;
+            }
             return Ok(Arc::clone(mount));
         }
         let mount = Arc::new(self.open_image(&resolved, wish, progress, timing)?);
@@ -173,7 +189,7 @@ impl Node {
         timing: &Timing,
     ) -> Result<(Parts, Way, Option<Prefetch>), NodeError> {
         let whole = self.whole_layers(&resolved.image)?;
-        let all_here = resolved
+        let whole_here = resolved
             .image
             .layers
             .iter()
@@ -181,7 +197,7 @@ impl Node {
         self.complete_unindexed(resolved, found, progress, timing)?;
         let layers = self.attach(resolved, found)?;
         let (files, prefetch) = std::thread::scope(|scope| {
-            let stream = (!all_here).then(|| {
+            let stream = (!whole_here).then(|| {
                 scope.spawn(|| timing.span("working set index", || self.stream(resolved, found)))
             });
             let files = timing.span("layout", || self.layout_files(resolved, found));
@@ -192,20 +208,12 @@ impl Node {
         });
         let parts = layers.with(files?);
         self.remember_choice(resolved, wish, found)?;
-        let way = if all_here {
-            Way {
-                how: How::Full,
-                why: "all of it is here".to_owned(),
-            }
+        let way = if whole_here {
+            all_here()
         } else {
-            let set = if prefetch.is_some() {
-                " with a working set"
-            } else {
-                ""
-            };
             Way {
                 how: How::Lazy,
-                why: format!("acceleration from {}{set}", found.from),
+                why: found.why(&resolved.image, prefetch.is_some()),
             }
         };
         Ok((parts, way, prefetch))
@@ -440,6 +448,23 @@ impl Node {
         }
     }
 
+    /// Completes the layers of a mounted image, and waits for that.
+    fn complete(&self, image: &ImageMount) -> Result<(), NodeError> {
+        let partial = image.parts.layers.iter().filter(|layer| !layer.is_whole());
+        let fills: Vec<Fill> = partial
+            .map(|layer| self.fetcher.fill(&layer.diff_id()))
+            .collect();
+        for fill in fills {
+            loop {
+                if let Some(done) = fill.wait(Instant::now() + FILL_STEP) {
+                    done?;
+                    break;
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// Completes the layers of an image while nobody waits.
     pub(crate) fn fill(&self, image: &ImageMount) {
         for layer in image.diff_ids() {
@@ -462,6 +487,14 @@ impl Layers {
             layers: self.layers,
             _origins: self.origins,
         }
+    }
+}
+
+/// The way of an image that needs no fetching.
+pub(crate) fn all_here() -> Way {
+    Way {
+        how: How::Full,
+        why: "all of it is here".to_owned(),
     }
 }
 

@@ -16,6 +16,7 @@ use thaw_image::{BlobSource, DiffId, Digest, Extent, Progress, WorkingSet};
 use thaw_registry::{Descriptor, Manifest};
 
 use crate::Node;
+use crate::accelerate::publish;
 use crate::container::{self, monitor};
 use crate::error::NodeError;
 use crate::open::ImageMount;
@@ -176,13 +177,9 @@ impl Node {
         let packed = thaw_accelerate::pack(trace, &layers, &read, &PackOptions::default())?;
         let artifact = WorkingSetArtifact::build(&resolved.subject, profile, packed)?;
         let target = self.target(resolved, to, local)?;
-        let repository = match &target {
-            Some(target) => {
-                artifact.publish(target.as_ref())?;
-                Some(target.name())
-            }
-            None => None,
-        };
+        let place = publish(target.as_deref(), to.is_some(), |target| {
+            artifact.publish(target)
+        })?;
         for (descriptor, bytes) in artifact.blobs() {
             self.store.blobs().put(&descriptor.digest, bytes)?;
         }
@@ -196,7 +193,8 @@ impl Node {
         Ok(Recorded {
             profile: profile.to_owned(),
             working_set: digest,
-            repository,
+            repository: place.repository,
+            not_pushed: place.not_pushed,
             blocks: artifact.set().unpacked_size(),
             packed: artifact.set().data_size(),
             ready_after: None,
@@ -230,7 +228,7 @@ impl Node {
         }
     }
 
-    fn load_set(
+    pub(crate) fn load_set(
         &self,
         wanted: &Descriptor,
         resolved: &Resolved,
@@ -298,6 +296,12 @@ impl Node {
         let dir = self.settings.root.join("traces");
         std::fs::create_dir_all(&dir).map_err(NodeError::dir("make", &dir))?;
         crate::records::write(&path, &gathered).map_err(NodeError::records)
+    }
+
+    /// Bytes that the starts here have read of an image, each once.
+    pub(crate) fn read_here(&self, manifest: &Digest, profile: &str) -> u64 {
+        let extents = self.gathered(manifest, profile).extents;
+        extents.iter().map(|(_, extent)| extent.len).sum()
     }
 
     fn gathered(&self, manifest: &Digest, profile: &str) -> Gathered {

@@ -6,6 +6,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use thaw_image::{DiffId, Digest};
 
+use crate::container::Published;
 use crate::timing::Span;
 
 /// How an image's bytes get to a container.
@@ -160,6 +161,8 @@ pub struct Recorded {
     pub working_set: Digest,
     /// The repository it was pushed to; `None`: it is in this store only.
     pub repository: Option<String>,
+    /// Why it was not pushed, where that was wanted.
+    pub not_pushed: Option<String>,
     /// Bytes of the blocks that the start read.
     pub blocks: u64,
     /// The same, packed.
@@ -187,6 +190,8 @@ pub struct Inspection {
     pub acceleration: Option<AccelerationFacts>,
     /// Working sets by profile.
     pub working_sets: Vec<WorkingSetFacts>,
+    /// How much of it a start reads, where that is known.
+    pub load: Option<LoadFacts>,
     /// How it would start now, and why.
     pub way: Way,
     /// Bytes of its tars that are here.
@@ -238,6 +243,17 @@ pub struct WorkingSetFacts {
     pub packed: u64,
 }
 
+/// How much of an image a start reads.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct LoadFacts {
+    /// Bytes of its tars that are read.
+    pub read: u64,
+    /// The load rate: bytes read ÷ bytes of the tars.
+    pub rate: f64,
+    /// Whence that is known.
+    pub source: String,
+}
+
 /// A container.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct ContainerFacts {
@@ -253,6 +269,8 @@ pub struct ContainerFacts {
     pub status: String,
     /// When it was made, in seconds since 1970.
     pub created: u64,
+    /// Ports of the host that lead to it.
+    pub ports: Vec<Published>,
     /// How its image was started, and why.
     pub way: Way,
 }

@@ -16,7 +16,7 @@ use thaw_registry::{Descriptor, Repository, Which};
 
 use crate::Node;
 use crate::error::NodeError;
-use crate::image::Image;
+use crate::image::{Image, Layer};
 use crate::records::ImageRecord;
 use crate::resolve::Resolved;
 use crate::settings::{ImageWish, Pull};
@@ -30,6 +30,27 @@ const ASSUMED_RATE: f64 = 12.5e6;
 const UNPACK_RATE: f64 = 60e6;
 /// What the requests of a lazy start cost more than those of a full pull.
 const EXTRA_REQUESTS: Duration = Duration::from_millis(20);
+
+impl Accelerated {
+    /// Why an image starts lazily by it, in words; `set`: with a working set.
+    pub(crate) fn why(&self, image: &Image, set: bool) -> String {
+        let set = if set { " with a working set" } else { "" };
+        let whole = image.layers.iter().filter(|layer| !self.has_table(layer));
+        let whole = match whole.count() {
+            0 => String::new(),
+            count => format!(
+                "; {count} of {} layers fetched whole: no seek table",
+                image.layers.len()
+            ),
+        };
+        format!("acceleration from {}{set}{whole}", self.from)
+    }
+
+    /// Whether a layer can be fetched in parts.
+    fn has_table(&self, layer: &Layer) -> bool {
+        self.acceleration.tables.contains_key(&layer.blob)
+    }
+}
 
 /// The way an image takes.
 #[derive(Debug)]
@@ -79,6 +100,9 @@ impl Node {
             None => timing.span("find acceleration", || self.find(resolved, wish)),
         };
         match found {
+            Ok(found) if found.acceleration.tables.is_empty() => {
+                refuse("no layer of it has a seek table".to_owned())
+            }
             Ok(found) => match slower_than_full(image, &found.acceleration, wish) {
                 Some(reason) => Ok(Choice::Full(reason)),
                 None => Ok(Choice::Lazy(Box::new(found))),
@@ -181,7 +205,7 @@ impl Node {
     }
 }
 
-fn find_in(
+pub(crate) fn find_in(
     repository: &Arc<dyn Repository>,
     image: &Image,
     profile: Option<&str>,

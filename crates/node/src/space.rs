@@ -45,11 +45,15 @@ impl Node {
         let mut plan = Plan::default();
         if options.all {
             self.plan_containers(&mut plan)?;
+            self.plan_mounts(&mut plan);
+            self.plan_volumes(&mut plan)?;
         }
         let (mut used_layers, mut used_blobs) = (BTreeSet::new(), BTreeSet::new());
         for record in self.records.images().map_err(NodeError::records)? {
             let image = self.recorded_image(&record)?;
-            let in_use = self.in_use(&record.manifest);
+            // What is only mounted, and used by nobody, is unmounted before anything is removed.
+            let in_use = self.is_used(&record.manifest)
+                || (!options.dry_run && self.is_mounted(&record.manifest));
             let why = match &image {
                 None => Some("its manifest is not in the store"),
                 Some(_) if options.all && !in_use => Some("not in use"),
@@ -73,7 +77,7 @@ impl Node {
                 let name = format!("image {}", record.reference);
                 plan.told
                     .kept
-                    .push(removal(name, "a container or mount uses it", 0));
+                    .push(removal(name, "a container or a mount uses it", 0));
             }
         }
         for (diff_id, bytes) in self.disk_usage()? {
@@ -110,6 +114,27 @@ impl Node {
         Ok(())
     }
 
+    /// In a dry run: what `mount` mounted, which goes first.
+    fn plan_mounts(&self, plan: &mut Plan) {
+        for dir in lock(&self.mounts).keys() {
+            let name = format!("mount {}", dir.display());
+            plan.told.removals.push(removal(name, "it is unmounted", 0));
+        }
+    }
+
+    /// Named volumes hold what people put there.
+    fn plan_volumes(&self, plan: &mut Plan) -> Result<(), NodeError> {
+        let dir = self.settings.root.join("volumes");
+        let list = std::fs::read_dir(&dir).map_err(NodeError::dir("list", &dir))?;
+        for volume in list {
+            let volume = volume.map_err(NodeError::dir("list", &dir))?;
+            let name = format!("volume {}", volume.file_name().display());
+            let why = "its data is yours: remove its directory by hand";
+            plan.told.kept.push(removal(name, why, 0));
+        }
+        Ok(())
+    }
+
     fn carry_out(&self, plan: &Plan) -> Result<(), NodeError> {
         for id in &plan.containers {
             self.release(id, true)?;
@@ -137,17 +162,23 @@ impl Node {
         Ok(())
     }
 
-    fn in_use(&self, manifest: &Digest) -> bool {
-        let container = lock(&self.held)
-            .values()
-            .any(|held| held.image.image.digest == *manifest);
-        container
-            || lock(&self.mounts)
-                .values()
-                .any(|held| held.image.image.digest == *manifest)
-            || lock(&self.images)
-                .get(manifest)
-                .is_some_and(|slot| lock(slot).is_some())
+    /// Whether a container that lives has this image.
+    fn is_used(&self, manifest: &Digest) -> bool {
+        let lives = |id: &str| {
+            let id = id.parse();
+            id.is_ok_and(|id| {
+                let state = self.containers.get(id).state();
+                state.is_ok_and(|state| state.is_live())
+            })
+        };
+        lock(&self.held)
+            .iter()
+            .any(|(id, held)| held.image.image.digest == *manifest && lives(id))
+    }
+
+    fn is_mounted(&self, manifest: &Digest) -> bool {
+        let slot = lock(&self.images).get(manifest).map(std::sync::Arc::clone);
+        slot.is_some_and(|slot| lock(&slot).is_some())
     }
 
     /// Every blob of the store that an image needs.

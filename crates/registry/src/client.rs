@@ -1,9 +1,9 @@
 //! The client: settings, connections and what was learnt of registries, shared by all of a
 //! process's repositories.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use reqwest::{NoProxy, Proxy, Url};
@@ -75,6 +75,15 @@ pub(crate) struct Shared {
     pub(crate) auth: Auth,
     /// How registries list referrers, and since when that is known.
     pub(crate) support: Mutex<HashMap<String, (Support, Instant)>>,
+    /// Registries that speak plain HTTP.
+    plain_http: Mutex<HashSet<String>>,
+}
+
+impl Shared {
+    fn plain_hosts(&self) -> MutexGuard<'_, HashSet<String>> {
+        let hosts = self.plain_http.lock();
+        hosts.unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// A client of any number of registries and layouts. Cheap to clone.
@@ -92,6 +101,7 @@ impl Client {
     pub fn new(settings: Settings) -> Result<Self, RegistryError> {
         let shared = Shared {
             http: http_client(&settings)?,
+            plain_http: Mutex::new(settings.plain_http.iter().cloned().collect()),
             settings,
             auth: Auth::default(),
             support: Mutex::default(),
@@ -100,6 +110,12 @@ impl Client {
             shared: Arc::new(shared),
             bridge: Arc::new(Bridge::new()?),
         })
+    }
+
+    /// Speaks plain HTTP with a registry from now on; answers whether that is news. Repositories
+    /// that are open already stay as they are.
+    pub fn allow_plain_http(&self, registry: &str) -> bool {
+        self.shared.plain_hosts().insert(registry.to_owned())
     }
 
     /// The repository that holds the image: nothing is asked of a registry yet.
@@ -139,8 +155,7 @@ impl Client {
             "docker.io" => "registry-1.docker.io",
             other => other,
         };
-        let plain =
-            is_loopback(host) || self.shared.settings.plain_http.iter().any(|it| it == host);
+        let plain = is_loopback(host) || self.shared.plain_hosts().contains(host);
         let scheme = if plain { "http" } else { "https" };
         let slash = if repository.is_empty() { "" } else { "/" };
         let base = Url::parse(&format!("{scheme}://{host}/v2/{repository}{slash}"));

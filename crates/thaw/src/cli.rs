@@ -215,14 +215,17 @@ pub(crate) struct ContainerArgs {
     /// Network
     #[arg(long, value_enum, default_value_t)]
     pub(crate) net: Net,
+    /// Name server of the container [default: the host's]
+    #[arg(long, value_name = "ADDRESS")]
+    pub(crate) dns: Vec<std::net::IpAddr>,
     /// Memory limit, e.g. 512m
     #[arg(short, long, value_name = "BYTES")]
     pub(crate) memory: Option<String>,
     /// CPU limit, e.g. 1.5
     #[arg(long, value_name = "CPUS")]
-    pub(crate) cpus: Option<f64>,
-    /// Most processes
-    #[arg(long, value_name = "N")]
+    pub(crate) cpus: Option<String>,
+    /// Most processes; -1: no limit
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
     pub(crate) pids_limit: Option<i64>,
     /// Program instead of the image's entrypoint
     #[arg(long, value_name = "PROGRAM")]

@@ -1,5 +1,6 @@
 //! The commands' side of the daemon's socket. Starts the daemon when there is none.
 
+use std::io::ErrorKind::{ConnectionRefused, NotFound};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
@@ -10,24 +11,38 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use serde::de::DeserializeOwned;
 
+use crate::config::Config;
 use crate::progress::Bars;
 use crate::protocol::{Envelope, Failure, Line, MAX_LINE, Request, VERSION, reply};
 
 /// A store and how to reach the daemon that owns it.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Client {
     root: PathBuf,
     /// Arguments that a daemon started from here gets, besides `--root`.
     daemon_args: Vec<String>,
+    /// Registries that requests from here may speak plain HTTP with.
+    plain_http: Vec<String>,
     quiet: bool,
 }
 
 impl Client {
-    pub(crate) fn new(root: &Path, daemon_args: Vec<String>, quiet: bool) -> Self {
+    /// As it is configured.
+    pub(crate) fn new(config: &Config, quiet: bool) -> Self {
+        Self {
+            root: config.root.clone(),
+            daemon_args: config.daemon_args(),
+            plain_http: config.plain_http.clone(),
+            quiet,
+        }
+    }
+
+    /// To a daemon that may be there, and says nothing on the way.
+    pub(crate) fn silent(root: &Path) -> Self {
         Self {
             root: root.to_owned(),
-            daemon_args,
-            quiet,
+            quiet: true,
+            ..Self::default()
         }
     }
 
@@ -38,7 +53,7 @@ impl Client {
 
     /// Asks, and starts a daemon first when there is none.
     pub(crate) fn ask<T: DeserializeOwned>(&self, request: Request) -> anyhow::Result<T> {
-        let stream = match self.connect() {
+        let stream = match self.connect()? {
             Some(stream) => stream,
             None => self.start_daemon()?,
         };
@@ -50,13 +65,30 @@ impl Client {
         &self,
         request: Request,
     ) -> anyhow::Result<Option<T>> {
-        self.connect()
+        let stream = self.connect()?;
+        stream
             .map(|stream| self.exchange(stream, request))
             .transpose()
     }
 
-    fn connect(&self) -> Option<UnixStream> {
-        UnixStream::connect(self.root.join("thaw.sock")).ok()
+    /// The daemon's socket; `None` where no daemon is.
+    fn connect(&self) -> anyhow::Result<Option<UnixStream>> {
+        let socket = self.root.join("thaw.sock");
+        match UnixStream::connect(&socket) {
+            Ok(stream) => Ok(Some(stream)),
+            Err(error) if matches!(error.kind(), NotFound | ConnectionRefused) => Ok(None),
+            Err(error) => Err(error)
+                .with_context(|| format!("cannot use {}{}", socket.display(), Self::who())),
+        }
+    }
+
+    /// What to do when a file of the store may not be used.
+    fn who() -> &'static str {
+        if rustix::process::geteuid().is_root() {
+            ""
+        } else {
+            " (run thaw as root, or take a store of your own with --root)"
+        }
     }
 
     fn exchange<T: DeserializeOwned>(
@@ -66,6 +98,7 @@ impl Client {
     ) -> anyhow::Result<T> {
         let mut line = serde_json::to_vec(&Envelope {
             version: VERSION,
+            plain_http: self.plain_http.clone(),
             request,
         })?;
         line.push(b'\n');
@@ -100,13 +133,19 @@ impl Client {
 
     /// Starts a daemon in the background and waits until it says that its socket is there.
     fn start_daemon(&self) -> anyhow::Result<UnixStream> {
-        std::fs::create_dir_all(&self.root)
-            .with_context(|| format!("cannot make the store {}", self.root.display()))?;
+        std::fs::create_dir_all(&self.root).with_context(|| {
+            format!(
+                "cannot make the store {}{}",
+                self.root.display(),
+                Self::who()
+            )
+        })?;
         let log_path = self.root.join("daemon.log");
         let log = std::fs::File::options()
             .create(true)
             .append(true)
-            .open(&log_path)?;
+            .open(&log_path)
+            .with_context(|| format!("cannot write {}{}", log_path.display(), Self::who()))?;
         let mut child = Command::new(std::env::current_exe()?)
             .arg("--root")
             .arg(&self.root)
@@ -125,7 +164,7 @@ impl Client {
         }
         // Two commands may have started one each: the loser ends, and the winner's socket serves.
         for _ in 0..50 {
-            if let Some(stream) = self.connect() {
+            if let Some(stream) = self.connect()? {
                 return Ok(stream);
             }
             std::thread::sleep(Duration::from_millis(20));

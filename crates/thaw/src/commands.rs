@@ -71,7 +71,7 @@ pub(crate) fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         _ => {}
     }
     let config = Config::load(&global)?;
-    let client = Client::new(&config.root, config.daemon_args(), global.quiet);
+    let client = Client::new(&config, global.quiet);
     let context = Context {
         global,
         config,

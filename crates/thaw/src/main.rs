@@ -20,10 +20,13 @@ use std::process::ExitCode;
 use clap::Parser;
 
 /// What `docker run` and its kin return when the failure is their own, not the container's.
-const OWN_FAILURE: u8 = 125;
+pub(crate) const OWN_FAILURE: u8 = 125;
 
 fn main() -> ExitCode {
-    let cli = cli::Cli::parse();
+    let cli = match cli::Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return explain(&error),
+    };
     match commands::run(cli) {
         Ok(code) => code,
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
@@ -32,6 +35,16 @@ fn main() -> ExitCode {
             let refused = error.downcast_ref::<client::Refused>();
             ExitCode::from(refused.map_or(OWN_FAILURE, |refused| refused.0.code))
         }
+    }
+}
+
+/// Prints help or version, or what is wrong with the arguments.
+fn explain(error: &clap::Error) -> ExitCode {
+    error.print().ok();
+    if error.use_stderr() {
+        ExitCode::from(OWN_FAILURE)
+    } else {
+        ExitCode::SUCCESS
     }
 }
 

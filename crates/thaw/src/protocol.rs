@@ -8,7 +8,7 @@ use thaw_node::container::Options as ContainerOptions;
 use thaw_node::{GcOptions, ImageWish, Ready, RecordOptions};
 
 /// Both sides say it; another version is refused with a message that says what to do.
-pub(crate) const VERSION: u32 = 1;
+pub(crate) const VERSION: u32 = 2;
 /// Longest line either side accepts.
 pub(crate) const MAX_LINE: u64 = 64 << 20;
 
@@ -16,6 +16,8 @@ pub(crate) const MAX_LINE: u64 = 64 << 20;
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Envelope {
     pub(crate) version: u32,
+    /// Registries that the command may speak plain HTTP with.
+    pub(crate) plain_http: Vec<String>,
     pub(crate) request: Request,
 }
 

@@ -14,6 +14,7 @@ use rustix::fs::{FlockOperation, flock};
 use serde_json::Value;
 use thaw_node::Node;
 
+use crate::OWN_FAILURE;
 use crate::progress::Wire;
 use crate::protocol::{Envelope, Failure, Line, MAX_LINE, Request, VERSION};
 
@@ -46,7 +47,8 @@ impl Ownership {
             let mut pid = String::new();
             file.read_to_string(&mut pid).ok();
             bail!(
-                "the store {} is owned by the daemon with pid {}",
+                "the store {} is owned by the daemon with pid {}: stop that one (thaw daemon --stop), \
+                 or take another store (--root)",
                 root.display(),
                 pid.trim()
             );
@@ -172,6 +174,7 @@ impl Server {
             self.stop();
             return Ok(Value::Null);
         }
+        self.node.allow_plain_http(&envelope.plain_http);
         crate::handlers::handle(&self.node, envelope.request, progress)
     }
 
@@ -199,8 +202,17 @@ impl Server {
 }
 
 fn failure(error: &anyhow::Error) -> Failure {
+    let full = error.chain().any(|cause| {
+        let cause = cause.downcast_ref::<std::io::Error>();
+        cause.is_some_and(|cause| cause.kind() == std::io::ErrorKind::StorageFull)
+    });
+    let advice = if full {
+        "; free some of it (`thaw gc` shows how with --all --dry-run), or take a store on a larger disk"
+    } else {
+        ""
+    };
     Failure {
-        message: format!("{error:#}"),
-        code: 125,
+        message: format!("{error:#}{advice}"),
+        code: OWN_FAILURE,
     }
 }

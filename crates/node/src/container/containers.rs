@@ -14,6 +14,7 @@ use rustix::fs::{FlockOperation, flock};
 use super::bundle::Bundle;
 use super::network::Bridge;
 use super::options::{Network, Options, Signal};
+use super::parse::ParseError;
 use super::runtime::{RuncLike, Runtime};
 use super::span::Spans;
 use super::state::{Phase, ProcessId, Settings, State, Status};
@@ -79,6 +80,11 @@ impl Containers {
     pub fn create(&self, new: NewContainer) -> Result<Container, ContainerError> {
         let id = ContainerId::generate()?;
         let dir = self.dir().join(id.as_str());
+        let mut settings = self.settings.clone();
+        if let Some(runtime) = &new.options.runtime {
+            settings.runtime = Some(runtime.clone());
+        }
+        check_ports(&new.options)?;
         let _lock = self.lock()?;
         let others = self.list()?;
         let taken = |name: &str| others.iter().find(|other| other.name == name);
@@ -104,9 +110,10 @@ impl Containers {
             },
             stop_signal: new.options.stop_signal.unwrap_or(Signal::TERM),
             options: new.options,
-            settings: self.settings.clone(),
+            settings,
             rootfs: None,
             endpoint: None,
+            published: Vec::new(),
         };
         state.write(&dir)?;
         Ok(Container { id, dir })
@@ -182,6 +189,18 @@ impl Containers {
         let file = File::create(&path).map_err(ContainerError::file("open", &path))?;
         flock(&file, FlockOperation::LockExclusive).map_err(ContainerError::file("lock", &path))?;
         Ok(file)
+    }
+}
+
+/// Only a bridge has ports to publish.
+fn check_ports(options: &Options) -> Result<(), ParseError> {
+    match options.publish.first() {
+        Some(port) if options.net != Network::Bridge => {
+            let text = port.container.to_string();
+            let reason = "only a container on the bridge (--net bridge) publishes ports";
+            Err(ParseError::new("port", &text, reason))
+        }
+        _ => Ok(()),
     }
 }
 

@@ -78,9 +78,9 @@ pub enum ContainerError {
         /// The runtime's words.
         message: String,
     },
-    /// Neither crun nor runc is there.
-    #[error("no container runtime: install crun (or runc), or name one")]
-    NoRuntime,
+    /// No such OCI runtime is there.
+    #[error("no container runtime: {0} is not in PATH; install crun or runc, or name another one")]
+    NoRuntime(String),
     /// The runtime failed.
     #[error("{runtime} {action} failed: {message}")]
     Runtime {

@@ -34,6 +34,8 @@ pub struct Options {
     pub read_only: bool,
     /// Bounds on what it may use.
     pub limits: Limits,
+    /// OCI runtime instead of the settings': a path, or a name in `PATH`.
+    pub runtime: Option<String>,
     /// Whether set-user-id programs and file capabilities work inside. Off by default.
     pub new_privileges: bool,
 }

@@ -84,7 +84,8 @@ impl RuncLike {
     pub fn find(choice: Option<&str>, root: &Path) -> Result<Self, ContainerError> {
         let names = choice.map_or_else(|| vec!["crun", "runc"], |choice| vec![choice]);
         let program = names.into_iter().find_map(in_path);
-        let program = program.ok_or(ContainerError::NoRuntime)?;
+        let wanted = || choice.unwrap_or("crun").to_owned();
+        let program = program.ok_or_else(|| ContainerError::NoRuntime(wanted()))?;
         // They do not read each other's state.
         let name = program.file_name().unwrap_or_default();
         Ok(Self {

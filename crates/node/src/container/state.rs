@@ -4,6 +4,7 @@
 
 use std::fs::{self, File};
 use std::io::Write;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
@@ -11,7 +12,7 @@ use rustix::process::Pid;
 use serde::{Deserialize, Serialize};
 
 use super::network::{BridgeConfig, Endpoint};
-use super::options::{Options, Signal};
+use super::options::{Options, Protocol, Signal};
 use super::{ContainerError, ContainerId};
 
 /// A container, as its `state.json` has it.
@@ -37,8 +38,22 @@ pub struct State {
     /// Its place in the network, once it has one.
     #[serde(default)]
     pub endpoint: Option<Endpoint>,
+    /// Ports that the host listens on for it, once it runs.
+    #[serde(default)]
+    pub published: Vec<Published>,
     /// The signal that asks it to end.
     pub stop_signal: Signal,
+}
+
+/// A port of the host that leads to one of a container.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Published {
+    /// The host's address and port.
+    pub host: SocketAddr,
+    /// The container's port.
+    pub container: u16,
+    /// The protocol.
+    pub protocol: Protocol,
 }
 
 /// How this machine runs containers.

@@ -7,6 +7,7 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use serde::Serialize;
 use thaw_node::container::log::{LogQuery, Stream};
 use thaw_node::container::{Containers, ProcessOptions, monitor, parse};
 
@@ -78,7 +79,7 @@ pub(super) fn logs(context: &Context, args: &Logs) -> anyhow::Result<ExitCode> {
 }
 
 pub(super) fn stop(context: &Context, args: &Stop) -> anyhow::Result<ExitCode> {
-    each(&args.containers, |name| {
+    each(context, &args.containers, |name| {
         let container = containers(context)?.find(name)?;
         container.stop(Duration::from_secs(args.time))?;
         let id = container.id().to_string();
@@ -90,7 +91,7 @@ pub(super) fn stop(context: &Context, args: &Stop) -> anyhow::Result<ExitCode> {
 }
 
 pub(super) fn rm(context: &Context, args: &Rm) -> anyhow::Result<ExitCode> {
-    each(&args.containers, |name| {
+    each(context, &args.containers, |name| {
         let container = containers(context)?.find(name)?;
         let live = container.state().is_ok_and(|state| state.is_live());
         if live && args.force {
@@ -107,19 +108,41 @@ pub(super) fn rm(context: &Context, args: &Rm) -> anyhow::Result<ExitCode> {
     })
 }
 
+/// What came of one of several containers.
+#[derive(Serialize)]
+struct Outcome<'a> {
+    /// As it was named.
+    container: &'a str,
+    /// Why it did not work.
+    error: Option<String>,
+}
+
 /// Does it for each, names those that it worked for, and fails at the end if one did not.
-fn each(names: &[String], work: impl Fn(&str) -> anyhow::Result<()>) -> anyhow::Result<ExitCode> {
-    let mut code = ExitCode::SUCCESS;
+fn each(
+    context: &Context,
+    names: &[String],
+    work: impl Fn(&str) -> anyhow::Result<()>,
+) -> anyhow::Result<ExitCode> {
+    let mut outcomes = Vec::new();
     for name in names {
-        match work(name) {
-            Ok(()) => writeln!(std::io::stdout(), "{name}")?,
-            Err(error) => {
-                eprintln!("thaw: {name}: {error:#}");
-                code = ExitCode::FAILURE;
-            }
+        let error = work(name).err().map(|error| format!("{error:#}"));
+        match &error {
+            None if context.global.json => {}
+            None => writeln!(std::io::stdout(), "{name}")?,
+            Some(error) => eprintln!("thaw: {name}: {error}"),
         }
+        outcomes.push(Outcome {
+            container: name,
+            error,
+        });
     }
-    Ok(code)
+    context.print(&outcomes, |_| String::new())?;
+    let failed = outcomes.iter().any(|outcome| outcome.error.is_some());
+    Ok(if failed {
+        ExitCode::FAILURE
+    } else {
+        ExitCode::SUCCESS
+    })
 }
 
 /// The parent of a detached container. When it has ended the daemon, if there is one, takes its
@@ -127,7 +150,7 @@ fn each(names: &[String], work: impl Fn(&str) -> anyhow::Result<()>) -> anyhow::
 pub(super) fn monitor(root: Option<&Path>, dir: &Path, remove: bool) -> ExitCode {
     monitor::run_detached(dir, |container, _state| {
         let Some(root) = root else { return };
-        let client = Client::new(root, Vec::new(), true);
+        let client = Client::silent(root);
         let id = container.id().to_string();
         let released: anyhow::Result<Option<()>> =
             client.ask_if_running(Request::Release { id, remove });

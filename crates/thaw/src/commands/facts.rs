@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 use std::process::ExitCode;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use thaw_node::container::{Protocol, Published};
 use thaw_node::{Collected, ContainerFacts, GcOptions, ImageFacts, Inspection};
 
 use super::{Context, plain_wish};
@@ -60,18 +61,14 @@ fn describe(facts: &Inspection) -> String {
         }
     }
     for set in &facts.working_sets {
-        let load = facts.unpacked.map_or(String::new(), |unpacked| {
-            format!(", load rate {}", percent(set.blocks, unpacked))
-        });
-        let packed = bytes(set.packed);
-        line(
-            "working set",
-            format!(
-                "{}: {} packed in {packed}{load}",
-                set.profile,
-                bytes(set.blocks)
-            ),
-        );
+        let (blocks, packed) = (bytes(set.blocks), bytes(set.packed));
+        let set = format!("{}: {blocks} packed in {packed}", set.profile);
+        line("working set", set);
+    }
+    if let Some(load) = &facts.load {
+        let (rate, read) = (load.rate * 100.0, bytes(load.read));
+        let load = format!("{rate:.1} % ({read} read; from {})", load.source);
+        line("load rate", load);
     }
     line(
         "would start",
@@ -125,6 +122,12 @@ pub(super) fn ps(context: &Context, args: &Ps) -> anyhow::Result<ExitCode> {
                     container.image.clone(),
                     container.status.clone(),
                     ago(container.created),
+                    container
+                        .ports
+                        .iter()
+                        .map(port)
+                        .collect::<Vec<_>>()
+                        .join(", "),
                     container.way.how.to_string(),
                     container.way.why.clone(),
                 ]
@@ -137,6 +140,7 @@ pub(super) fn ps(context: &Context, args: &Ps) -> anyhow::Result<ExitCode> {
                 "IMAGE",
                 "STATUS",
                 "CREATED",
+                "PORTS",
                 "START",
                 "WHY",
             ],
@@ -144,6 +148,15 @@ pub(super) fn ps(context: &Context, args: &Ps) -> anyhow::Result<ExitCode> {
         )
     })?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// A published port as Docker shows it.
+fn port(port: &Published) -> String {
+    let protocol = match port.protocol {
+        Protocol::Tcp => "tcp",
+        Protocol::Udp => "udp",
+    };
+    format!("{}->{}/{protocol}", port.host, port.container)
 }
 
 pub(super) fn images(context: &Context) -> anyhow::Result<ExitCode> {

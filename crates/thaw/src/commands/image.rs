@@ -18,6 +18,9 @@ const PATIENCE: Duration = Duration::from_secs(300);
 pub(super) fn accelerate(context: &Context, args: Accelerate) -> anyhow::Result<ExitCode> {
     let image = wish(&args.image)?;
     let (to, local) = (args.to, args.local);
+    if image.profile.is_none() && (args.record || args.from_traces) {
+        bail!("a working set needs a profile of its own: `none` is the start without one");
+    }
     if args.from_traces {
         let recorded: Recorded = context
             .client
@@ -52,12 +55,17 @@ pub(super) fn accelerate(context: &Context, args: Accelerate) -> anyhow::Result<
     Ok(ExitCode::SUCCESS)
 }
 
-fn describe_accelerated(done: &Accelerated) -> String {
-    let place = match (&done.repository, &done.not_pushed) {
+/// Where an artifact is, and why not in a registry.
+fn place(repository: Option<&String>, not_pushed: Option<&String>) -> String {
+    match (repository, not_pushed) {
         (Some(repository), _) => format!("pushed to {repository}"),
         (None, Some(reason)) => format!("kept in this store only: {reason}"),
         (None, None) => "kept in this store only".to_owned(),
-    };
+    }
+}
+
+fn describe_accelerated(done: &Accelerated) -> String {
+    let place = place(done.repository.as_ref(), done.not_pushed.as_ref());
     let mut text = format!(
         "{} accelerated in {:.1} s, {place}\n  index {} ({} of {})\n  {}\n",
         done.manifest,
@@ -80,8 +88,9 @@ fn describe_recorded(done: &Recorded) -> String {
     let ready = done.ready_after.map_or(String::new(), |time| {
         format!(", ready after {:.2} s", time.as_secs_f64())
     });
+    let place = place(done.repository.as_ref(), done.not_pushed.as_ref());
     format!(
-        "working set \"{}\"{ready}: {} read, {} packed\n  {}\n",
+        "working set \"{}\"{ready}, {place}\n  {} read, {} packed\n  {}\n",
         done.profile,
         bytes(done.blocks),
         bytes(done.packed),

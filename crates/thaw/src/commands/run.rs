@@ -1,12 +1,14 @@
 //! `run`: the daemon makes the root filesystem, this process is the container's parent.
 
-use std::io::Write;
 use std::process::{Command, ExitCode};
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
-use thaw_node::container::{Container, Limits, Network, Options, ProcessOptions, monitor, parse};
-use thaw_node::{PreparedContainer, Ready, Span, StartReport};
+use serde::Serialize;
+use thaw_node::container::{
+    Container, Limits, Network, Options, ProcessOptions, Published, monitor, parse,
+};
+use thaw_node::{PreparedContainer, Ready, Span, StartReport, Way};
 
 use super::{Context, wish};
 use crate::cli::{ContainerArgs, Net, Run};
@@ -85,9 +87,14 @@ fn detach(
     }
     match monitor::detach(container, &mut program) {
         Ok(started) => {
-            let mut out = std::io::stdout().lock();
-            writeln!(out, "{}", prepared.id)?;
-            out.flush()?;
+            let facts = Running {
+                id: &prepared.id,
+                name: &prepared.name,
+                manifest: &prepared.manifest,
+                way: &prepared.way,
+                ports: &started.published,
+            };
+            context.print(&facts, |facts| format!("{}\n", facts.id))?;
             clock.report(context, container, prepared, &started.spans.0, asked)?;
             Ok(ExitCode::SUCCESS)
         }
@@ -99,6 +106,16 @@ fn detach(
             Ok(ExitCode::from(code))
         }
     }
+}
+
+/// What is said of a container that runs in the background.
+#[derive(Serialize)]
+struct Running<'a> {
+    id: &'a str,
+    name: &'a str,
+    manifest: &'a thaw_image::Digest,
+    way: &'a Way,
+    ports: &'a [Published],
 }
 
 /// The start's clock: runs from the command's beginning until the container is ready.
@@ -197,11 +214,6 @@ pub(super) fn options(
     for variable in &args.env {
         env.extend(parse::env(variable, lookup)?);
     }
-    let pids = args
-        .pids_limit
-        .map(u32::try_from)
-        .transpose()
-        .context("--pids-limit")?;
     Ok(Options {
         name: args.name.clone(),
         process: ProcessOptions {
@@ -232,9 +244,11 @@ pub(super) fn options(
         read_only: args.read_only,
         limits: Limits {
             memory: args.memory.as_deref().map(parse::memory).transpose()?,
-            cpus: args.cpus,
-            pids,
+            cpus: args.cpus.as_deref().map(parse::cpus).transpose()?,
+            pids: args.pids_limit.map(parse::pids).transpose()?.flatten(),
         },
+        dns: args.dns.clone(),
+        runtime: args.runtime.clone(),
         ..Options::default()
     })
 }

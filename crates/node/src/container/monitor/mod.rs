@@ -33,7 +33,7 @@ use super::network::proxy::{Listeners, Proxy};
 use super::runtime::Runtime;
 use super::span::Spans;
 use super::state::{Phase, ProcessId, Settings, State};
-use super::{Container, ContainerError, Network, id};
+use super::{Container, ContainerError, Network, Published, id};
 
 /// A container that runs.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -43,7 +43,7 @@ pub struct Started {
     /// How long the start took, step by step.
     pub spans: Spans,
     /// Ports that the host listens on for it: the host's address, and the container's port.
-    pub published: Vec<(std::net::SocketAddr, u16)>,
+    pub published: Vec<Published>,
 }
 
 /// Runs a prepared container until it ends, with the caller's standard streams and as its parent.
@@ -126,10 +126,11 @@ impl Running {
             monitor: ProcessId::own(),
             started: began,
         };
+        state.published = listeners.iter().flat_map(Listeners::published).collect();
         state.write(container.dir())?;
         let carried = streams.carry()?;
         let forwarder = caught.forward(&child, carried.terminal())?;
-        let published = listeners.iter().flat_map(Listeners::addresses).collect();
+        let published = state.published.clone();
         let proxy = listeners.map(Listeners::serve).transpose()?;
         let running = Self {
             state,

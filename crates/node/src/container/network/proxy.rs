@@ -18,8 +18,8 @@ use std::time::Duration;
 
 use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
 
-use crate::container::ContainerError;
 use crate::container::options::{PortMapping, Protocol};
+use crate::container::{ContainerError, Published};
 
 /// Connections, and UDP clients, at a time for one port.
 const MAX_PEERS: usize = 4096;
@@ -32,7 +32,7 @@ pub const UDP_SILENCE: Duration = Duration::from_secs(90);
 #[derive(Debug)]
 pub(in crate::container) struct Listeners {
     sockets: Vec<(Socket, SocketAddr)>,
-    ports: Vec<(SocketAddr, u16)>,
+    ports: Vec<Published>,
 }
 
 #[derive(Debug)]
@@ -68,14 +68,18 @@ impl Listeners {
         for mapping in mappings {
             let (socket, address) = Socket::bind(mapping)?;
             let target = SocketAddr::from((target, mapping.container));
-            listeners.ports.push((address, mapping.container));
+            listeners.ports.push(Published {
+                host: address,
+                container: mapping.container,
+                protocol: mapping.protocol,
+            });
             listeners.sockets.push((socket, target));
         }
         Ok(listeners)
     }
 
-    /// The host's addresses, each with the container's port.
-    pub(in crate::container) fn addresses(&self) -> Vec<(SocketAddr, u16)> {
+    /// What is listened for, free ports as the numbers that they got.
+    pub(in crate::container) fn published(&self) -> Vec<Published> {
         self.ports.clone()
     }
 
@@ -313,7 +317,7 @@ mod tests {
             protocol,
         };
         let listeners = Listeners::bind(&[mapping], Ipv4Addr::LOCALHOST).unwrap();
-        let address = listeners.addresses()[0].0;
+        let address = listeners.published()[0].host;
         (listeners.serve().unwrap(), address)
     }
 
