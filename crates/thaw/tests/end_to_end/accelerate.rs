@@ -1,0 +1,268 @@
+//! `accelerate`: where the acceleration goes, what a recorded start gives, and profiles.
+
+use thaw_testkit::registry::{Options, Registry};
+use thaw_testkit::scratch;
+
+use crate::support::{Scene, busybox, json, refused, run, stdout, target, thaw};
+
+#[test]
+fn a_recorded_start_waits_for_nothing_and_moves_little() {
+    let scene = Scene::new();
+    let said = thaw()
+        .run([
+            "accelerate",
+            "--json",
+            "--record",
+            "--ready",
+            "exit",
+            "--net",
+            "none",
+            &scene.image,
+        ])
+        .unwrap();
+    let recorded = &json(&said)[1];
+    let blocks = recorded["blocks"].as_u64().unwrap();
+    assert!((100_000..6_000_000).contains(&blocks), "{said}");
+    let node = thaw();
+    let output = node
+        .output([
+            "run",
+            "--net",
+            "none",
+            "--pull",
+            "lazy",
+            "--timing",
+            "--json",
+            "--name",
+            "r",
+            &scene.image,
+            "--",
+            "sh",
+            "-c",
+            "cat /srv/message; sleep 2",
+        ])
+        .unwrap();
+    assert!(output.status.success(), "{output:?}");
+    let ps = json(&node.run(["ps", "--all", "--json"]).unwrap());
+    let why = ps[0]["way"]["why"].as_str().unwrap();
+    assert!(why.contains("with a working set"), "{why}");
+    let images = json(&node.run(["images", "--json"]).unwrap());
+    assert!(
+        images[0]["cached"].as_u64().unwrap() < 8_000_000,
+        "{images}"
+    );
+    let without = thaw();
+    let why = without
+        .run([
+            "mount",
+            "--json",
+            "--pull",
+            "lazy",
+            "--profile",
+            "none",
+            &scene.image,
+            &target(&without),
+        ])
+        .unwrap();
+    assert!(
+        !json(&why)["way"]["why"]
+            .as_str()
+            .unwrap()
+            .contains("working set"),
+        "{why}"
+    );
+}
+
+#[test]
+fn where_nobody_may_push_it_stays_here_and_says_so() {
+    let open = Registry::start().unwrap();
+    let directory = scratch::directory().unwrap();
+    let layout = busybox(&directory.path().join("layout"));
+    layout.push(&open, "busybox:1").unwrap();
+    let storage = directory.path().join("storage");
+    std::fs::rename(open.storage(), &storage).unwrap();
+    let registry = Registry::start_with(&Options {
+        storage: Some(storage),
+        read_only: true,
+        ..Options::default()
+    });
+    let registry = registry.unwrap();
+    let image = format!("{}/busybox:1", registry.host());
+    let node = thaw();
+    let args = [
+        "accelerate",
+        "--record",
+        "--ready",
+        "exit",
+        "--net",
+        "none",
+        &image,
+    ];
+    let said = node.run(args).unwrap();
+    let kept = format!(
+        "kept in this store only: {}/busybox answered 405",
+        registry.host()
+    );
+    assert_eq!(
+        said.matches(&kept).count(),
+        2,
+        "index and working set: {said}"
+    );
+    let facts = json(&node.run(["inspect", "--json", &image]).unwrap());
+    assert_eq!(facts["acceleration"]["source"], "this store");
+    assert_eq!(facts["working_sets"][0]["profile"], "default");
+    // A repository that was named has to take it.
+    let to = format!("{}/elsewhere", registry.host());
+    let (_, said) = refused(&thaw(), &["accelerate", "--to", &to, &image]);
+    assert!(said.contains("405"), "{said}");
+}
+
+#[test]
+fn another_repository_serves_those_who_trust_it() {
+    let scene = Scene::new();
+    let elsewhere = Registry::start().unwrap();
+    let to = format!("{}/team/accelerations", elsewhere.host());
+    let said = thaw()
+        .run(["accelerate", "--to", &to, &scene.image])
+        .unwrap();
+    assert!(said.contains(&format!("pushed to {to}")), "{said}");
+
+    let stranger = thaw();
+    let facts = json(&stranger.run(["inspect", "--json", &scene.image]).unwrap());
+    assert_eq!(facts["way"]["how"], "full", "{facts}");
+    let directory = scratch::directory().unwrap();
+    let config = directory.path().join("config.toml");
+    std::fs::write(&config, format!("trusted-repositories = [\"{to}\"]\n")).unwrap();
+    let config = config.to_str().unwrap();
+    let pinned = format!("{}@{}", scene.image, scene.layout.digest());
+    let node = thaw();
+    let output = node.run([
+        "--config", config, "run", "--rm", "--net", "none", "--pull", "lazy", &pinned,
+    ]);
+    assert_eq!(output.unwrap(), "read from the second layer\n");
+}
+
+#[test]
+fn a_local_acceleration_is_nobody_else_s() {
+    let scene = Scene::new();
+    let node = thaw();
+    let done = json(
+        &node
+            .run(["accelerate", "--json", "--local", &scene.image])
+            .unwrap(),
+    );
+    assert_eq!(done[0]["repository"], serde_json::Value::Null);
+    let (_, said) = refused(&thaw(), &["run", "--pull", "lazy", &scene.image]);
+    assert!(said.contains("no acceleration in"), "{said}");
+    assert!(
+        run(&node, &["--pull", "lazy"], &scene.image, &[])
+            .status
+            .success()
+    );
+}
+
+#[test]
+fn profiles_are_recorded_gathered_and_chosen() {
+    let scene = Scene::new();
+    let image = scene.image.as_str();
+    let recorder = thaw();
+    let record = [
+        "accelerate",
+        "--record",
+        "--ready",
+        "exit",
+        "--net",
+        "none",
+        "--profile",
+        "probe",
+    ];
+    recorder
+        .run(record.into_iter().chain([image, "--", "cat", "/etc/group"]))
+        .unwrap();
+    let (_, said) = refused(
+        &recorder,
+        &["accelerate", "--record", "--profile", "none", image],
+    );
+    assert!(said.contains("`none`"), "{said}");
+
+    let node = thaw();
+    let inspect = || json(&node.run(["inspect", "--json", image]).unwrap());
+    let facts = inspect();
+    assert_eq!(
+        facts["working_sets"][0]["profile"], "probe",
+        "known before any start: {facts}"
+    );
+    assert_eq!(
+        facts["load"],
+        serde_json::Value::Null,
+        "of the default profile nothing is known"
+    );
+    let (_, said) = refused(&node, &["accelerate", "--from-traces", image]);
+    assert!(said.contains("run it lazily first"), "{said}");
+    let why = |node: &thaw_testkit::thaw::Thaw, profile: &str| {
+        let dir = target(node);
+        let args = [
+            "mount",
+            "--json",
+            "--pull",
+            "lazy",
+            "--profile",
+            profile,
+            image,
+            &dir,
+        ];
+        let why = json(&node.run(args).unwrap())["way"]["why"].to_string();
+        node.run(["unmount", &dir]).unwrap();
+        why
+    };
+    assert!(why(&thaw(), "probe").contains("with a working set"));
+    assert!(!why(&thaw(), "default").contains("working set"));
+    assert!(!why(&thaw(), "none").contains("working set"));
+
+    // What a start reads is kept, and becomes the working set of its profile.
+    assert!(run(&node, &["--pull", "lazy"], image, &[]).status.success());
+    let load = inspect()["load"].clone();
+    assert_eq!(load["source"], "starts on this node", "{load}");
+    let read = load["read"].as_u64().unwrap();
+    let unpacked = inspect()["unpacked"].as_u64().unwrap();
+    assert!(
+        (100_000..unpacked / 2).contains(&read),
+        "{load} of {unpacked}"
+    );
+    let gathered = node
+        .run(["accelerate", "--json", "--from-traces", image])
+        .unwrap();
+    let gathered = json(&gathered);
+    assert_eq!(gathered["profile"], "default");
+    assert_eq!(gathered["repository"], image.rsplit_once(':').unwrap().0);
+    let other = thaw();
+    assert!(why(&other, "default").contains("with a working set"));
+    let facts = json(&thaw().run(["inspect", "--json", image]).unwrap());
+    assert_eq!(
+        facts["load"]["source"], "the working set \"default\"",
+        "{facts}"
+    );
+    assert!(stdout(&thaw().output(["inspect", image]).unwrap()).contains("load rate"));
+}
+
+#[test]
+fn a_transport_that_is_not_there_is_refused_with_the_reason() {
+    let scene = Scene::accelerated();
+    let node = thaw();
+    let (code, said) = refused(
+        &node,
+        &["run", "--transport", "fuse", "--pull", "lazy", &scene.image],
+    );
+    assert_eq!(code, 125);
+    assert!(
+        said.contains("cannot be started lazily") && said.contains("FUSE"),
+        "{said}"
+    );
+    let output = run(
+        &node,
+        &["--transport", "fanotify", "--pull", "lazy"],
+        &scene.image,
+        &[],
+    );
+    assert_eq!(stdout(&output), "read from the second layer\n");
+}

@@ -1,0 +1,305 @@
+//! What the program tells of images, containers and the store; `--json` has the same keys for ever.
+
+use std::fs;
+
+use serde_json::Value;
+
+use crate::support::{Scene, json, keys, run, stdout, target, thaw};
+
+#[test]
+fn collecting_everything_leaves_nothing() {
+    let scene = Scene::accelerated();
+    let node = thaw();
+    node.run(["run", "--net", "none", "--pull", "lazy", &scene.image])
+        .unwrap();
+    let planned = json(&node.run(["gc", "--all", "--dry-run", "--json"]).unwrap());
+    assert_eq!(planned["dry_run"], true);
+    assert_eq!(
+        json(&node.run(["images", "--json"]).unwrap())
+            .as_array()
+            .unwrap()
+            .len(),
+        1
+    );
+    node.run(["gc", "--all"]).unwrap();
+    assert_eq!(
+        json(&node.run(["ps", "--all", "--json"]).unwrap()),
+        Value::Array(vec![])
+    );
+    for place in [
+        "layers",
+        "blobs",
+        "containers",
+        "mounts",
+        "images/refs",
+        "images/manifests",
+    ] {
+        let dir = node.root().join(place);
+        let left: Vec<_> = fs::read_dir(&dir)
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name())
+            .filter(|name| name != ".lock")
+            .collect();
+        assert!(left.is_empty(), "{place}: {left:?}");
+    }
+}
+
+#[test]
+fn a_plan_says_what_will_be_done_and_does_nothing() {
+    let scene = Scene::accelerated();
+    let node = thaw();
+    assert!(
+        run(
+            &node,
+            &["--pull", "lazy", "-v", "mine:/data"],
+            &scene.image,
+            &[]
+        )
+        .status
+        .success()
+    );
+    let dir = target(&node);
+    node.run(["mount", &scene.image, &dir]).unwrap();
+    let start = [
+        "run",
+        "-d",
+        "--net",
+        "none",
+        "--name",
+        "live",
+        &scene.image,
+        "--",
+        "sleep",
+        "1000",
+    ];
+    node.run(start).unwrap();
+    let names = |plan: &Value, list: &str| {
+        let list = plan[list].as_array().unwrap().iter();
+        let mut names: Vec<String> = list
+            .map(|one| {
+                one["what"]
+                    .as_str()
+                    .unwrap()
+                    .split(' ')
+                    .next()
+                    .unwrap()
+                    .to_owned()
+            })
+            .collect();
+        names.dedup();
+        names
+    };
+    let plan = |node: &thaw_testkit::thaw::Thaw| {
+        json(&node.run(["gc", "--all", "--dry-run", "--json"]).unwrap())
+    };
+    let first = plan(&node);
+    assert_eq!(names(&first, "removals"), ["mount"], "{first}");
+    assert_eq!(
+        names(&first, "kept"),
+        ["container", "volume", "image"],
+        "{first}"
+    );
+    node.run(["rm", "-f", "live"]).unwrap();
+
+    // The image is still mounted, for the next start; nobody uses it.
+    let second = plan(&node);
+    let removed = names(&second, "removals");
+    assert_eq!(removed, ["mount", "image", "layer", "blob"], "{second}");
+    assert!(
+        fs::read(format!("{dir}/srv/message")).is_ok(),
+        "a plan unmounts nothing"
+    );
+    let text = node.run(["gc", "--all", "--dry-run"]).unwrap();
+    assert!(
+        text.contains("would give back") && text.contains("not in use"),
+        "{text}"
+    );
+    let done = json(&node.run(["gc", "--all", "--json"]).unwrap());
+    assert_eq!(done["dry_run"], false);
+    assert_eq!(
+        json(&node.run(["images", "--json"]).unwrap()),
+        Value::Array(vec![])
+    );
+    assert!(
+        fs::read_dir(&dir).unwrap().next().is_none(),
+        "the mount is gone"
+    );
+}
+
+#[test]
+fn inspect_knows_an_acceleration_that_is_not_used() {
+    let scene = Scene::accelerated();
+    let name = scene.image.rsplit_once(':').unwrap().0;
+    let pinned = format!("{name}@{}", scene.layout.digest());
+    let facts = json(&thaw().run(["inspect", "--json", &pinned]).unwrap());
+    assert_eq!(facts["way"]["how"], "full", "{facts}");
+    let trust = facts["acceleration"]["trust"].as_str().unwrap();
+    assert!(trust.starts_with("not used: a pinned digest"), "{trust}");
+    let text = stdout(&thaw().output(["inspect", &scene.image]).unwrap());
+    for line in [
+        "manifest ",
+        "platform ",
+        "compressed ",
+        "unpacked ",
+        "acceleration ",
+        "  size ",
+        "would start    lazy: acceleration from ",
+        "tar+gzip",
+    ] {
+        assert!(text.contains(line), "{line:?} in {text}");
+    }
+}
+
+#[test]
+fn the_keys_of_every_answer() {
+    let scene = Scene::new();
+    let node = thaw();
+    let image = scene.image.as_str();
+    let ask = |args: &[&str]| {
+        json(&stdout(
+            &node.command(["--json"]).args(args).output().unwrap(),
+        ))
+    };
+    let record = [
+        "accelerate",
+        "--record",
+        "--ready",
+        "exit",
+        "--net",
+        "none",
+        image,
+    ];
+    let done = ask(&record);
+    assert_eq!(
+        keys(&done[0]),
+        [
+            "acceleration",
+            "compressed",
+            "full_layers",
+            "index",
+            "manifest",
+            "not_pushed",
+            "repository",
+            "took",
+            "warnings"
+        ]
+    );
+    assert_eq!(
+        keys(&done[1]),
+        [
+            "blocks",
+            "not_pushed",
+            "packed",
+            "profile",
+            "ready_after",
+            "repository",
+            "working_set"
+        ]
+    );
+    let inspected = ask(&["inspect", image]);
+    assert_eq!(
+        keys(&inspected),
+        [
+            "acceleration",
+            "cached",
+            "command",
+            "compressed",
+            "layers",
+            "load",
+            "manifest",
+            "platform",
+            "reference",
+            "unpacked",
+            "way",
+            "working_sets"
+        ]
+    );
+    assert_eq!(
+        keys(&inspected["acceleration"]),
+        ["manifest", "size", "source", "trust"]
+    );
+    assert_eq!(
+        keys(&inspected["layers"][0]),
+        [
+            "blob",
+            "cached",
+            "compressed",
+            "diff_id",
+            "media_type",
+            "seek_table",
+            "unpacked"
+        ]
+    );
+    assert_eq!(
+        keys(&inspected["working_sets"][0]),
+        ["blocks", "packed", "profile"]
+    );
+    assert_eq!(keys(&inspected["load"]), ["rate", "read", "source"]);
+    assert_eq!(
+        keys(&ask(&["pull", image])),
+        ["already_here", "compressed", "manifest", "took", "unpacked"]
+    );
+    let dir = target(&node);
+    assert_eq!(
+        keys(&ask(&["mount", image, &dir])),
+        ["dir", "manifest", "spans", "way"]
+    );
+    assert_eq!(ask(&["unmount", &dir]), serde_json::json!([dir]));
+    let started = ask(&[
+        "run", "-d", "--net", "none", "--name", "box", image, "--", "sleep", "1000",
+    ]);
+    assert_eq!(keys(&started), ["id", "manifest", "name", "ports", "way"]);
+    assert_eq!(keys(&started["way"]), ["how", "why"]);
+    assert_eq!(
+        keys(&ask(&["ps"])[0]),
+        [
+            "created", "id", "image", "name", "ports", "running", "status", "way"
+        ]
+    );
+    assert_eq!(
+        keys(&ask(&["images"])[0]),
+        [
+            "cached",
+            "compressed",
+            "in_use",
+            "index",
+            "manifest",
+            "reference",
+            "used",
+            "whole"
+        ]
+    );
+    let outcome = serde_json::json!([{ "container": "box", "error": null }]);
+    assert_eq!(ask(&["stop", "-t", "0", "box"]), outcome);
+    assert_eq!(ask(&["rm", "box"]), outcome);
+    let output = node.command(["--json", "rm", "box"]).output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    let failed = json(&String::from_utf8_lossy(&output.stdout));
+    assert!(
+        failed[0]["error"]
+            .as_str()
+            .unwrap()
+            .contains("no container \"box\"")
+    );
+    let collected = ask(&["gc", "--all"]);
+    assert_eq!(keys(&collected), ["dry_run", "kept", "removals"]);
+    assert_eq!(keys(&collected["removals"][0]), ["bytes", "what", "why"]);
+    let doctor = ask(&["doctor"]);
+    assert_eq!(
+        keys(&doctor),
+        [
+            "advice",
+            "checks",
+            "kernel",
+            "reason",
+            "start",
+            "store",
+            "transport"
+        ]
+    );
+    assert_eq!(doctor["transport"], "fanotify");
+    assert_eq!(
+        keys(&doctor["checks"][0]),
+        ["advice", "evidence", "name", "needed_for", "ok"]
+    );
+}

@@ -1,0 +1,188 @@
+//! Mounted trees, held against another tool's unpacking.
+
+use std::fs;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+
+use thaw_testkit::image::{Compression, Layout, cases, real};
+use thaw_testkit::registry::Registry;
+use thaw_testkit::tree::Snapshot;
+use thaw_testkit::{scratch, unpack};
+
+use crate::support::{Scene, image, json, target, thaw};
+
+#[test]
+fn every_merge_rule_is_kept_lazily_and_in_full() {
+    let registry = Registry::start().unwrap();
+    let began = std::time::UNIX_EPOCH.elapsed().unwrap().as_secs();
+    for case in cases::all() {
+        let directory = scratch::directory().unwrap();
+        let layout = case
+            .image
+            .write(&directory.path().join("layout"), "latest")
+            .unwrap();
+        let image = layout
+            .push(&registry, &format!("cases:{}", case.name))
+            .unwrap();
+        let judge = case.unpack(&layout).unwrap();
+        let expected = Snapshot::of(judge.root()).unwrap();
+        thaw().run(["accelerate", &image]).unwrap();
+        compare(case.name, &image, directory.path(), &expected, began);
+    }
+}
+
+/// Mounts the image lazily and in full, and compares every path with what the judge unpacked.
+fn compare(name: &str, image: &str, scratch: &Path, expected: &Snapshot, began: u64) {
+    for way in ["lazy", "full"] {
+        let node = thaw();
+        let target = scratch.join(way);
+        fs::create_dir(&target).unwrap();
+        let target = target.to_str().unwrap();
+        let said = node.run(["mount", "--json", "--pull", way, image, target]);
+        let said = said.unwrap();
+        assert_eq!(json(&said)["way"]["how"], *way, "{name}: {said}");
+        let mut differences = Snapshot::of(Path::new(target)).unwrap().diff(expected);
+        // Where a tar gives a directory no time, or a later entry changes what is in it, the
+        // judge leaves the time at which it wrote: it is listed, and everything else counts.
+        differences.retain(|difference| {
+            let clock = difference.what == "mtime" && seconds(&difference.right) >= began;
+            if clock {
+                println!("{name}, the judge's own clock: {difference}");
+            }
+            !clock
+        });
+        assert!(
+            differences.is_empty(),
+            "{name} mounted {way} differs:\n{}",
+            thaw_testkit::tree::list(&differences)
+        );
+        node.run(["unmount", target]).unwrap();
+    }
+}
+
+/// Whole seconds of a time as a difference shows it.
+fn seconds(time: &str) -> u64 {
+    time.split('.')
+        .next()
+        .and_then(|seconds| seconds.parse().ok())
+        .unwrap_or(0)
+}
+
+#[test]
+fn a_real_image_is_what_another_tool_unpacks() {
+    let layout = real::web_service(&real::cache_directory()).unwrap();
+    let registry = Registry::start().unwrap();
+    let image = layout.push(&registry, "web:1").unwrap();
+    let began = std::time::UNIX_EPOCH.elapsed().unwrap().as_secs();
+    let judge = unpack::umoci(&layout).unwrap();
+    let expected = Snapshot::of(judge.root()).unwrap();
+    assert!(expected.0.len() > 3000, "{} paths", expected.0.len());
+    thaw().run(["accelerate", &image]).unwrap();
+    let directory = scratch::directory().unwrap();
+    compare("web", &image, directory.path(), &expected, began);
+}
+
+#[test]
+fn a_layer_of_another_format_is_fetched_whole_and_said_so() {
+    let registry = Registry::start().unwrap();
+    let directory = scratch::directory().unwrap();
+    let write = |name: &str, image: &thaw_testkit::image::Image| -> Layout {
+        image.write(&directory.path().join(name), "latest").unwrap()
+    };
+    // umoci knows no zstd: the judge has the same tars as gzip.
+    let judge = unpack::umoci(&write("gzip", &image(Compression::Gzip(6)))).unwrap();
+    let layout = write("zstd", &image(Compression::Zstd(3)));
+    let name = layout.push(&registry, "mixed:1").unwrap();
+    let said = thaw().run(["accelerate", &name]).unwrap();
+    let digest = layout.manifest().unwrap()["layers"][1]["digest"].clone();
+    let whole = format!(
+        "always fetched whole: layer {}: zstd layers have no seek table yet",
+        digest.as_str().unwrap()
+    );
+    assert!(said.contains(&whole), "{said}");
+
+    let node = thaw();
+    let dir = target(&node);
+    let inspected = json(&node.run(["inspect", "--json", &name]).unwrap());
+    let said = json(&node.run(["mount", "--json", &name, &dir]).unwrap());
+    for way in [&inspected["way"], &said["way"]] {
+        assert_eq!(way["how"], "lazy");
+        let why = way["why"].as_str().unwrap();
+        assert!(
+            why.ends_with("; 1 of 2 layers fetched whole: no seek table"),
+            "{why}"
+        );
+    }
+    Snapshot::of(Path::new(&dir))
+        .unwrap()
+        .assert_same(&Snapshot::of(judge.root()).unwrap());
+    let layers = json(&node.run(["inspect", "--json", &name]).unwrap())["layers"].clone();
+    assert_eq!(layers[1]["seek_table"], false);
+    assert_eq!(layers[1]["cached"], layers[1]["unpacked"]);
+    assert_eq!(layers[0]["seek_table"], true);
+}
+
+#[test]
+fn full_is_full_also_where_the_image_is_mounted_lazily() {
+    let scene = Scene::accelerated();
+    let node = thaw();
+    let lazy = target(&node);
+    let said = node.run(["mount", "--json", "--pull", "lazy", &scene.image, &lazy]);
+    assert_eq!(json(&said.unwrap())["way"]["how"], "lazy");
+    let whole = |node: &thaw_testkit::thaw::Thaw| {
+        json(&node.run(["images", "--json"]).unwrap())[0]["whole"].clone()
+    };
+    assert_eq!(whole(&node), false);
+    let full = format!("{lazy}-full");
+    fs::create_dir(&full).unwrap();
+    let said = node.run(["mount", "--json", "--pull", "full", &scene.image, &full]);
+    let way = json(&said.unwrap())["way"].clone();
+    assert_eq!(way["how"], "full", "{way}");
+    assert_eq!(whole(&node), true);
+}
+
+#[test]
+fn damage_in_the_registry_is_never_read() {
+    let scene = Scene::accelerated();
+    let layers = scene.layout.manifest().unwrap()["layers"]
+        .as_array()
+        .unwrap()
+        .clone();
+    let digest = layers[1]["digest"].as_str().unwrap().parse().unwrap();
+    let blob = scene.registry.blob(&digest);
+    let size = fs::metadata(&blob).unwrap().len();
+    let file = fs::File::options()
+        .read(true)
+        .write(true)
+        .open(&blob)
+        .unwrap();
+    let mut byte = [0];
+    file.read_exact_at(&mut byte, size / 2).unwrap();
+    file.write_all_at(&[byte[0] ^ 1], size / 2).unwrap();
+
+    let lazy = thaw();
+    let dir = target(&lazy);
+    lazy.run(["mount", "--pull", "lazy", &scene.image, &dir])
+        .unwrap();
+    assert_eq!(
+        fs::read(format!("{dir}/etc/group")).unwrap(),
+        b"root:x:0:\nweb:x:33:\n"
+    );
+    let error = fs::read(format!("{dir}/srv/never-read")).unwrap_err();
+    assert_eq!(error.raw_os_error(), Some(5), "{error}");
+    let log = fs::read_to_string(lazy.root().join("daemon.log")).unwrap();
+    assert!(log.contains("mismatch"), "{log}");
+
+    let full = thaw();
+    let error = full.run(["pull", &scene.image]).unwrap_err().to_string();
+    assert!(
+        error.contains("layer 2 of 2") && error.contains("damaged"),
+        "{error}"
+    );
+    assert!(
+        json(&full.run(["images", "--json"]).unwrap())
+            .as_array()
+            .unwrap()
+            .is_empty()
+    );
+}
