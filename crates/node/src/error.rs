@@ -22,7 +22,7 @@ pub enum NodeError {
     #[error(transparent)]
     Image(#[from] ImageError),
     /// The image is for other machines.
-    #[error("{image} is for {is}, not for {wanted}; --platform takes it all the same")]
+    #[error("{image} is for {is}, not for {wanted}: ask for it with --platform {is}")]
     WrongPlatform {
         /// Name of the image.
         image: String,

@@ -9,7 +9,6 @@ use crate::container::{State, Status};
 use crate::containers::Spent;
 use crate::error::NodeError;
 use crate::image::Image;
-use crate::node::lock;
 use crate::records::ImageRecord;
 use crate::reports::{ContainerFacts, How, ImageFacts, Traffic, Way};
 
@@ -92,9 +91,6 @@ impl Node {
             .layers
             .iter()
             .filter_map(|layer| disk.get(&layer.diff_id));
-        let mounted = lock(&self.images)
-            .get(&record.manifest)
-            .is_some_and(|slot| lock(slot).is_some());
         Ok(ImageFacts {
             reference: record.reference.clone(),
             manifest: record.manifest,
@@ -109,7 +105,7 @@ impl Node {
                 .layers
                 .iter()
                 .all(|layer| whole.contains_key(&layer.diff_id)),
-            in_use: mounted,
+            in_use: self.is_used(&record.manifest),
             used: record.used,
         })
     }

@@ -290,7 +290,7 @@ pub struct ImageFacts {
     pub index: u64,
     /// Whether all of it is here.
     pub whole: bool,
-    /// Whether it is mounted now.
+    /// Whether a container or a mount uses it.
     pub in_use: bool,
     /// Last use, in seconds since 1970.
     pub used: u64,

@@ -7,6 +7,7 @@ use thaw_image::{DiffId, Digest};
 use thaw_registry::Manifest;
 
 use crate::Node;
+use crate::containers::Held;
 use crate::error::NodeError;
 use crate::node::lock;
 use crate::records::ImageRecord;
@@ -52,7 +53,7 @@ impl Node {
         for record in self.records.images().map_err(NodeError::records)? {
             let image = self.recorded_image(&record)?;
             // What is only mounted, and used by nobody, is unmounted before anything is removed.
-            let in_use = self.is_used(&record.manifest)
+            let in_use = self.runs(&record.manifest)
                 || (!options.dry_run && self.is_mounted(&record.manifest));
             let why = match &image {
                 None => Some("its manifest is not in the store"),
@@ -162,8 +163,14 @@ impl Node {
         Ok(())
     }
 
+    /// Whether a container that lives, or a `mount`, has this image.
+    pub(crate) fn is_used(&self, manifest: &Digest) -> bool {
+        let held = |held: &Held| held.image.image.digest == *manifest;
+        self.runs(manifest) || lock(&self.mounts).values().any(held)
+    }
+
     /// Whether a container that lives has this image.
-    fn is_used(&self, manifest: &Digest) -> bool {
+    fn runs(&self, manifest: &Digest) -> bool {
         let lives = |id: &str| {
             let id = id.parse();
             id.is_ok_and(|id| {

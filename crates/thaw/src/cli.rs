@@ -9,7 +9,11 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use thaw_node::container::{PortMapping, Signal, Tmpfs, Volume, parse};
 use thaw_node::{Ready, parse_duration};
+
+/// Most processes that Linux can number.
+const MAX_PIDS: i64 = 4 << 20;
 
 /// Starts containers before their image has arrived.
 #[derive(Debug, Parser)]
@@ -202,10 +206,10 @@ pub(crate) struct ContainerArgs {
     pub(crate) env: Vec<String>,
     /// Bind a host directory, or a named volume
     #[arg(short, long, value_name = "SRC:DST[:ro]")]
-    pub(crate) volume: Vec<String>,
+    pub(crate) volume: Vec<Volume>,
     /// Publish a port of the container
     #[arg(short = 'p', long, value_name = "[IP:]HOST:CONTAINER[/PROTO]")]
-    pub(crate) publish: Vec<String>,
+    pub(crate) publish: Vec<PortMapping>,
     /// Working directory
     #[arg(short, long, value_name = "DIR")]
     pub(crate) workdir: Option<String>,
@@ -219,14 +223,15 @@ pub(crate) struct ContainerArgs {
     #[arg(long, value_name = "ADDRESS")]
     pub(crate) dns: Vec<std::net::IpAddr>,
     /// Memory limit, e.g. 512m
-    #[arg(short, long, value_name = "BYTES")]
-    pub(crate) memory: Option<String>,
+    #[arg(short, long, value_name = "BYTES", value_parser = parse::memory)]
+    pub(crate) memory: Option<u64>,
     /// CPU limit, e.g. 1.5
-    #[arg(long, value_name = "CPUS")]
-    pub(crate) cpus: Option<String>,
+    #[arg(long, value_name = "CPUS", value_parser = parse::cpus)]
+    pub(crate) cpus: Option<f64>,
     /// Most processes; -1: no limit
     #[arg(long, value_name = "N", allow_negative_numbers = true)]
-    pub(crate) pids_limit: Option<i64>,
+    #[arg(value_parser = clap::value_parser!(i32).range(-1..=MAX_PIDS))]
+    pub(crate) pids_limit: Option<i32>,
     /// Program instead of the image's entrypoint
     #[arg(long, value_name = "PROGRAM")]
     pub(crate) entrypoint: Option<String>,
@@ -244,13 +249,13 @@ pub(crate) struct ContainerArgs {
     pub(crate) read_only: bool,
     /// Mount a tmpfs
     #[arg(long, value_name = "PATH[:OPTIONS]")]
-    pub(crate) tmpfs: Vec<String>,
+    pub(crate) tmpfs: Vec<Tmpfs>,
     /// Keep the writable part in memory, at most this large, e.g. 1g
-    #[arg(long, value_name = "BYTES")]
-    pub(crate) storage_size: Option<String>,
+    #[arg(long, value_name = "BYTES", value_parser = parse::bytes)]
+    pub(crate) storage_size: Option<u64>,
     /// Signal that asks it to stop
     #[arg(long, value_name = "SIGNAL")]
-    pub(crate) stop_signal: Option<String>,
+    pub(crate) stop_signal: Option<Signal>,
     /// OCI runtime [default: crun, else runc]
     #[arg(long, value_name = "PROGRAM")]
     pub(crate) runtime: Option<String>,

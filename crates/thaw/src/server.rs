@@ -1,7 +1,7 @@
 //! The daemon: one process that owns a store, answers commands on a Unix socket, one thread each.
 
 use std::fs::{File, Permissions};
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
@@ -156,6 +156,10 @@ impl Server {
         let mut bytes = serde_json::to_vec(&last)?;
         bytes.push(b'\n');
         (&stream).write_all(&bytes)?;
+        // Who asked for the end hears that it comes.
+        if self.stopping.load(Ordering::Acquire) {
+            self.wake();
+        }
         Ok(())
     }
 
@@ -171,7 +175,7 @@ impl Server {
         }
         let envelope: Envelope = serde_json::from_slice(line).context("malformed request")?;
         if matches!(envelope.request, Request::Shutdown) {
-            self.stop();
+            self.stopping.store(true, Ordering::Release);
             return Ok(Value::Null);
         }
         self.node.allow_plain_http(&envelope.plain_http);
@@ -181,7 +185,11 @@ impl Server {
     /// Ends [`Server::serve`].
     pub(crate) fn stop(&self) {
         self.stopping.store(true, Ordering::Release);
-        // The accept loop wakes by a connection.
+        self.wake();
+    }
+
+    /// The accept loop wakes by a connection.
+    fn wake(&self) {
         UnixStream::connect(&self.socket).ok();
     }
 
@@ -202,17 +210,31 @@ impl Server {
 }
 
 fn failure(error: &anyhow::Error) -> Failure {
-    let full = error.chain().any(|cause| {
-        let cause = cause.downcast_ref::<std::io::Error>();
-        cause.is_some_and(|cause| cause.kind() == std::io::ErrorKind::StorageFull)
-    });
-    let advice = if full {
-        "; free some of it (`thaw gc` shows how with --all --dry-run), or take a store on a larger disk"
-    } else {
-        ""
-    };
     Failure {
-        message: format!("{error:#}{advice}"),
+        message: format!("{error:#}{}", advice(error)),
         code: OWN_FAILURE,
     }
+}
+
+/// What to do about an error of the system, whatever it was that failed.
+fn advice(error: &anyhow::Error) -> &'static str {
+    let kinds = error.chain().filter_map(|cause| {
+        let system = cause
+            .downcast_ref::<std::io::Error>()
+            .map(std::io::Error::kind);
+        system.or_else(|| Some(cause.downcast_ref::<rustix::io::Errno>()?.kind()))
+    });
+    for kind in kinds {
+        match kind {
+            ErrorKind::StorageFull => {
+                return "; `thaw gc --all --dry-run` shows what can be given back, or take a store \
+                        on a larger disk";
+            }
+            ErrorKind::PermissionDenied if !rustix::process::geteuid().is_root() => {
+                return "; run thaw as root";
+            }
+            _ => {}
+        }
+    }
+    ""
 }

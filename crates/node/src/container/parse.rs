@@ -330,26 +330,6 @@ pub fn cpus(text: &str) -> Result<f64, ParseError> {
         .ok_or_else(|| ParseError::new("cpus", text, "it is a number from 0.01, like 1.5"))
 }
 
-/// Most processes and threads: `None` for -1, which means no limit.
-///
-/// # Errors
-/// Zero, what is below -1, and what the kernel cannot hold.
-pub fn pids(number: i64) -> Result<Option<u32>, ParseError> {
-    const MAX: i64 = 4 << 20;
-    match number {
-        -1 => Ok(None),
-        1..=MAX => Ok(u32::try_from(number).ok()),
-        _ => {
-            let reason = "it is a number from 1 to 4194304, or -1 for no limit";
-            Err(ParseError::new(
-                "process limit",
-                &number.to_string(),
-                reason,
-            ))
-        }
-    }
-}
-
 /// `NAME=VALUE`, or `NAME` alone, whose value comes from `lookup`: `None` where that has none.
 ///
 /// # Errors
@@ -432,11 +412,6 @@ mod tests {
         assert!(cpus("1.5").is_ok());
         for text in ["0", "-1", "nan", "inf", "x"] {
             assert!(cpus(text).is_err(), "{text}");
-        }
-        assert_eq!(pids(-1), Ok(None));
-        assert_eq!(pids(100), Ok(Some(100)));
-        for number in [0, -2, i64::MAX] {
-            assert!(pids(number).is_err(), "{number}");
         }
     }
 

@@ -25,12 +25,7 @@ pub(super) fn run(context: &Context, args: Run) -> anyhow::Result<ExitCode> {
         wanted: args.timing,
     };
     let image = wish(&args.image)?;
-    let storage = args
-        .container
-        .storage_size
-        .as_deref()
-        .map(parse::bytes)
-        .transpose()?;
+    let storage = args.container.storage_size;
     let options = options(&args.container, args.command, !args.detach)?;
     let container = Box::new(options);
     let prepared: PreparedContainer = context.client.ask(Request::Prepare {
@@ -232,29 +227,26 @@ pub(super) fn options(
                 program => vec![program.to_owned()],
             }),
         hostname: args.hostname.clone(),
-        stop_signal: args.stop_signal.as_deref().map(str::parse).transpose()?,
+        stop_signal: args.stop_signal,
         net: match args.net {
             Net::Host => Network::Host,
             Net::None => Network::None,
             Net::Bridge => Network::Bridge,
         },
-        publish: parsed(&args.publish)?,
-        volumes: parsed(&args.volume)?,
-        tmpfs: parsed(&args.tmpfs)?,
+        publish: args.publish.clone(),
+        volumes: args.volume.clone(),
+        tmpfs: args.tmpfs.clone(),
         read_only: args.read_only,
         limits: Limits {
-            memory: args.memory.as_deref().map(parse::memory).transpose()?,
-            cpus: args.cpus.as_deref().map(parse::cpus).transpose()?,
-            pids: args.pids_limit.map(parse::pids).transpose()?.flatten(),
+            memory: args.memory,
+            cpus: args.cpus,
+            pids: args
+                .pids_limit
+                .filter(|limit| *limit > 0)
+                .and_then(|limit| u32::try_from(limit).ok()),
         },
         dns: args.dns.clone(),
         runtime: args.runtime.clone(),
         ..Options::default()
     })
-}
-
-fn parsed<T: std::str::FromStr<Err: std::error::Error + Send + Sync + 'static>>(
-    texts: &[String],
-) -> anyhow::Result<Vec<T>> {
-    texts.iter().map(|text| Ok(text.parse()?)).collect()
 }

@@ -152,6 +152,36 @@ fn who_is_not_root_is_told_so() {
         text.contains("cannot make the store") && text.contains("run thaw as root"),
         "{text}"
     );
+    // A store of its own serves for what needs no mount; the rest says what is wanting.
+    let own = place.path().join("own");
+    fs::create_dir(&own).unwrap();
+    std::os::unix::fs::chown(&own, Some(NOBODY), Some(NOBODY)).unwrap();
+    let scene = Scene::new();
+    let nobody = Thaw::at(&program, own.join("store"));
+    let run = |args: &[&str]| {
+        let mut command = nobody.command(args);
+        command
+            .uid(NOBODY)
+            .gid(NOBODY)
+            .current_dir("/")
+            .output()
+            .unwrap()
+    };
+    assert!(
+        run(&["accelerate", "--local", &scene.image])
+            .status
+            .success()
+    );
+    let output = run(&["run", &scene.image]);
+    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(125), "{text}");
+    assert!(
+        text.contains("not permitted") && text.contains("; run thaw as root"),
+        "{text}"
+    );
+    let output = run(&["daemon", "--stop"]);
+    assert!(output.status.success(), "{output:?}");
+
     let node = Thaw::at(&program, place.path().join("roots"));
     node.run(["images"]).unwrap();
     let text = said(node.root());

@@ -339,7 +339,11 @@ fn limits_are_in_the_control_group() {
         assert!(quota.starts_with("50000"), "{runtime}: {quota}");
         node.run(["rm", "-f", "limited"]).unwrap();
     }
-    for (flag, value) in [("--memory", "1k"), ("--cpus", "nan"), ("--pids-limit", "0")] {
+    for (flag, value) in [
+        ("--memory", "1k"),
+        ("--cpus", "nan"),
+        ("--pids-limit", "-2"),
+    ] {
         let (code, said) = refused(&node, &["run", flag, value, &scene.image]);
         assert_eq!(code, 125, "{flag}");
         assert!(said.contains(value), "{flag}: {said}");
