@@ -104,7 +104,7 @@ pub enum NodeError {
     #[error("the image {0} is not in the store")]
     Unknown(Digest),
     /// Nothing is mounted there by this daemon.
-    #[error("nothing is mounted at {0}; `thaw ps` and /proc/mounts show what is")]
+    #[error("nothing is mounted at {0} by the daemon of this store; /proc/mounts shows what is")]
     NotMounted(PathBuf),
     /// Something is mounted there already.
     #[error("{0} is a mount of this daemon already")]

@@ -56,7 +56,7 @@ pub(crate) fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     let Cli { global, command } = cli;
     match command {
         Command::Completions { shell } => {
-            clap_complete::generate(shell, &mut Cli::command(), "thaw", &mut std::io::stdout());
+            clap_complete::generate(shell, &mut shown(), "thaw", &mut std::io::stdout());
             return Ok(ExitCode::SUCCESS);
         }
         Command::Man { dir } => {
@@ -99,6 +99,18 @@ pub(crate) fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         | Command::Keeper
         | Command::Monitor { .. } => Ok(ExitCode::SUCCESS),
     }
+}
+
+/// The definition without the commands that only `thaw` itself calls: shells would offer them.
+fn shown() -> clap::Command {
+    let all = Cli::command();
+    let shown = all
+        .get_subcommands()
+        .filter(|command| !command.is_hide_set());
+    clap::Command::new("thaw")
+        .args(all.get_arguments())
+        .subcommands(shown)
+        .version(env!("CARGO_PKG_VERSION"))
 }
 
 /// An image as the user named it, on its way to the daemon.

@@ -188,15 +188,10 @@ fn profiles_are_recorded_gathered_and_chosen() {
     let node = thaw();
     let inspect = || json(&node.run(["inspect", "--json", image]).unwrap());
     let facts = inspect();
-    assert_eq!(
-        facts["working_sets"][0]["profile"], "probe",
-        "known before any start: {facts}"
-    );
-    assert_eq!(
-        facts["load"],
-        serde_json::Value::Null,
-        "of the default profile nothing is known"
-    );
+    let profiles = facts["working_sets"].as_array().unwrap().iter();
+    let mut profiles = profiles.map(|set| set["profile"].as_str().unwrap());
+    assert!(profiles.any(|profile| profile == "probe"), "{facts}");
+    assert_ne!(facts["load"]["source"], "starts on this node", "{facts}");
     let (_, said) = refused(&node, &["accelerate", "--from-traces", image]);
     assert!(said.contains("run it lazily first"), "{said}");
     let why = |node: &thaw_testkit::thaw::Thaw, profile: &str| {
@@ -216,7 +211,7 @@ fn profiles_are_recorded_gathered_and_chosen() {
         why
     };
     assert!(why(&thaw(), "probe").contains("with a working set"));
-    assert!(!why(&thaw(), "default").contains("working set"));
+    assert!(!why(&thaw(), "unheard-of").contains("working set"));
     assert!(!why(&thaw(), "none").contains("working set"));
 
     // What a start reads is kept, and becomes the working set of its profile.

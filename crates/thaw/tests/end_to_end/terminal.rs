@@ -98,6 +98,12 @@ fn completions_and_manuals_come_from_the_same_definition() {
     let node = thaw();
     let script = |shell: &str| node.run(["completions", shell]).unwrap();
     let bash = script("bash");
+    for shell in ["bash", "zsh", "fish"] {
+        assert!(
+            !script(shell).contains("keeper"),
+            "{shell}: users call no keeper"
+        );
+    }
     for word in ["accelerate", "--storage-size", "--from-traces", "unmount"] {
         for shell in ["bash", "zsh", "fish"] {
             let text = script(shell);
