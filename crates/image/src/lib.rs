@@ -28,7 +28,9 @@ pub use extent::{BLOCK, BlockRun, Extent};
 pub use oci_spec::image as oci;
 pub use progress::{Progress, Silent};
 pub use reference::{ImageReference, ReferenceError, RegistryReference};
-pub use seek::{Chunk, CodecState, LayerFormat, MAX_CHUNKS, SeekTable, WindowRef};
+pub use seek::{
+    Chunk, CodecState, LayerFormat, MAX_CHUNK_BLOB, MAX_CHUNK_TAR, MAX_CHUNKS, SeekTable, WindowRef,
+};
 pub use source::{BlobSource, SourceError};
 pub use verified::{Mismatch, Verified};
 pub use wire::FormatError;

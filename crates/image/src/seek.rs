@@ -10,16 +10,17 @@ use crate::{DiffId, Digest, Extent};
 
 const WHAT: &str = "seek table";
 const MAGIC: &[u8; 8] = b"THAWSEEK";
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 const ENTRY_BYTES: usize = 72;
 
 /// Most chunks a table may have: 64 GiB of tar in chunks of 64 KiB.
 pub const MAX_CHUNKS: usize = 1 << 20;
-/// Most bytes of tar in one chunk: what a fault may have to decode and hold.
-const MAX_CHUNK_BYTES: u64 = 16 << 20;
-/// A chunk's compressed bytes may exceed its tar bytes by headers and stored blocks only.
-const MAX_BLOB_BYTES: u64 = MAX_CHUNK_BYTES * 2;
-/// Most bytes of one compressed window: 32 KiB do not grow beyond this.
+/// Most bytes of tar in one chunk: what a fault may have to decode and hold. 1 MiB, and room for
+/// a deflate block that cannot be divided.
+pub const MAX_CHUNK_TAR: u64 = (1 << 20) + (64 << 10);
+/// Most bytes of the blob for one chunk, which exceed its tar bytes by headers only.
+pub const MAX_CHUNK_BLOB: u64 = 4 << 20;
+/// Most bytes of one compressed window: 32 KiB and a block's header do not grow beyond this.
 const MAX_WINDOW_BYTES: u32 = 40 << 10;
 
 /// How a layer's blob is packed.
@@ -38,17 +39,20 @@ pub enum CodecState {
     Stored,
     /// A gzip member starts here, with its header.
     GzipMember,
-    /// Inside a deflate stream, at the header of a block.
+    /// Inside a deflate stream, at the header of a block or between two symbols of one.
     Deflate {
         /// How many low bits of the chunk's first blob byte belong to the block before: 0 to 7.
         skip_bits: u8,
+        /// Between two symbols: the header of their block is behind the window.
+        in_block: bool,
         /// The up to 32 KiB of tar before the chunk that its data refers back to.
         window: WindowRef,
     },
 }
 
 /// Where a checkpoint's window lies in the windows blob: one zstd frame of exactly 32 KiB
-/// unpacked, in which the bytes that nothing refers to are zero. `len` 0: none is needed.
+/// unpacked, in which the bytes that nothing refers to are zero, and for a chunk that starts inside
+/// of a block that block's header behind them. `len` 0: none is needed.
 ///
 /// A window needs no digest of its own: a wrong one gives a wrong chunk, which its digest refuses.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -128,7 +132,11 @@ impl SeekTable {
             let (state, skip_bits, window) = match chunk.state {
                 CodecState::Stored => (0u8, 0, WindowRef::default()),
                 CodecState::GzipMember => (1, 0, WindowRef::default()),
-                CodecState::Deflate { skip_bits, window } => (2, skip_bits, window),
+                CodecState::Deflate {
+                    skip_bits,
+                    in_block,
+                    window,
+                } => (2 + u8::from(in_block), skip_bits, window),
             };
             // A chunk's tar offset is the end of the one before, so it is not written.
             let tar_len = u32::try_from(chunk.tar.len).unwrap_or(u32::MAX);
@@ -214,10 +222,10 @@ impl Limits {
         let digest = reader.digest("chunk digest")?;
 
         let tar = Extent::checked(tar_offset, tar_len)
-            .filter(|tar| tar.len > 0 && tar.len <= MAX_CHUNK_BYTES)
+            .filter(|tar| tar.len > 0 && tar.len <= MAX_CHUNK_TAR)
             .ok_or_else(|| reader.bad("tar length", format!("{tar_len} bytes at {tar_offset}")))?;
         let blob = Extent::checked(blob_offset, blob_len)
-            .filter(|blob| blob.end() <= self.blob_size && blob.len <= MAX_BLOB_BYTES)
+            .filter(|blob| blob.end() <= self.blob_size && blob.len <= MAX_CHUNK_BLOB)
             .ok_or_else(|| {
                 reader.bad("blob range", format!("{blob_len} bytes at {blob_offset}"))
             })?;
@@ -230,7 +238,13 @@ impl Limits {
         let state = match (self.format, state) {
             (LayerFormat::Tar, 0) if blob == tar => CodecState::Stored,
             (LayerFormat::Gzip, 1) => CodecState::GzipMember,
-            (LayerFormat::Gzip, 2) if skip_bits < 8 => CodecState::Deflate { skip_bits, window },
+            (LayerFormat::Gzip, 2 | 3) if skip_bits < 8 && (state == 2 || window.len > 0) => {
+                CodecState::Deflate {
+                    skip_bits,
+                    in_block: state == 3,
+                    window,
+                }
+            }
             (_, other) => {
                 let reason = format!("{other} with {skip_bits} bits at {blob_offset}");
                 return Err(reader.bad("codec state", reason));
@@ -278,6 +292,7 @@ mod tests {
                     99,
                     CodecState::Deflate {
                         skip_bits: 3,
+                        in_block: true,
                         window,
                     },
                 ),
@@ -315,8 +330,27 @@ mod tests {
         assert!(reason(|t| t.windows_size = 14).contains("window"));
         assert!(reason(|t| t.format = LayerFormat::Tar).contains("codec state"));
         assert!(reason(|t| t.chunks[1].tar.len = 0).contains("tar length"));
-        assert!(reason(|t| t.chunks[1].tar.len = MAX_CHUNK_BYTES + 1).contains("tar length"));
+        assert!(reason(|t| t.chunks[1].tar.len = MAX_CHUNK_TAR + 1).contains("tar length"));
         assert!(reason(|t| t.chunks[1].blob.offset = u64::MAX).contains("blob range"));
+        let large = |t: &mut SeekTable| {
+            t.blob_size = u64::MAX;
+            t.chunks[1].blob.len = MAX_CHUNK_BLOB + 1;
+        };
+        assert!(reason(large).contains("blob range"));
+        let no_header = |t: &mut SeekTable| match &mut t.chunks[1].state {
+            CodecState::Deflate { window, .. } => window.len = 0,
+            _ => unreachable!(),
+        };
+        assert!(reason(no_header).contains("codec state"));
+    }
+
+    #[test]
+    fn the_first_version_is_refused() {
+        let mut bytes = table().encode();
+        bytes.truncate(bytes.len() - 32);
+        bytes[8] = 1;
+        let error = SeekTable::decode(&seal(bytes)).unwrap_err().to_string();
+        assert!(error.contains("version"), "{error}");
     }
 
     #[test]

@@ -34,7 +34,7 @@ fn main() -> Result<(), Error> {
         blob_size: blob.len() as u64,
         diff_id: DiffId(Digest::of(&tar)),
     };
-    for spacing in [512 << 10, 1 << 20, 2 << 20] {
+    for spacing in [256 << 10, 512 << 10, 1 << 20] {
         let options = Options {
             spacing,
             ..Options::default()

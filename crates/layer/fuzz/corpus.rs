@@ -146,7 +146,25 @@ fn main() -> Result<(), Box<dyn Error>> {
             &format!("block-{level}"),
             &[&head, window.as_slice(), &member[10..]].concat(),
         )?;
+        // The first bytes of the block, as the header of the block that it is in the middle of.
+        let window = [&[7; 32 << 10], &member[10..70]].concat();
+        let window = zstd::bulk::compress(&window, 3)?;
+        let frame = u8::try_from(window.len())?;
+        let head = [3, len[0], len[1], frame];
+        put(
+            "decode",
+            &format!("in-block-{level}"),
+            &[&head, window.as_slice(), &member[70..]].concat(),
+        )?;
     }
+    // A block with the fixed codes: its header is three bits.
+    let window = zstd::bulk::compress(&[&[0; 32 << 10][..], &[3]].concat(), 3)?;
+    let frame = u8::try_from(window.len())?;
+    put(
+        "decode",
+        "in-block-fixed",
+        &[&[3, 9, 0, frame], window.as_slice(), &[0x4b, 0x04, 0x11, 0]].concat(),
+    )?;
     for (name, tar) in tars() {
         put("tar", name, &tar)?;
     }

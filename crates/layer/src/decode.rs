@@ -1,8 +1,9 @@
 //! Decoding one chunk of a seek table.
 
-use thaw_image::{Chunk, CodecState, LayerFormat, Mismatch, Verified, WindowRef};
+use thaw_image::{
+    Chunk, CodecState, LayerFormat, MAX_CHUNK_BLOB, MAX_CHUNK_TAR, Mismatch, Verified, WindowRef,
+};
 
-use crate::index::{MAX_CHUNK_BLOB, MAX_CHUNK_TAR};
 use crate::inflate::{Decoder, InflateError, Input, Output, Stop, WINDOW};
 use crate::window;
 
@@ -26,8 +27,9 @@ pub enum DecodeError {
         /// Bytes given.
         actual: usize,
     },
-    /// The window is not a zstd frame of 32 KiB.
-    #[error("the chunk's window cannot be unpacked")]
+    /// The window is not a zstd frame of 32 KiB, with a block's header behind them where the chunk
+    /// starts inside of a block, and only there.
+    #[error("the chunk's window is not one")]
     Window,
     /// The deflate stream cannot be decoded from where the chunk starts.
     #[error("the chunk cannot be decompressed")]
@@ -52,8 +54,8 @@ pub enum DecodeError {
 ///
 /// # Errors
 /// [`DecodeError`]; whatever the bytes are, it never panics, never gives other bytes, and takes no
-/// more memory than about `chunk.tar.len + blob.len()`, of which it refuses more than 16 MiB and
-/// 32 MiB.
+/// more memory than about `chunk.tar.len + blob.len()`, of which it refuses more than
+/// [`MAX_CHUNK_TAR`] and [`MAX_CHUNK_BLOB`].
 pub fn decode(
     format: LayerFormat,
     chunk: &Chunk,
@@ -79,12 +81,21 @@ pub fn decode(
             LayerFormat::Gzip,
             CodecState::Deflate {
                 skip_bits,
+                in_block,
                 window: place,
             },
         ) if skip_bits < 8 => {
-            let history = history(place, window)?;
+            let (history, header) = history(place, window)?;
+            if header.is_empty() == in_block {
+                return Err(DecodeError::Window);
+            }
             let mut input = Input::whole(blob);
-            let decoder = Decoder::resume(&mut input, u32::from(skip_bits));
+            let skip = u32::from(skip_bits);
+            let decoder = if in_block {
+                Decoder::resume_in_block(&mut input, skip, &header)?
+            } else {
+                Decoder::resume(&mut input, skip)
+            };
             inflate(chunk, &mut input, decoder, &history)?
         }
         _ => return Err(DecodeError::Table("codec state and format do not fit")),
@@ -92,8 +103,9 @@ pub fn decode(
     Ok(Verified::check(bytes, &chunk.digest)?)
 }
 
-/// The 32 KiB before the chunk, as far as they are needed.
-fn history(place: WindowRef, window: Option<&[u8]>) -> Result<Vec<u8>, DecodeError> {
+/// The 32 KiB before the chunk, as far as they are needed, and the header of the block in which it
+/// starts.
+fn history(place: WindowRef, window: Option<&[u8]>) -> Result<(Vec<u8>, Vec<u8>), DecodeError> {
     let frame = window.unwrap_or_default();
     if frame.len() as u64 != u64::from(place.len) {
         return Err(DecodeError::WindowLength {
@@ -102,7 +114,7 @@ fn history(place: WindowRef, window: Option<&[u8]>) -> Result<Vec<u8>, DecodeErr
         });
     }
     if frame.is_empty() {
-        return Ok(vec![0; WINDOW]);
+        return Ok((vec![0; WINDOW], Vec::new()));
     }
     window::unpack(frame).ok_or(DecodeError::Window)
 }
@@ -115,10 +127,12 @@ fn inflate(
 ) -> Result<Vec<u8>, DecodeError> {
     let len = usize::try_from(chunk.tar.len).unwrap_or(usize::MAX);
     let mut output = Output::new(history, len);
+    // The chunk may end in the middle of a block: not a symbol more.
+    output.pause_after(len);
     while output.fresh_len() < len {
         match decoder.run(input, &mut output)? {
             Stop::Member | Stop::Block => {}
-            Stop::End | Stop::Input | Stop::Output => break,
+            Stop::End | Stop::Input | Stop::Output | Stop::Symbol => break,
         }
     }
     if output.fresh_len() != len {

@@ -11,9 +11,10 @@
 //! With the input buffer, the tables and zstd's context a layer takes less than 8 MiB, whatever its
 //! size, beside the entries and the table that are its result.
 //!
-//! A chunk ends at the first deflate block or gzip member at or after the spacing. Encoders start
-//! a block every few tens of KiB, but none has to: a chunk grows with its last block, up to what a
-//! seek table allows (16 MiB), and a stream that needs more is [`LayerError::Unindexable`].
+//! A chunk ends at the first place at or after the spacing from where decoding can go on: a gzip
+//! member, a deflate block, or a symbol inside of a block. Only in stored blocks, which have less
+//! than 64 KiB, there is no such place. So no chunk has more than [`MAX_CHUNK_TAR`] bytes, whatever
+//! encoder made the stream.
 //!
 //! What is written is not verified before the end: the digests are known only then.
 
@@ -23,7 +24,7 @@ mod produce;
 use std::io::{self, Read, Write};
 use std::sync::mpsc::{channel, sync_channel};
 
-use thaw_image::{DiffId, Digest, Hasher, LayerFormat, MAX_CHUNKS, SeekTable};
+use thaw_image::{DiffId, Digest, Hasher, LayerFormat, MAX_CHUNK_TAR, MAX_CHUNKS, SeekTable};
 
 use crate::inflate::InflateError;
 use crate::tar::{self, TarError};
@@ -31,10 +32,8 @@ use crate::window::Windows;
 use consume::{Consumer, Found};
 use produce::{Failure, Intake, Link};
 
-/// Most bytes of tar in a chunk, as seek tables have it.
-pub(crate) const MAX_CHUNK_TAR: u64 = 16 << 20;
-/// Most bytes of blob in a chunk, as seek tables have it.
-pub(crate) const MAX_CHUNK_BLOB: u64 = 32 << 20;
+/// Most that a chunk may have beyond the spacing: a stored block of deflate.
+const SLACK: u64 = 64 << 10;
 /// Batches that wait for the second thread.
 const WAITING: usize = 2;
 
@@ -52,8 +51,8 @@ pub struct Expected {
 /// How to index.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Options {
-    /// Bytes of tar in a chunk of a compressed layer: each ends at the first block boundary of
-    /// the deflate stream at or after so many.
+    /// Bytes of tar in a chunk of a compressed layer: each has at least so many, and less than
+    /// 64 KiB more. At least 1 and at most 1 MiB; what is beyond is taken for that.
     pub spacing: u64,
     /// Most bytes that the tar may have: what stops a decompression bomb.
     pub max_tar_size: u64,
@@ -175,7 +174,7 @@ pub fn index(
     let pass = Pass {
         format,
         expected,
-        spacing: Some(options.spacing),
+        spacing: Some(options.spacing.clamp(1, MAX_CHUNK_TAR - SLACK)),
         max_tar_size: options.max_tar_size,
     };
     let found = pass.run(input, outputs, progress)?;

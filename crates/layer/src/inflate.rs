@@ -12,8 +12,10 @@
 //! ```
 //!
 //! [`Decoder::run`] works until the input runs short, the output is full, or there is a place where
-//! a chunk may start: a gzip member or a deflate block. It stops only between symbols, so there is
-//! no state but the stage, the tables and the bits at hand.
+//! a chunk may start: a gzip member, a deflate block, or the first symbol at or after the byte at
+//! which the [output pauses](Output::pause_after). It stops only between symbols, so there is no
+//! state but the stage, the tables and the bits at hand; and the tables are read again from the
+//! block's [header](Decoder::header), which is all that is kept of them.
 //!
 //! Accepted is what zlib accepts, as gzip(1) frames it: members one behind the other, zeros behind
 //! the last. Anything else behind the last member is an error, as it is for Go.
@@ -25,6 +27,7 @@ mod output;
 mod symbols;
 mod table;
 
+pub(crate) use block::MAX_HEADER;
 pub(crate) use input::Input;
 pub(crate) use output::{Output, WINDOW, Window};
 use table::Tables;
@@ -76,6 +79,8 @@ pub(crate) enum Stop {
     Member,
     /// At the header of a deflate block that is not its member's first.
     Block,
+    /// Between two symbols of a block, where the output was to pause.
+    Symbol,
     /// Behind all that there is.
     End,
 }
@@ -103,6 +108,7 @@ pub(crate) struct Decoder {
     /// The caller has seen the boundary at which the stream stands.
     offered: bool,
     tables: Box<Tables>,
+    header: Vec<u8>,
     /// Of the member at hand; `None` where trailers are not checked.
     crc: Option<crc32fast::Hasher>,
     /// Bytes of the member at hand, modulo 2^32.
@@ -119,6 +125,7 @@ impl Decoder {
             last: false,
             offered: false,
             tables: Tables::new(),
+            header: Vec::new(),
             crc: check.then(crc32fast::Hasher::new),
             len: 0,
             data_end: 0,
@@ -133,6 +140,36 @@ impl Decoder {
             stage: Stage::Block,
             ..Self::new(false)
         }
+    }
+
+    /// Stands between two symbols of the block that has this [header](Decoder::header), behind
+    /// `skip` bits of the first byte. Trailers are not checked.
+    pub(crate) fn resume_in_block(
+        input: &mut Input,
+        skip: u32,
+        header: &[u8],
+    ) -> Result<Self, InflateError> {
+        let mut decoder = Self {
+            stage: Stage::Block,
+            offered: true,
+            ..Self::new(false)
+        };
+        let mut header = Input::whole(header);
+        decoder.block(&mut header)?;
+        if header.overrun() {
+            return Err(InflateError::Truncated);
+        }
+        if decoder.stage != Stage::Symbols {
+            return Err(InflateError::BlockType);
+        }
+        input.refill();
+        input.take(skip);
+        Ok(decoder)
+    }
+
+    /// The bits of the header of the block at hand, its first bit the lowest of the first byte.
+    pub(crate) fn header(&self) -> &[u8] {
+        &self.header
     }
 
     /// The bit of the blob behind the last member that ended: padding lies behind it.
@@ -210,6 +247,7 @@ impl Decoder {
         if !input.has(block::MAX_HEADER) {
             return Ok(Some(Stop::Input));
         }
+        let start = input.bit_position();
         input.refill();
         self.last = input.take(1) == 1;
         self.stage = match input.take(2) {
@@ -224,6 +262,7 @@ impl Decoder {
             }
             _ => return Err(InflateError::BlockType),
         };
+        input.bits_since(start, &mut self.header);
         self.offered = false;
         Ok(None)
     }
@@ -258,6 +297,10 @@ impl Decoder {
         input: &mut Input,
         output: &mut Output,
     ) -> Result<Option<Stop>, InflateError> {
+        if output.pauses_in() == 0 {
+            output.pause = None;
+            return Ok(Some(Stop::Symbol));
+        }
         if output.at >= output.limit() {
             return Ok(Some(Stop::Output));
         }
@@ -265,10 +308,12 @@ impl Decoder {
             return Ok(Some(Stop::Input));
         }
         let before = output.at;
-        let ended = if output.is_settled() {
-            symbols::decode::<false>(&self.tables, input, output)?
+        let ended = if output.pauses_in() < symbols::STRIDE {
+            symbols::decode::<true, true>(&self.tables, input, output)?
+        } else if output.is_settled() {
+            symbols::decode::<false, false>(&self.tables, input, output)?
         } else {
-            symbols::decode::<true>(&self.tables, input, output)?
+            symbols::decode::<true, false>(&self.tables, input, output)?
         };
         self.count(output, before);
         if ended {

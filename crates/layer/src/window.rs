@@ -1,4 +1,7 @@
-//! Windows as the windows blob holds them: one zstd frame each, of exactly 32 KiB unpacked.
+//! Windows as the windows blob holds them: one zstd frame each, of 32 KiB unpacked. The window of a
+//! chunk that starts inside of a deflate block has the block's header behind it, from which the
+//! code tables are read again: so nothing from before the chunk need be fetched, however far back
+//! its block began.
 //!
 //! A window is mostly zeros, for of the 32 KiB before a checkpoint the chunk behind it refers to
 //! a part only. Frames carry neither checksum nor dictionary: a wrong window gives a wrong chunk,
@@ -8,7 +11,7 @@ use std::io::{self, Write};
 
 use thaw_image::{Digest, Hasher, WindowRef};
 
-use crate::inflate::{WINDOW, Window};
+use crate::inflate::{MAX_HEADER, WINDOW};
 
 /// zstd's level. 12 makes windows 6 % smaller and takes 12 times as long, as long as decoding the
 /// chunk.
@@ -35,14 +38,14 @@ impl<'a> Windows<'a> {
     }
 
     /// Appends a window; where it is.
-    pub(crate) fn push(&mut self, window: &Window) -> io::Result<WindowRef> {
+    pub(crate) fn push(&mut self, window: &[u8]) -> io::Result<WindowRef> {
         let compressor = match &mut self.compressor {
             Some(compressor) => compressor,
             none => none.insert(zstd::bulk::Compressor::new(LEVEL)?),
         };
         self.frame
-            .resize(zstd::zstd_safe::compress_bound(WINDOW), 0);
-        let len = compressor.compress_to_buffer(window.as_slice(), self.frame.as_mut_slice())?;
+            .resize(zstd::zstd_safe::compress_bound(window.len()), 0);
+        let len = compressor.compress_to_buffer(window, self.frame.as_mut_slice())?;
         let frame = &self.frame[..len];
         self.out.write_all(frame)?;
         self.hasher.update(frame);
@@ -61,8 +64,9 @@ impl<'a> Windows<'a> {
     }
 }
 
-/// Unpacks one window; `None` if it is not one.
-pub(crate) fn unpack(frame: &[u8]) -> Option<Vec<u8>> {
-    let window = zstd::bulk::decompress(frame, WINDOW).ok()?;
-    (window.len() == WINDOW).then_some(window)
+/// Unpacks one window, and the block's header behind it; `None` if it is not one.
+pub(crate) fn unpack(frame: &[u8]) -> Option<(Vec<u8>, Vec<u8>)> {
+    let mut window = zstd::bulk::decompress(frame, WINDOW + MAX_HEADER).ok()?;
+    let header = (window.len() >= WINDOW).then(|| window.split_off(WINDOW))?;
+    Some((window, header))
 }

@@ -21,7 +21,11 @@ fuzz_target!(|data: &[u8]| {
     let state = match kind % 4 {
         0 => CodecState::Stored,
         1 => CodecState::GzipMember,
-        _ => CodecState::Deflate { skip_bits, window },
+        state => CodecState::Deflate {
+            skip_bits,
+            in_block: state == 3,
+            window,
+        },
     };
     let chunk = Chunk {
         tar: Extent {

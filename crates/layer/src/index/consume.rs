@@ -140,8 +140,9 @@ fn state(start: Start, bit: u64) -> CodecState {
     match start {
         Start::Stored => CodecState::Stored,
         Start::Member => CodecState::GzipMember,
-        Start::Block => CodecState::Deflate {
+        Start::Block | Start::InBlock => CodecState::Deflate {
             skip_bits: (bit % 8) as u8,
+            in_block: start == Start::InBlock,
             window: WindowRef::default(),
         },
     }

@@ -4,9 +4,9 @@ use std::io::{self, Read};
 use std::ops::Range;
 use std::sync::mpsc::{Receiver, SyncSender};
 
-use thaw_image::{Digest, Hasher};
+use thaw_image::{Digest, Hasher, MAX_CHUNK_BLOB};
 
-use super::{Expected, LayerError, MAX_CHUNK_BLOB, MAX_CHUNK_TAR};
+use super::{Expected, LayerError};
 use crate::inflate::{Decoder, Input, Output, Stop, WINDOW, Window};
 
 /// Bytes of the blob that are read ahead.
@@ -29,8 +29,9 @@ pub(super) struct Batch {
 pub(super) enum Event {
     /// A chunk starts here, and at this bit of the blob.
     Chunk { bit: u64, start: Start },
-    /// The window of the chunk that started last.
-    Window(Window),
+    /// The window of the chunk that started last, and behind it the header of its block if it
+    /// started inside of one.
+    Window(Vec<u8>),
     /// The last chunk ends here, and at this bit of the blob.
     End { bit: u64 },
 }
@@ -41,6 +42,7 @@ pub(super) enum Start {
     Stored,
     Member,
     Block,
+    InBlock,
 }
 
 /// Why the first thread stopped early.
@@ -186,6 +188,7 @@ pub(super) fn gzip(
         spacing,
         chunk: None,
         window: Box::new([0; WINDOW]),
+        header: Vec::new(),
         tracking: false,
     };
     loop {
@@ -197,8 +200,11 @@ pub(super) fn gzip(
         match stop {
             Stop::Input => intake.refill(&mut input)?,
             Stop::Output => cutter.flush(input.bit_position())?,
-            Stop::Member => cutter.boundary(input.bit_position(), Start::Member)?,
-            Stop::Block => cutter.boundary(input.bit_position(), Start::Block)?,
+            Stop::Member => cutter.boundary(input.bit_position(), Start::Member, &[])?,
+            Stop::Block => cutter.boundary(input.bit_position(), Start::Block, &[])?,
+            Stop::Symbol => {
+                cutter.boundary(input.bit_position(), Start::InBlock, decoder.header())?;
+            }
             Stop::End => return cutter.end(decoder.data_end()),
         }
     }
@@ -213,7 +219,9 @@ struct Cutter {
     /// Where the chunk at hand starts: in the tar, and its bit in the blob.
     chunk: Option<(u64, u64)>,
     window: Window,
-    /// `window` is that of the chunk at hand, and not yet sent.
+    /// The header of the block inside of which the chunk at hand starts.
+    header: Vec<u8>,
+    /// `window` and `header` are those of the chunk at hand, and not yet sent.
     tracking: bool,
 }
 
@@ -224,23 +232,23 @@ impl Cutter {
     }
 
     /// A chunk may start here.
-    fn boundary(&mut self, bit: u64, start: Start) -> Result<(), Failure> {
+    fn boundary(&mut self, bit: u64, start: Start, header: &[u8]) -> Result<(), Failure> {
         let Some(spacing) = self.spacing else {
             return Ok(());
         };
         let tar = self.tar();
-        if self
-            .chunk
-            .is_some_and(|(first, _)| tar - first < spacing.max(1))
-        {
+        if self.chunk.is_some_and(|(first, _)| tar - first < spacing) {
             return Ok(());
         }
         self.check(bit)?;
         self.settle();
         self.event(Event::Chunk { bit, start });
         self.chunk = Some((tar, bit));
-        if start == Start::Block {
+        self.output
+            .pause_after(usize::try_from(spacing).unwrap_or(usize::MAX));
+        if start != Start::Member {
             self.output.track(&mut self.window);
+            self.header.extend_from_slice(header);
             self.tracking = true;
         }
         Ok(())
@@ -248,17 +256,13 @@ impl Cutter {
 
     /// Whether the chunk at hand would not be too large if it ended here.
     fn check(&self, bit: u64) -> Result<(), Failure> {
-        let Some((tar, first)) = self.chunk else {
-            return Ok(());
-        };
-        let reason = if self.tar() - tar > MAX_CHUNK_TAR {
-            "a deflate block unpacks to more than a chunk may have"
-        } else if bit.div_ceil(8) - first / 8 > MAX_CHUNK_BLOB {
-            "a chunk takes too much of the blob"
-        } else {
-            return Ok(());
-        };
-        Err(LayerError::Unindexable { reason }.into())
+        match self.chunk {
+            Some((_, first)) if bit.div_ceil(8) - first / 8 > MAX_CHUNK_BLOB => {
+                let reason = "a chunk takes too much of the blob";
+                Err(LayerError::Unindexable { reason }.into())
+            }
+            _ => Ok(()),
+        }
     }
 
     fn event(&mut self, event: Event) {
@@ -266,10 +270,15 @@ impl Cutter {
         self.link.events.push((at, event));
     }
 
-    /// Sends the window of the chunk at hand, if any of it is needed.
+    /// Sends what decoding the chunk at hand takes beside its bytes of the blob, if anything.
     fn settle(&mut self) {
-        if std::mem::take(&mut self.tracking) && self.output.settle(&mut self.window) {
-            let window = std::mem::replace(&mut self.window, Box::new([0; WINDOW]));
+        if !std::mem::take(&mut self.tracking) {
+            return;
+        }
+        let is_used = self.output.settle(&mut self.window);
+        if is_used || !self.header.is_empty() {
+            let mut window = self.window.to_vec();
+            window.append(&mut self.header);
             self.event(Event::Window(window));
         }
     }

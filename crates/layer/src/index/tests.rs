@@ -6,10 +6,11 @@ use std::sync::LazyLock;
 use flate2::Compression;
 use flate2::write::GzEncoder;
 use proptest::prelude::*;
-use thaw_image::{Chunk, CodecState, Extent, WindowRef};
+use thaw_image::{Chunk, CodecState, Extent, MAX_CHUNK_BLOB, WindowRef};
 
 use super::*;
 use crate::decode;
+use crate::inflate::WINDOW;
 
 /// A tar of text, noise, zeros and many small files, of some 3 MiB.
 static TAR: LazyLock<Vec<u8>> = LazyLock::new(|| {
@@ -157,7 +158,7 @@ fn check_chunks(name: &str, table: &SeekTable, blob: &[u8], windows: &[u8], tar:
 fn every_chunk_alone_is_its_part_of_the_tar() {
     let tar = TAR.as_slice();
     for (name, format, blob) in layers(tar) {
-        for spacing in [1, 64 << 10, 1 << 20] {
+        for spacing in [5000, 64 << 10, 1 << 20] {
             let expected = expected(tar, &blob);
             let done = run(format, &blob, &expected, &options(spacing), 70_000).unwrap();
             let table = &done.index.table;
@@ -170,9 +171,72 @@ fn every_chunk_alone_is_its_part_of_the_tar() {
                 Ok(table),
                 "{name}"
             );
-            assert!(spacing > 1 || format == LayerFormat::Tar || table.chunks.len() > 5);
             check_chunks(name, table, &blob, &done.windows, tar);
+            check_lengths(name, table, spacing);
         }
+    }
+}
+
+/// No chunk of a compressed layer is shorter than the spacing, but the last, or longer than a
+/// stored block allows.
+fn check_lengths(name: &str, table: &SeekTable, spacing: u64) {
+    if table.format == LayerFormat::Tar {
+        return;
+    }
+    let lengths: Vec<u64> = table.chunks.iter().map(|chunk| chunk.tar.len).collect();
+    let Some((_, all_but_last)) = lengths.split_last() else {
+        return;
+    };
+    let longest = lengths.iter().max().unwrap();
+    assert!(*longest < spacing + SLACK, "{name}: {longest}");
+    assert!(all_but_last.iter().all(|len| *len >= spacing), "{name}");
+}
+
+#[test]
+fn a_chunk_may_start_at_any_symbol() {
+    let tar = small();
+    for (name, format, blob) in layers(&tar) {
+        let done = run(format, &blob, &expected(&tar, &blob), &options(1), 1 << 20).unwrap();
+        check_chunks(name, &done.index.table, &blob, &done.windows, &tar);
+        let states = done.index.table.chunks.iter().map(|chunk| chunk.state);
+        let inside = states
+            .filter(|state| matches!(state, CodecState::Deflate { in_block, .. } if *in_block));
+        assert_eq!(
+            inside.count() > 100,
+            matches!(
+                name,
+                "fast" | "default" | "best" | "tiny members" | "members" | "flushed" | "padded"
+            ),
+            "{name}"
+        );
+    }
+}
+
+#[test]
+fn no_content_makes_a_long_chunk() {
+    let mut builder = ::tar::Builder::new(Vec::new());
+    for (number, unit) in [&[0][..], b"abcdefg", b"\0\x01"].into_iter().enumerate() {
+        let data = unit.repeat((3 << 19) / unit.len());
+        let mut header = ::tar::Header::new_gnu();
+        header.set_size(data.len() as u64);
+        let path = number.to_string();
+        builder
+            .append_data(&mut header, path, data.as_slice())
+            .unwrap();
+    }
+    let tar = builder.into_inner().unwrap();
+    for (name, format, blob) in layers(&tar) {
+        // More than a table takes: it is taken for 1 MiB.
+        let done = run(
+            format,
+            &blob,
+            &expected(&tar, &blob),
+            &options(1 << 30),
+            1 << 20,
+        )
+        .unwrap();
+        check_chunks(name, &done.index.table, &blob, &done.windows, &tar);
+        check_lengths(name, &done.index.table, 1 << 20);
     }
 }
 
@@ -346,38 +410,34 @@ fn one_block(matches: usize) -> Vec<u8> {
 }
 
 #[test]
-fn a_stream_without_boundaries_cannot_be_indexed_but_unpacked() {
-    let tar_of = |matches: usize| vec![0; 1 + matches * 258];
-    let fits = one_block(60_000);
-    let tar = tar_of(60_000);
-    let done = run(
-        LayerFormat::Gzip,
-        &fits,
-        &expected(&tar, &fits),
-        &options(1 << 20),
-        999,
-    )
-    .unwrap();
-    assert_eq!(done.index.table.chunks.len(), 1);
-    check_chunks("one block", &done.index.table, &fits, &done.windows, &tar);
-
+fn a_stream_of_one_block_is_divided() {
     let blob = one_block(70_000);
-    let tar = tar_of(70_000);
+    let tar = vec![0; 1 + 70_000 * 258];
     let expected = expected(&tar, &blob);
-    let error = run(
-        LayerFormat::Gzip,
-        &blob,
-        &expected,
-        &options(1 << 20),
-        1 << 20,
-    )
-    .err();
+    let done = run(LayerFormat::Gzip, &blob, &expected, &options(1 << 20), 999).unwrap();
+    let table = &done.index.table;
+    assert_eq!(table.chunks.len(), tar.len().div_ceil((1 << 20) + 258));
+    check_chunks("one block", table, &blob, &done.windows, &tar);
+    check_lengths("one block", table, 1 << 20);
+    assert_eq!(SeekTable::decode(&table.encode()).as_ref(), Ok(table));
+}
+
+/// Members without data until a chunk of one byte takes too much of the blob.
+#[test]
+fn a_stream_of_almost_nothing_cannot_be_indexed_but_unpacked() {
+    let empty = member(b"", 6);
+    let padding = empty.repeat(usize::try_from(MAX_CHUNK_BLOB).unwrap() / empty.len() + 1);
+    let blob = [member(&[0; 512], 6), padding, member(&[0; 512], 6)].concat();
+    let tar = vec![0; 1024];
+    let expected = expected(&tar, &blob);
+    let options = Options::default();
+    let error = run(LayerFormat::Gzip, &blob, &expected, &options, 1 << 20).err();
     assert!(
         matches!(error, Some(LayerError::Unindexable { .. })),
         "{error:?}"
     );
     let mut out = Vec::new();
-    let (format, options) = (LayerFormat::Gzip, Options::default());
+    let format = LayerFormat::Gzip;
     let input = &mut blob.as_slice();
     unpack(input, format, &expected, &options, &mut out, &mut |_| {}).unwrap();
     assert_eq!(out, tar);
@@ -522,16 +582,39 @@ fn wrong_chunks_are_refused() {
     assert!(refused(&stored, bytes, Some(frame)).contains("do not fit"));
     let other = with(&|chunk| chunk.digest = Digest::of(b""));
     assert!(refused(&other, bytes, Some(frame)).contains("digest mismatch"));
-    let mut zeros = vec![];
-    Windows::new(&mut zeros)
-        .push(&Box::new([0; crate::inflate::WINDOW]))
-        .unwrap();
-    let blank = with(&|chunk| {
-        if let CodecState::Deflate { window, .. } = &mut chunk.state {
-            window.len = u32::try_from(zeros.len()).unwrap();
+    let (_, header) = crate::window::unpack(frame).unwrap();
+    let with_window = |in_block: bool, header: &[u8]| {
+        let mut frame = vec![];
+        let window = [&[0; WINDOW], header].concat();
+        Windows::new(&mut frame).push(&window).unwrap();
+        let mut chunk = chunk;
+        if let CodecState::Deflate {
+            window,
+            in_block: place,
+            ..
+        } = &mut chunk.state
+        {
+            window.len = u32::try_from(frame.len()).unwrap();
+            *place = in_block;
         }
-    });
-    assert!(refused(&blank, bytes, Some(&zeros)).contains("digest mismatch"));
+        refused(&chunk, bytes, Some(&frame))
+    };
+    assert!(!header.is_empty());
+    assert!(with_window(true, &header).contains("digest mismatch"));
+    assert!(with_window(true, &[]).contains("not one"));
+    assert!(with_window(false, &header).contains("not one"));
+    assert!(with_window(true, &[0; 1000]).contains("not one"));
+    for bad in [
+        &header[..header.len() / 2],
+        &[0, 0, 0, 0xff, 0xff],
+        &[6],
+        &[5, 0xff, 0xff],
+    ] {
+        assert!(
+            with_window(true, bad).contains("cannot be decompressed"),
+            "{bad:?}"
+        );
+    }
 }
 
 proptest! {
@@ -548,7 +631,7 @@ proptest! {
             0..12,
         ),
         level in 0u32..=9,
-        spacing in 1u64..100_000,
+        spacing in 1000u64..100_000,
         members in 1usize..4,
     ) {
         let mut builder = ::tar::Builder::new(Vec::new());
@@ -562,6 +645,7 @@ proptest! {
         let blob: Vec<u8> = parts.flat_map(|part| member(part, level)).collect();
         let done = run(LayerFormat::Gzip, &blob, &expected(&tar, &blob), &options(spacing), 5000).unwrap();
         check_chunks("any", &done.index.table, &blob, &done.windows, &tar);
+        check_lengths("any", &done.index.table, spacing);
     }
 
     #[test]
@@ -570,7 +654,7 @@ proptest! {
         frame in proptest::option::of(proptest::collection::vec(any::<u8>(), 0..100)),
         skip_bits in any::<u8>(),
         len in 0u64..100_000,
-        kind in 0..3,
+        kind in 0..4,
     ) {
         let window = WindowRef {
             offset: 0,
@@ -579,7 +663,7 @@ proptest! {
         let state = match kind {
             0 => CodecState::Stored,
             1 => CodecState::GzipMember,
-            _ => CodecState::Deflate { skip_bits, window },
+            _ => CodecState::Deflate { skip_bits, in_block: kind == 3, window },
         };
         let chunk = Chunk {
             tar: Extent { offset: 0, len },

@@ -6,7 +6,7 @@ use super::table::{PRECODE_BITS, PRECODE_ENTRIES, SPECIAL, Tables, build_precode
 
 /// More bytes than any block header has, words read ahead included: 17 bits, 19 code lengths of 3
 /// bits, and 316 code lengths of at most 14 bits.
-pub(super) const MAX_HEADER: usize = 640;
+pub(crate) const MAX_HEADER: usize = 640;
 
 /// In which order the lengths of the precode are written.
 const PRECODE_ORDER: [usize; 19] = [

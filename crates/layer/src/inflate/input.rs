@@ -62,12 +62,12 @@ impl Input {
         mut read: impl FnMut(&mut [u8]) -> io::Result<usize>,
     ) -> io::Result<&[u8]> {
         self.give_back();
-        let kept = self.end.saturating_sub(self.pos);
-        if self.pos < self.end {
-            self.data.copy_within(self.pos..self.end, 0);
-        }
-        self.base += (self.end - kept) as u64;
-        (self.pos, self.end) = (0, kept);
+        // The byte that was begun stays: the header of a block may start in it.
+        let start = self.pos.saturating_sub(1).min(self.end);
+        let kept = self.end - start;
+        self.data.copy_within(start..self.end, 0);
+        self.base += start as u64;
+        (self.pos, self.end) = (self.pos - start, kept);
         let capacity = self.data.len() - PAD;
         while !self.eof && self.end < capacity && self.end - kept < capacity / 2 {
             match read(&mut self.data[self.end..capacity]) {
@@ -84,6 +84,20 @@ impl Input {
     /// Where the next bit is in the blob, counted in bits.
     pub(crate) fn bit_position(&self) -> u64 {
         (self.base + self.pos as u64) * 8 - u64::from(self.count)
+    }
+
+    /// Puts the bits from `from`, which must still be here, up to the next one into `out`, the
+    /// first the lowest of the first byte. Spare bits of the last byte are zero.
+    pub(super) fn bits_since(&self, from: u64, out: &mut Vec<u8>) {
+        out.clear();
+        let mut at = usize::try_from((from / 8).saturating_sub(self.base)).unwrap_or(usize::MAX);
+        let mut left = self.bit_position().saturating_sub(from);
+        while left > 0 {
+            let byte = (word(&self.data, at) >> (from % 8)) & ((1 << left.min(8)) - 1);
+            out.push(u8::try_from(byte).unwrap_or_default());
+            left -= left.min(8);
+            at += 1;
+        }
     }
 
     /// Whether more was consumed than the blob has.

@@ -28,6 +28,8 @@ pub(crate) struct Output {
     fresh: usize,
     /// First byte that a match may refer to: where its gzip member starts, if that is here.
     pub(super) floor: usize,
+    /// Where the decoder stops at the next symbol; may lie behind the buffer.
+    pub(super) pause: Option<usize>,
     pub(super) tracker: Tracker,
 }
 
@@ -50,6 +52,7 @@ impl Output {
             at: history.len(),
             fresh: history.len(),
             floor: 0,
+            pause: None,
             tracker: Tracker {
                 start: None,
                 used: Box::new([false; WINDOW]),
@@ -90,6 +93,16 @@ impl Output {
         self.floor = self.at;
     }
 
+    /// Has the decoder stop at the first symbol of a block that starts `bytes` from here, or later.
+    pub(crate) fn pause_after(&mut self, bytes: usize) {
+        self.pause = Some(self.at.saturating_add(bytes));
+    }
+
+    /// How many bytes may come before the decoder has to stop.
+    pub(super) fn pauses_in(&self) -> usize {
+        self.pause.unwrap_or(usize::MAX).saturating_sub(self.at)
+    }
+
     /// Goes on in `next`, of [`Output::buffer_len`] bytes, behind a copy of the history. Gives
     /// the buffer, and where in it the new bytes are.
     pub(crate) fn swap(&mut self, mut next: Vec<u8>) -> (Vec<u8>, std::ops::Range<usize>) {
@@ -99,6 +112,7 @@ impl Output {
         let full = std::mem::replace(&mut self.data, next);
         let fresh = self.fresh..self.at;
         self.floor = self.floor.saturating_sub(shift);
+        self.pause = self.pause.map(|at| at.saturating_sub(shift));
         // What is further back than the history cannot be referred to any more.
         self.tracker.start = self.tracker.start.and_then(|at| at.checked_sub(shift));
         (self.at, self.fresh) = (kept, kept);

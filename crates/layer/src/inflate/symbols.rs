@@ -25,6 +25,8 @@ use super::table::{
     SUBTABLE, Tables,
 };
 
+/// Symbols of a turn that may each bring a byte: so far before a pause the fast loop ends.
+pub(super) const STRIDE: usize = 3;
 /// Most bits that a distance takes: a code of 15 and 13 extra.
 const MAX_DISTANCE_BITS: u32 = 28;
 
@@ -74,17 +76,21 @@ fn value(entry: u32, before: u64) -> usize {
 }
 
 /// Decodes symbols until the block ends (`true`), or there is not enough input or room for one
-/// more turn (`false`). With `TRACK`, notes references to what is before the checkpoint.
-pub(super) fn decode<const TRACK: bool>(
+/// more turn (`false`). With `TRACK`, notes references to what is before the checkpoint. With
+/// `STEP`, decodes one symbol in a turn, and stops at the pause instead of before it.
+pub(super) fn decode<const TRACK: bool, const STEP: bool>(
     tables: &Tables,
     input: &mut Input,
     output: &mut Output,
 ) -> Result<bool, InflateError> {
     let limit = input.limit();
-    let mut room = output.limit();
+    let ahead = if STEP { 0 } else { STRIDE - 1 };
+    let mut room = output
+        .limit()
+        .min(output.pause.unwrap_or(usize::MAX).saturating_sub(ahead));
     let floor = output.floor;
     let start = output.tracker.start.unwrap_or(0);
-    if TRACK {
+    if TRACK && !STEP {
         room = room.min(start + WINDOW);
     }
     let tracker = &mut output.tracker;
@@ -106,6 +112,10 @@ pub(super) fn decode<const TRACK: bool>(
             b.consume(entry);
             out[at] = (entry >> 16) as u8;
             at += 1;
+            if STEP {
+                next = b.next(data, &mut pos, tables);
+                continue;
+            }
             entry = tables.literals[b.low(LITERAL_BITS)];
             if entry & LITERAL != 0 {
                 b.consume(entry);

@@ -27,7 +27,7 @@ fn gunzip(blob: &[u8], read: usize, room: usize) -> Result<Vec<u8>, InflateError
                 input.fill(source).unwrap();
             }
             Stop::Output => take(&mut output, room, &mut out),
-            Stop::Member | Stop::Block => {}
+            Stop::Member | Stop::Block | Stop::Symbol => {}
             Stop::End => {
                 take(&mut output, room, &mut out);
                 return Ok(out);
