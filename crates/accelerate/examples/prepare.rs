@@ -7,7 +7,9 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use thaw_accelerate::closure::{Root, Start, static_set};
-use thaw_accelerate::{Artifact, Known, LayerRef, PackOptions, Place, TarSink, pack, prepare};
+use thaw_accelerate::{
+    Artifact, Known, LayerRef, PackOptions, Place, TarProof, TarSink, pack, prepare,
+};
 use thaw_image::{DiffId, Digest, Extent, ImageReference, Silent, media};
 use thaw_registry::{Client, Descriptor, Settings, Which};
 
@@ -29,7 +31,7 @@ impl Write for Discard {
 }
 
 impl TarSink for Discard {
-    fn commit(self: Box<Self>) -> io::Result<()> {
+    fn commit(self: Box<Self>, _proof: &TarProof) -> io::Result<()> {
         Ok(())
     }
 }

@@ -11,7 +11,6 @@
 
 mod artifact;
 pub mod closure;
-mod foreign;
 mod layout;
 pub mod merge;
 mod pipeline;
@@ -29,6 +28,8 @@ pub use pipeline::{
 };
 /// How layers are indexed.
 pub use thaw_layer::Options as IndexOptions;
+/// What a tar is committed with.
+pub use thaw_layer::TarProof;
 pub use working_set::{
     PackError, PackOptions, PackedSet, WorkingSetArtifact, WorkingSetRef, merge_traces, pack,
     parse_working_set,

@@ -23,9 +23,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use thaw_image::{BlobSource, DiffId, Digest, Extent, Progress, SeekTable};
 use thaw_layer::tar::Entry;
-use thaw_layer::{Expected, HEAD_BYTES, LayerError, Outputs, detect};
+use thaw_layer::{Expected, HEAD_BYTES, LayerError, Outputs, Packing, Seek, TarProof, detect};
 
-use crate::foreign;
 use crate::layout::{self, Layout, LayoutError};
 
 /// How much of a kept tar is read at once.
@@ -46,11 +45,12 @@ pub struct LayerRef {
 
 /// Where a layer's tar goes while it is read. What was written is unverified until `commit`.
 pub trait TarSink: Write + Send {
-    /// The layer is the one that the image names: digest, size and diffID have matched.
+    /// The layer is the one that the image names: digest, size and diffID have matched, and `proof`
+    /// says so of the bytes that were written.
     ///
     /// # Errors
     /// When the tar cannot be kept.
-    fn commit(self: Box<Self>) -> io::Result<()>;
+    fn commit(self: Box<Self>, proof: &TarProof) -> io::Result<()>;
 }
 
 /// What the pass takes from, and gives to, the machine it runs on.
@@ -274,6 +274,7 @@ fn read_all(
         options,
         progress,
         stop: AtomicBool::new(false),
+        zstd: Mutex::default(),
     };
     let queue = Mutex::new(distinct);
     let results: Mutex<HashMap<Digest, Result<Done, LayerFailure>>> = Mutex::default();
@@ -370,6 +371,8 @@ struct Pass<'a> {
     options: &'a thaw_layer::Options,
     progress: &'a dyn Progress,
     stop: AtomicBool,
+    /// Held by who reads zstd, whose window may have 128 MiB.
+    zstd: Mutex<()>,
 }
 
 impl Pass<'_> {
@@ -410,7 +413,8 @@ impl Pass<'_> {
         (&mut stream)
             .take(HEAD_BYTES as u64)
             .read_to_end(&mut head)?;
-        let format = detect(&layer.media_type, &head);
+        let packing = detect(&layer.media_type, &head)?;
+        let _turn = (packing == Packing::Zstd).then(|| lock(&self.zstd));
         let mut input = io::Cursor::new(head).chain(stream);
         let expected = Expected {
             blob: layer.blob,
@@ -418,60 +422,43 @@ impl Pass<'_> {
             diff_id: layer.diff_id,
         };
         let mut sink = self.place.tar(layer)?;
-        let mut tar = Counting {
-            inner: sink.as_mut(),
-            bytes: 0,
-        };
+        let mut windows = tempfile::Builder::new()
+            .prefix("windows-")
+            .tempfile_in(self.place.scratch())?;
         let mut before = 0;
         let mut advance = |bytes: u64| {
             self.progress.advance(part, bytes.saturating_sub(before));
             before = bytes;
         };
-        let (entries, index) = match format {
-            Ok(format) => {
-                let mut windows = tempfile::Builder::new()
-                    .prefix("windows-")
-                    .tempfile_in(self.place.scratch())?;
-                let outputs = Outputs {
-                    tar: &mut tar,
-                    windows: windows.as_file_mut(),
-                };
-                let index = thaw_layer::index(
-                    &mut input,
-                    format,
-                    &expected,
-                    self.options,
-                    outputs,
-                    &mut advance,
-                )?;
-                (
-                    index.entries,
-                    Ok(LayerIndex::new(index.table, index.windows, windows)),
-                )
-            }
-            Err(thaw_layer::Unsupported::Compression("zstd")) => {
-                let limit = self.options.max_tar_size;
-                let entries =
-                    foreign::unpack_zstd(&mut input, &expected, limit, &mut tar, &mut advance)?;
-                (
-                    entries,
-                    Err("zstd layers have no seek table yet".to_owned()),
-                )
-            }
-            Err(unsupported) => return Err(unsupported.into()),
+        let outputs = Outputs {
+            tar: sink.as_mut(),
+            windows: windows.as_file_mut(),
         };
-        let tar_size = tar.bytes;
-        sink.commit()?;
+        let options = self.options;
+        let index = thaw_layer::index(
+            &mut input,
+            packing,
+            &expected,
+            options,
+            outputs,
+            &mut advance,
+        )?;
+        let tar_size = index.proof.size();
+        sink.commit(&index.proof)?;
         Ok(Done {
-            entries,
+            entries: index.entries,
             tar_size,
-            index,
+            index: match index.seek {
+                Ok(seek) => Ok(LayerIndex::new(seek, windows)),
+                Err(reason) => Err(reason.to_string()),
+            },
         })
     }
 }
 
 impl LayerIndex {
-    fn new(table: SeekTable, windows: Digest, file: tempfile::NamedTempFile) -> Self {
+    fn new(seek: Seek, file: tempfile::NamedTempFile) -> Self {
+        let Seek { table, windows } = seek;
         let encoded = table.encode().into();
         let windows_file = Arc::new(WindowsFile::Scratch(file));
         Self {
@@ -495,24 +482,6 @@ impl Read for Stoppable<'_> {
             return Err(io::Error::other("cancelled"));
         }
         self.inner.read(buffer)
-    }
-}
-
-/// Counts what a tar has.
-struct Counting<'a> {
-    inner: &'a mut dyn TarSink,
-    bytes: u64,
-}
-
-impl Write for Counting<'_> {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let written = self.inner.write(bytes)?;
-        self.bytes += written as u64;
-        Ok(written)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        self.inner.flush()
     }
 }
 

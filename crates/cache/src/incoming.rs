@@ -1,5 +1,8 @@
 //! A layer that arrives by a full pull: one sequential write, installed as a whole.
 //!
+//! Its bytes are hashed once, on their way here: whoever reads the layer has to, for its digest and
+//! its index. What makes the tar whole is the [`TarProof`] that this gives.
+//!
 //! The kernel writes to the disk when it likes. Starting it every 8 MiB by advice was measured: it
 //! took the sync of a gigabyte from 0.5 s to 0.03 s and cost the writer more than that, and no start
 //! waits for the sync.
@@ -9,7 +12,8 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Arc;
 
-use thaw_image::{BLOCK, DiffId, Extent, Hasher};
+use thaw_image::{BLOCK, DiffId, Extent};
+use thaw_layer::TarProof;
 
 use crate::file::{FileError, Temp, failed};
 use crate::layers::Layers;
@@ -18,14 +22,13 @@ use crate::tar::{LayerTar, TarError};
 
 const COPY_BYTES: usize = 1 << 20;
 
-/// A tar that is written from front to end, and becomes a layer when its diffID was found right.
+/// A tar that is written from front to end, and becomes a layer when its diffID was proven right.
 /// Dropped before, it leaves nothing behind.
 #[derive(Debug)]
 pub struct Incoming {
     layers: Layers,
     diff_id: DiffId,
     temp: Temp,
-    hasher: Hasher,
     written: u64,
 }
 
@@ -35,26 +38,32 @@ impl Incoming {
             temp: Temp::new(layers.tmp())?,
             layers,
             diff_id,
-            hasher: Hasher::new(),
             written: 0,
         })
     }
 
-    /// Installs what was written as the whole layer, if it hashes to the diffID. What is read of
-    /// it from then on needs no fetch. It survives a crash of the machine after
+    /// Installs what was written as the whole layer: `proof` is that of the pass whose writer this
+    /// was. What is read of it from then on needs no fetch. It survives a crash of the machine after
     /// [`LayerTar::sync`].
     ///
     /// Where the layer is in use already, the blocks that it lacks are copied into it, and then all
     /// of it is checked, for what it had came from elsewhere.
     ///
     /// # Errors
-    /// [`TarError::NotItsDiffId`] (nothing is installed), [`TarError::TooLarge`],
-    /// [`TarError::File`].
-    pub fn commit(mut self) -> Result<Arc<LayerTar>, TarError> {
+    /// [`TarError::NotItsDiffId`] and [`TarError::Size`] for the proof of another tar (nothing is
+    /// installed), [`TarError::TooLarge`], [`TarError::File`].
+    pub fn commit(self, proof: &TarProof) -> Result<Arc<LayerTar>, TarError> {
         let diff_id = self.diff_id;
-        let actual = std::mem::take(&mut self.hasher).finish();
-        if actual != diff_id.0 {
+        if proof.diff_id() != diff_id {
+            let actual = proof.diff_id().0;
             return Err(TarError::NotItsDiffId { diff_id, actual });
+        }
+        if proof.size() != self.written {
+            return Err(TarError::Size {
+                diff_id,
+                known: proof.size(),
+                asked: self.written,
+            });
         }
         let layers = self.layers.clone();
         layers.install(&diff_id, self.written, self)
@@ -105,7 +114,6 @@ impl Write for Incoming {
             return Err(io::Error::new(io::ErrorKind::FileTooLarge, limit));
         }
         let count = self.temp.file.write(bytes)?;
-        self.hasher.update(&bytes[..count]);
         self.written += count as u64;
         Ok(count)
     }

@@ -141,7 +141,7 @@ impl Layers {
         Ok(layers)
     }
 
-    /// Makes a hashed tar the layer; see [`Incoming::commit`].
+    /// Makes a proven tar the layer; see [`Incoming::commit`].
     pub(crate) fn install(
         &self,
         diff_id: &DiffId,

@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 use common::double::Double;
 use common::{noise, scratch, store};
 use thaw_cache::{Fetcher, Origin, Settings};
-use thaw_image::{DiffId, Digest, Extent, LayerFormat};
-use thaw_layer::{Expected, Options, Outputs};
+use thaw_image::{DiffId, Digest, Extent};
+use thaw_layer::{Expected, Options, Outputs, Packing};
 
 /// A tar of files that compress, with some that do not.
 fn tar_bytes() -> Vec<u8> {
@@ -54,31 +54,32 @@ fn a_gzip_layer_fills_from_blob_and_windows() {
         tar: &mut incoming,
         windows: &mut windows,
     };
-    let format = LayerFormat::Gzip;
+    let packing = Packing::Gzip;
     let index = thaw_layer::index(
         &mut &blob[..],
-        format,
+        packing,
         &expected,
         &options,
         outputs,
         &mut |_| (),
     );
     let index = index.unwrap();
-    assert!(index.table.chunks.len() > 10);
+    let seek = index.seek.unwrap();
+    assert!(seek.table.chunks.len() > 10);
 
     // What the full pull wrote is the layer.
-    let whole = incoming.commit().unwrap();
+    let whole = incoming.commit(&index.proof).unwrap();
     assert!(whole.is_whole());
     drop(whole);
     store.layers().remove(&id).unwrap();
 
     // And what the chunks give is, too. The windows come from the local store.
-    store.blobs().put(&index.windows, &windows).unwrap();
+    store.blobs().put(&seek.windows, &windows).unwrap();
     let source = Double::new("registry");
     source.add(&blob);
-    let layer = store.layers().open(&id, index.table.tar_size).unwrap();
+    let layer = store.layers().open(&id, seek.table.tar_size).unwrap();
     let fetcher = Fetcher::new(Settings::default()).unwrap();
-    let seek = Arc::new(index.table);
+    let table = Arc::new(seek.table);
     let _attached = fetcher.attach(
         layer.clone(),
         Origin {
@@ -86,10 +87,10 @@ fn a_gzip_layer_fills_from_blob_and_windows() {
             blobs: vec![source.clone()],
             layer_blob: expected.blob,
             table: Box::new({
-                let seek = seek.clone();
-                move || Ok(seek.clone())
+                let table = table.clone();
+                move || Ok(table.clone())
             }),
-            windows: Some((Arc::new(store.blobs().clone()), index.windows)),
+            windows: Some((Arc::new(store.blobs().clone()), seek.windows)),
         },
     );
     for step in 0..50u64 {

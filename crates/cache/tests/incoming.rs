@@ -6,48 +6,50 @@ mod common;
 use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
 
-use common::{noise, scratch, store, verified};
+use common::{scratch, store, stream, tar_of, verified};
+use thaw_cache::TarError;
 use thaw_image::{BlobSource, DiffId, Digest, Extent};
 
 #[test]
 fn a_full_pull_installs_a_whole_layer() {
     let dir = scratch();
-    let content = noise(5, 3_000_001);
+    let content = tar_of(5, 3_000_001);
     let id = DiffId(Digest::of(&content));
     let store = store(dir.path(), 1);
     let mut incoming = store.layers().incoming(&id).unwrap();
-    incoming.write_all(&content).unwrap();
-    let layer = incoming.commit().unwrap();
+    let proof = stream(&content, &mut incoming);
+    let layer = incoming.commit(&proof).unwrap();
     assert!(layer.is_whole());
-    assert_eq!(layer.present_bytes(), 3_000_001);
+    assert_eq!(layer.present_bytes(), content.len() as u64);
     let mut bytes = vec![0; content.len()];
     layer.read_at(&mut bytes, 0).unwrap();
     assert!(bytes == content);
     layer.sync().unwrap();
     drop(layer);
     let store = common::store(dir.path(), 2);
-    let layer = store.layers().open(&id, 3_000_001).unwrap();
+    let layer = store.layers().open(&id, content.len() as u64).unwrap();
     assert!(layer.is_whole(), "a synced whole layer survives a reboot");
 }
 
 #[test]
 fn a_pull_that_was_not_synced_is_gone_after_a_reboot() {
     let dir = scratch();
-    let content = noise(5, 100_000);
+    let content = tar_of(5, 100_000);
+    let size = content.len() as u64;
     let id = DiffId(Digest::of(&content));
     let sparse = store(dir.path(), 1);
-    let layer = sparse.layers().open(&id, 100_000).unwrap();
+    let layer = sparse.layers().open(&id, size).unwrap();
     layer.write(0, &verified(&content[..51_200])).unwrap();
     layer.sync().unwrap();
     drop(layer);
     let mut incoming = sparse.layers().incoming(&id).unwrap();
-    incoming.write_all(&content).unwrap();
-    drop(incoming.commit().unwrap());
-    let layer = sparse.layers().open(&id, 100_000).unwrap();
+    let proof = stream(&content, &mut incoming);
+    drop(incoming.commit(&proof).unwrap());
+    let layer = sparse.layers().open(&id, size).unwrap();
     assert!(layer.is_whole(), "in the same boot it is believed");
     drop(layer);
     let rebooted = store(dir.path(), 2);
-    let layer = rebooted.layers().open(&id, 100_000).unwrap();
+    let layer = rebooted.layers().open(&id, size).unwrap();
     assert_eq!(
         layer.present_bytes(),
         0,
@@ -58,16 +60,17 @@ fn a_pull_that_was_not_synced_is_gone_after_a_reboot() {
 #[test]
 fn a_layer_in_use_is_filled_in_place() {
     let dir = scratch();
-    let content = noise(5, 100_000);
+    let content = tar_of(5, 100_000);
+    let size = content.len() as u64;
     let id = DiffId(Digest::of(&content));
     let store = store(dir.path(), 1);
-    let layer = store.layers().open(&id, 100_000).unwrap();
+    let layer = store.layers().open(&id, size).unwrap();
     layer
         .write(30_000, &verified(&content[30_000..60_000]))
         .unwrap();
     let mut incoming = store.layers().incoming(&id).unwrap();
-    incoming.write_all(&content).unwrap();
-    let same = incoming.commit().unwrap();
+    let proof = stream(&content, &mut incoming);
+    let same = incoming.commit(&proof).unwrap();
     assert!(std::sync::Arc::ptr_eq(&layer, &same));
     assert!(layer.is_whole());
     let mut bytes = vec![0; content.len()];
@@ -79,11 +82,26 @@ fn a_layer_in_use_is_filled_in_place() {
 fn a_wrong_pull_installs_nothing() {
     let dir = scratch();
     let store = store(dir.path(), 1);
-    let id = DiffId(Digest::of(b"the layer"));
-    let mut incoming = store.layers().incoming(&id).unwrap();
-    incoming.write_all(b"something else").unwrap();
-    assert!(incoming.commit().is_err());
-    drop(store.layers().incoming(&id).unwrap());
+    let (wanted, other) = (tar_of(1, 5000), tar_of(2, 5000));
+    let id = DiffId(Digest::of(&wanted));
+    let incoming = || store.layers().incoming(&id).unwrap();
+    let mut wrong = incoming();
+    let proof = stream(&other, &mut wrong);
+    let error = wrong.commit(&proof).unwrap_err();
+    assert!(matches!(error, TarError::NotItsDiffId { .. }), "{error}");
+
+    // The right proof, but not all went here that it speaks of, or more.
+    let proof = stream(&wanted, &mut std::io::sink());
+    let mut short = incoming();
+    short.write_all(&wanted[..512]).unwrap();
+    let mut long = incoming();
+    long.write_all(b"before").unwrap();
+    stream(&wanted, &mut long);
+    for part in [short, long] {
+        let error = part.commit(&proof).unwrap_err();
+        assert!(matches!(error, TarError::Size { .. }), "{error}");
+    }
+    drop(incoming());
     assert!(store.layers().list().unwrap().is_empty());
     assert_eq!(
         std::fs::read_dir(dir.path().join("tmp")).unwrap().count(),

@@ -11,7 +11,7 @@ use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use common::{Scene, noise, scratch, store, verified, working_set};
+use common::{Scene, noise, scratch, store, stream, tar_of, verified, working_set};
 use thaw_cache::{Placed, PresenceReader};
 use thaw_image::{BLOCK, DiffId, Digest, Extent};
 
@@ -215,7 +215,7 @@ fn bounds() {
 fn full_pull() {
     let dir = scratch();
     let store = store(dir.path(), 1);
-    let content = noise(3, 1 << 30);
+    let content = tar_of(3, 1 << 30);
     let id = DiffId(Digest::of(&content));
     let mut incoming = store.layers().incoming(&id).unwrap();
     let started = Instant::now();
@@ -223,8 +223,12 @@ fn full_pull() {
         .chunks(256 << 10)
         .for_each(|piece| incoming.write_all(piece).unwrap());
     rate("Incoming::write, 1 GiB", content.len(), started.elapsed());
+    let mut incoming = store.layers().incoming(&id).unwrap();
     let started = Instant::now();
-    let layer = incoming.commit().unwrap();
+    let proof = stream(&content, &mut incoming);
+    rate("indexed on the way", content.len(), started.elapsed());
+    let started = Instant::now();
+    let layer = incoming.commit(&proof).unwrap();
     println!(
         "{:<52} {:>10.1} ms",
         "Incoming::commit",

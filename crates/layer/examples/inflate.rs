@@ -7,8 +7,8 @@
 use std::io::{self, Read as _};
 use std::time::{Duration, Instant};
 
-use thaw_image::{Chunk, CodecState, DiffId, Digest, LayerFormat, SeekTable};
-use thaw_layer::{Expected, Index, Options, Outputs, decode, gunzip, index};
+use thaw_image::{Chunk, CodecState, DiffId, Digest, SeekTable};
+use thaw_layer::{Expected, Options, Outputs, Packing, decode, gunzip, index};
 
 type Error = Box<dyn std::error::Error>;
 
@@ -41,17 +41,17 @@ fn main() -> Result<(), Error> {
         };
         let mut windows = Vec::new();
         let whole = || timed(|| pass(&blob, &expected, &options, &mut windows));
-        let ((found, time), cpu) = timed_cpu(whole)?;
+        let ((table, time), cpu) = timed_cpu(whole)?;
         println!(
             "spacing {} KiB: {} chunks",
             spacing >> 10,
-            found.table.chunks.len()
+            table.chunks.len()
         );
         rate("  index, wall, tar", tar.len(), time);
         rate("  index, wall, blob", blob.len(), time);
         rate("  index, per core, blob", blob.len(), cpu);
-        sizes(&found.table, &blob, &windows, &tar)?;
-        decode_all(&found.table, &blob, &windows)?;
+        sizes(&table, &blob, &windows, &tar)?;
+        decode_all(&table, &blob, &windows)?;
     }
     Ok(())
 }
@@ -61,20 +61,21 @@ fn pass(
     expected: &Expected,
     options: &Options,
     windows: &mut Vec<u8>,
-) -> Result<Index, Error> {
+) -> Result<SeekTable, Error> {
     let outputs = Outputs {
         tar: &mut io::sink(),
         windows,
     };
     let mut input = blob;
-    Ok(index(
+    let found = index(
         &mut input,
-        LayerFormat::Gzip,
+        Packing::Gzip,
         expected,
         options,
         outputs,
         &mut |_| {},
-    )?)
+    )?;
+    Ok(found.seek?.table)
 }
 
 fn sizes(table: &SeekTable, blob: &[u8], windows: &[u8], tar: &[u8]) -> Result<(), Error> {

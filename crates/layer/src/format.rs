@@ -4,10 +4,19 @@
 //! tools push zstd or plain tars under that name. So the magic decides; the media type is asked
 //! only for what no magic shows: encryption, and layers that are not to be distributed.
 
-use thaw_image::LayerFormat;
-
 /// How many first bytes of a blob [`detect`] wants to see. A shorter blob is given whole.
 pub const HEAD_BYTES: usize = 512;
+
+/// How a layer's blob is packed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Packing {
+    /// The tar itself.
+    Tar,
+    /// A gzip stream of one or several members.
+    Gzip,
+    /// zstd frames. There are no seek tables for them.
+    Zstd,
+}
 
 /// Why a layer cannot be read.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
@@ -41,8 +50,7 @@ const FOREIGN: [&str; 2] = [
     "application/vnd.docker.image.rootfs.foreign.diff.tar",
 ];
 /// Magic bytes of compressions that are not known here.
-const OTHERS: [(&[u8], &str); 5] = [
-    (&[0x28, 0xb5, 0x2f, 0xfd], "zstd"),
+const OTHERS: [(&[u8], &str); 4] = [
     (b"BZh", "bzip2"),
     (&[0xfd, b'7', b'z', b'X', b'Z', 0], "xz"),
     (&[0x04, 0x22, 0x4d, 0x18], "lz4"),
@@ -54,7 +62,7 @@ const OTHERS: [(&[u8], &str); 5] = [
 ///
 /// # Errors
 /// [`Unsupported`], naming what it is.
-pub fn detect(media_type: &str, head: &[u8]) -> Result<LayerFormat, Unsupported> {
+pub fn detect(media_type: &str, head: &[u8]) -> Result<Packing, Unsupported> {
     let shown = || media_type.chars().take(96).collect::<String>();
     if media_type.ends_with("+encrypted") {
         return Err(Unsupported::Encrypted(shown()));
@@ -67,14 +75,14 @@ pub fn detect(media_type: &str, head: &[u8]) -> Result<LayerFormat, Unsupported>
         return Err(Unsupported::MediaType(shown()));
     }
     if head.starts_with(&[0x1f, 0x8b]) {
-        return Ok(LayerFormat::Gzip);
+        return Ok(Packing::Gzip);
     }
     let skippable = matches!(head, [0x50..=0x5f, 0x2a, 0x4d, 0x18, ..]);
-    if skippable {
-        return Err(Unsupported::Compression("zstd"));
+    if skippable || head.starts_with(&[0x28, 0xb5, 0x2f, 0xfd]) {
+        return Ok(Packing::Zstd);
     }
     if crate::tar::is_tar(head) {
-        return Ok(LayerFormat::Tar);
+        return Ok(Packing::Tar);
     }
     match OTHERS.iter().find(|(magic, _)| head.starts_with(magic)) {
         Some((_, name)) => Err(Unsupported::Compression(name)),
@@ -104,10 +112,11 @@ mod tests {
         let zstd = [0x28, 0xb5, 0x2f, 0xfd, 0];
         let tar = [0; 1024];
         for media_type in [OCI, DOCKER, &format!("{OCI}+gzip"), &format!("{OCI}+zstd")] {
-            assert_eq!(detect(media_type, &gzip), Ok(LayerFormat::Gzip));
-            assert_eq!(detect(media_type, &tar), Ok(LayerFormat::Tar));
-            let error = detect(media_type, &zstd).unwrap_err();
-            assert_eq!(error, Unsupported::Compression("zstd"));
+            assert_eq!(detect(media_type, &gzip), Ok(Packing::Gzip));
+            assert_eq!(detect(media_type, &tar), Ok(Packing::Tar));
+            assert_eq!(detect(media_type, &zstd), Ok(Packing::Zstd));
+            let skippable = [0x57, 0x2a, 0x4d, 0x18, 0];
+            assert_eq!(detect(media_type, &skippable), Ok(Packing::Zstd));
         }
     }
 
@@ -132,6 +141,6 @@ mod tests {
 
     #[test]
     fn an_empty_blob_is_an_empty_tar() {
-        assert_eq!(detect(OCI, b""), Ok(LayerFormat::Tar));
+        assert_eq!(detect(OCI, b""), Ok(Packing::Tar));
     }
 }

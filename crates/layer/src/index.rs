@@ -24,8 +24,11 @@ mod produce;
 use std::io::{self, Read, Write};
 use std::sync::mpsc::{channel, sync_channel};
 
-use thaw_image::{DiffId, Digest, Hasher, LayerFormat, MAX_CHUNK_TAR, MAX_CHUNKS, SeekTable};
+use thaw_image::{
+    DiffId, Digest, Hasher, LayerFormat, MAX_CHUNK_BLOB, MAX_CHUNK_TAR, MAX_CHUNKS, SeekTable,
+};
 
+use crate::format::Packing;
 use crate::inflate::InflateError;
 use crate::tar::{self, TarError};
 use crate::window::Windows;
@@ -82,14 +85,62 @@ impl std::fmt::Debug for Outputs<'_> {
 }
 
 /// What the pass found.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(PartialEq, Eq, Debug)]
 pub struct Index {
-    /// How to produce any range of the tar again.
-    pub table: SeekTable,
     /// The members of the tar, in its order.
     pub entries: Vec<tar::Entry>,
+    /// That the tar went out whole and is the right one.
+    pub proof: TarProof,
+    /// How to produce any range of the tar again; else why there is no seek table, and the tar
+    /// has to be kept.
+    pub seek: Result<Seek, Unseekable>,
+}
+
+/// How to produce any range of a tar from the layer's blob.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Seek {
+    /// The seek table.
+    pub table: SeekTable,
     /// SHA-256 of the windows blob.
     pub windows: Digest,
+}
+
+/// That all bytes of a layer's tar went to the writer that [`index()`] was given, and that the
+/// blob's digest, its size and the tar's diffID were those that the image promises. Nothing else
+/// makes one, so whoever asks for it need not hash the tar again.
+#[derive(PartialEq, Eq, Debug)]
+pub struct TarProof {
+    diff_id: DiffId,
+    size: u64,
+}
+
+impl TarProof {
+    /// Of which tar.
+    #[must_use]
+    pub const fn diff_id(&self) -> DiffId {
+        self.diff_id
+    }
+
+    /// Bytes of the tar.
+    #[must_use]
+    pub const fn size(&self) -> u64 {
+        self.size
+    }
+}
+
+/// Why a good layer has no seek table.
+#[derive(Debug, Clone, Copy, thiserror::Error, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Unseekable {
+    /// zstd.
+    #[error("zstd layers have no seek table yet")]
+    Zstd,
+    /// Members or blocks without data.
+    #[error("a chunk would take more than {MAX_CHUNK_BLOB} bytes of the blob")]
+    ChunkBlob,
+    /// More chunks than a table takes.
+    #[error("it would have more than {MAX_CHUNKS} chunks")]
+    Chunks,
 }
 
 /// Why a layer could not be indexed.
@@ -137,6 +188,9 @@ pub enum LayerError {
         /// What is wrong there.
         source: InflateError,
     },
+    /// The same for a layer of zstd frames.
+    #[error("the layer cannot be decompressed")]
+    Zstd(#[source] io::Error),
     /// The layer is what the manifest names, but its tar cannot be read.
     #[error("the layer is not a readable tar")]
     Tar(#[from] TarError),
@@ -145,12 +199,6 @@ pub enum LayerError {
     TooLarge {
         /// [`Options::max_tar_size`].
         limit: u64,
-    },
-    /// A good layer for which no seek table can be made: [`unpack`] reads it.
-    #[error("no seek table can be made for the layer: {reason}")]
-    Unindexable {
-        /// What stands against it.
-        reason: &'static str,
     },
     /// The second thread could not be started.
     #[error("cannot start a thread")]
@@ -165,105 +213,46 @@ pub enum LayerError {
 /// went wrong because of it.
 pub fn index(
     input: &mut (dyn Read + Send),
-    format: LayerFormat,
+    packing: Packing,
     expected: &Expected,
     options: &Options,
     outputs: Outputs<'_>,
     progress: &mut (dyn FnMut(u64) + Send),
 ) -> Result<Index, LayerError> {
-    let pass = Pass {
-        format,
-        expected,
-        spacing: Some(options.spacing.clamp(1, MAX_CHUNK_TAR - SLACK)),
-        max_tar_size: options.max_tar_size,
+    let mut intake = Intake {
+        input,
+        progress,
+        hasher: Hasher::new(),
+        read: 0,
+        size: expected.blob_size,
     };
-    let found = pass.run(input, outputs, progress)?;
-    if found.chunks.len() > MAX_CHUNKS {
-        let reason = "it would have too many chunks";
-        return Err(LayerError::Unindexable { reason });
+    let found = Pass { packing, options }.run(&mut intake, outputs);
+    // Damage on the way shows as a broken stream, long before the digest does: read on to tell it
+    // from a layer that was made broken.
+    if matches!(
+        found,
+        Ok(_) | Err(LayerError::Gzip { .. } | LayerError::Zstd(_) | LayerError::Tar(_))
+    ) {
+        intake.verify(expected)?;
     }
-    Ok(Index {
-        table: SeekTable {
-            format,
-            blob: expected.blob,
-            blob_size: expected.blob_size,
-            diff_id: found.diff_id,
-            tar_size: found.tar_size,
-            windows_size: found.windows_size,
-            chunks: found.chunks,
-        },
-        entries: found.entries,
-        windows: found.windows,
-    })
-}
-
-/// Reads a layer once, as [`index`] does, without making a seek table: for layers that are
-/// [`LayerError::Unindexable`]. `options.spacing` is not used.
-///
-/// # Errors
-/// [`LayerError`], but never `Unindexable`.
-pub fn unpack(
-    input: &mut (dyn Read + Send),
-    format: LayerFormat,
-    expected: &Expected,
-    options: &Options,
-    tar: &mut (dyn Write + Send),
-    progress: &mut (dyn FnMut(u64) + Send),
-) -> Result<Vec<tar::Entry>, LayerError> {
-    let pass = Pass {
-        format,
-        expected,
-        spacing: None,
-        max_tar_size: options.max_tar_size,
-    };
-    let windows = &mut io::sink();
-    let found = pass.run(input, Outputs { tar, windows }, progress)?;
-    Ok(found.entries)
+    let found = found?;
+    if found.diff_id != expected.diff_id {
+        return Err(LayerError::DiffId {
+            expected: expected.diff_id,
+            actual: found.diff_id,
+        });
+    }
+    Ok(proven(found, packing, expected))
 }
 
 /// One pass over a layer.
 struct Pass<'a> {
-    format: LayerFormat,
-    expected: &'a Expected,
-    /// `None`: no chunks.
-    spacing: Option<u64>,
-    max_tar_size: u64,
+    packing: Packing,
+    options: &'a Options,
 }
 
 impl Pass<'_> {
-    fn run(
-        &self,
-        input: &mut (dyn Read + Send),
-        outputs: Outputs<'_>,
-        progress: &mut (dyn FnMut(u64) + Send),
-    ) -> Result<Found, LayerError> {
-        let mut intake = Intake {
-            input,
-            progress,
-            hasher: Hasher::new(),
-            read: 0,
-            size: self.expected.blob_size,
-        };
-        let found = self.pipeline(&mut intake, outputs);
-        // Damage on the way shows as a broken stream, long before the digest does: read on to
-        // tell it from a layer that was made broken.
-        if matches!(
-            found,
-            Ok(_) | Err(LayerError::Gzip { .. } | LayerError::Tar(_))
-        ) {
-            intake.verify(self.expected)?;
-        }
-        let found = found?;
-        if found.diff_id != self.expected.diff_id {
-            return Err(LayerError::DiffId {
-                expected: self.expected.diff_id,
-                actual: found.diff_id,
-            });
-        }
-        Ok(found)
-    }
-
-    fn pipeline(&self, intake: &mut Intake<'_>, outputs: Outputs<'_>) -> Result<Found, LayerError> {
+    fn run(&self, intake: &mut Intake<'_>, outputs: Outputs<'_>) -> Result<Found, LayerError> {
         let (batches, received) = sync_channel(WAITING);
         let (returned, empty) = channel();
         let link = Link {
@@ -271,17 +260,19 @@ impl Pass<'_> {
             empty,
             events: Vec::new(),
             sent: 0,
-            max_tar_size: self.max_tar_size,
+            max_tar_size: self.options.max_tar_size,
         };
+        let spacing = self.options.spacing.clamp(1, MAX_CHUNK_TAR - SLACK);
         let consumer = Consumer::new(outputs.tar, Windows::new(outputs.windows));
         std::thread::scope(|scope| {
             let second = std::thread::Builder::new()
                 .name("thaw-index".into())
                 .spawn_scoped(scope, || consumer.run(received, returned))
                 .map_err(LayerError::Thread)?;
-            let produced = match self.format {
-                LayerFormat::Tar => produce::stored(intake, link, self.spacing.is_some()),
-                LayerFormat::Gzip => produce::gzip(intake, link, self.spacing),
+            let produced = match self.packing {
+                Packing::Tar => produce::stored(intake, link),
+                Packing::Gzip => produce::gzip(intake, link, spacing),
+                Packing::Zstd => produce::zstd(intake, link),
             };
             let found = match second.join() {
                 Ok(found) => found,
@@ -292,6 +283,37 @@ impl Pass<'_> {
                 Ok(()) | Err(Failure::Hangup) => found,
             }
         })
+    }
+}
+
+/// What was found as the image's owner may rely on it: all that it promised is true.
+fn proven(found: Found, packing: Packing, expected: &Expected) -> Index {
+    let seek = match found.unseekable {
+        Some(reason) => Err(reason),
+        None if found.chunks.len() > MAX_CHUNKS => Err(Unseekable::Chunks),
+        None => Ok(Seek {
+            table: SeekTable {
+                format: match packing {
+                    Packing::Tar => LayerFormat::Tar,
+                    Packing::Gzip | Packing::Zstd => LayerFormat::Gzip,
+                },
+                blob: expected.blob,
+                blob_size: expected.blob_size,
+                diff_id: found.diff_id,
+                tar_size: found.tar_size,
+                windows_size: found.windows_size,
+                chunks: found.chunks,
+            },
+            windows: found.windows,
+        }),
+    };
+    Index {
+        entries: found.entries,
+        proof: TarProof {
+            diff_id: found.diff_id,
+            size: found.tar_size,
+        },
+        seek,
     }
 }
 

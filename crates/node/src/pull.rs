@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
 use thaw_accelerate::{
-    Artifact, Known, LayerIndex, LayerRef, Place, Prepared, TarSink, WindowsFile,
+    Artifact, Known, LayerIndex, LayerRef, Place, Prepared, TarProof, TarSink, WindowsFile,
 };
 use thaw_cache::{Incoming, LayerTar};
 use thaw_image::{DiffId, Digest, Extent, Progress, SeekTable};
@@ -318,8 +318,8 @@ impl Write for Kept {
 }
 
 impl TarSink for Kept {
-    fn commit(self: Box<Self>) -> io::Result<()> {
-        self.0.commit().map(|_| ()).map_err(io::Error::other)
+    fn commit(self: Box<Self>, proof: &TarProof) -> io::Result<()> {
+        self.0.commit(proof).map(|_| ()).map_err(io::Error::other)
     }
 }
 
@@ -337,7 +337,7 @@ impl Write for Nowhere {
 }
 
 impl TarSink for Nowhere {
-    fn commit(self: Box<Self>) -> io::Result<()> {
+    fn commit(self: Box<Self>, _proof: &TarProof) -> io::Result<()> {
         Ok(())
     }
 }

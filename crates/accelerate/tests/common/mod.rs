@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use tempfile::TempDir;
-use thaw_accelerate::{Known, LayerRef, Place, TarSink};
+use thaw_accelerate::{Known, LayerRef, Place, TarProof, TarSink};
 use thaw_image::{BlobSource, DiffId, Digest, Extent, SourceError, Verified, media};
 use thaw_registry::{Body, Descriptor, Manifest, RegistryError, Repository, Stats, Which};
 use thaw_testkit::image::{Image, Layout};
@@ -208,7 +208,8 @@ impl Write for Sink {
 }
 
 impl TarSink for Sink {
-    fn commit(self: Box<Self>) -> io::Result<()> {
+    fn commit(self: Box<Self>, proof: &TarProof) -> io::Result<()> {
+        assert_eq!(proof.diff_id(), self.diff_id);
         assert_eq!(
             DiffId(Digest::of(&self.bytes)),
             self.diff_id,

@@ -5,10 +5,12 @@
     reason = "a test double's rates need no precision"
 )]
 
+use std::io::Write;
 use std::path::Path;
 
 use thaw_cache::{BootId, Store};
 use thaw_image::{Digest, Verified};
+use thaw_layer::{Expected, Options, Outputs, Packing, TarProof};
 
 /// A directory on a real disk: tmpfs has neither page cache semantics nor room.
 pub(crate) fn scratch() -> tempfile::TempDir {
@@ -42,6 +44,40 @@ pub(crate) fn noise(seed: u64, len: usize) -> Vec<u8> {
     }
     bytes.truncate(len);
     bytes
+}
+
+/// A tar of one file of `len` bytes that look random.
+pub(crate) fn tar_of(seed: u64, len: usize) -> Vec<u8> {
+    let mut header = tar::Header::new_gnu();
+    header.set_size(len as u64);
+    header.set_mode(0o644);
+    let mut builder = tar::Builder::new(Vec::new());
+    let data = noise(seed, len);
+    builder.append_data(&mut header, "file", &data[..]).unwrap();
+    builder.into_inner().unwrap()
+}
+
+/// Streams a tar to where it shall go, as a full pull does.
+pub(crate) fn stream(tar: &[u8], to: &mut (dyn Write + Send)) -> TarProof {
+    let expected = Expected {
+        blob: Digest::of(tar),
+        blob_size: tar.len() as u64,
+        diff_id: DiffId(Digest::of(tar)),
+    };
+    let outputs = Outputs {
+        tar: to,
+        windows: &mut std::io::sink(),
+    };
+    let options = Options::default();
+    let index = thaw_layer::index(
+        &mut &*tar,
+        Packing::Tar,
+        &expected,
+        &options,
+        outputs,
+        &mut |_| (),
+    );
+    index.unwrap().proof
 }
 
 pub(crate) mod double;

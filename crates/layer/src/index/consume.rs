@@ -5,8 +5,8 @@ use std::sync::mpsc::{Receiver, Sender};
 
 use thaw_image::{Chunk, CodecState, DiffId, Digest, Extent, Hasher, WindowRef};
 
-use super::LayerError;
 use super::produce::{Batch, Event, Start};
+use super::{LayerError, Unseekable};
 use crate::tar::{Entry, Scanner};
 use crate::window::Windows;
 
@@ -15,6 +15,8 @@ pub(super) struct Found {
     pub(super) diff_id: DiffId,
     pub(super) tar_size: u64,
     pub(super) chunks: Vec<Chunk>,
+    /// Why the chunks are not to be used.
+    pub(super) unseekable: Option<Unseekable>,
     pub(super) entries: Vec<Entry>,
     pub(super) windows: Digest,
     pub(super) windows_size: u64,
@@ -29,6 +31,7 @@ pub(super) struct Consumer<'a> {
     size: u64,
     open: Option<Open>,
     chunks: Vec<Chunk>,
+    unseekable: Option<Unseekable>,
 }
 
 /// The chunk at hand.
@@ -49,6 +52,7 @@ impl<'a> Consumer<'a> {
             size: 0,
             open: None,
             chunks: Vec::new(),
+            unseekable: None,
         }
     }
 
@@ -69,6 +73,7 @@ impl<'a> Consumer<'a> {
             diff_id: DiffId(self.hasher.finish()),
             tar_size: self.size,
             chunks: self.chunks,
+            unseekable: self.unseekable,
             entries: self.scanner.finish()?,
             windows,
             windows_size,
@@ -118,6 +123,11 @@ impl<'a> Consumer<'a> {
                 }
             }
             Event::End { bit } => self.close(*bit),
+            Event::Unseekable(reason) => {
+                self.unseekable = Some(*reason);
+                self.open = None;
+                self.chunks = Vec::new();
+            }
         }
         Ok(())
     }

@@ -6,7 +6,7 @@ use std::sync::mpsc::{Receiver, SyncSender};
 
 use thaw_image::{Digest, Hasher, MAX_CHUNK_BLOB};
 
-use super::{Expected, LayerError};
+use super::{Expected, LayerError, Unseekable};
 use crate::inflate::{Decoder, Input, Output, Stop, WINDOW, Window};
 
 /// Bytes of the blob that are read ahead.
@@ -16,6 +16,9 @@ const BATCH_BYTES: usize = 512 << 10;
 /// Bytes of tar in a chunk of a plain tar. No codec asks for larger ones, and on a link of 1
 /// Gbit/s so much takes as long to come as a round trip of 2 ms takes.
 const STORED_SPACING: usize = 256 << 10;
+/// Largest window of a zstd frame that is accepted, as a power of two: what is held in memory. The
+/// same that zstd(1) accepts.
+const ZSTD_WINDOW_LOG: u32 = 27;
 
 /// A piece of the tar, and what happens in it.
 pub(super) struct Batch {
@@ -34,6 +37,8 @@ pub(super) enum Event {
     Window(Vec<u8>),
     /// The last chunk ends here, and at this bit of the blob.
     End { bit: u64 },
+    /// There can be no seek table.
+    Unseekable(Unseekable),
 }
 
 /// How a chunk can be decoded.
@@ -70,15 +75,7 @@ pub(super) struct Intake<'a> {
 impl Intake<'_> {
     /// Reads until `buffer` is full or the blob ends; how much.
     fn fill(&mut self, buffer: &mut [u8]) -> Result<usize, LayerError> {
-        let mut filled = 0;
-        while filled < buffer.len() {
-            match self.input.read(&mut buffer[filled..]) {
-                Ok(0) => break,
-                Ok(count) => filled += count.min(buffer.len() - filled),
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(LayerError::Read(error)),
-            }
-        }
+        let filled = read_full(self.input, buffer).map_err(LayerError::Read)?;
         self.count(filled, &buffer[..filled])?;
         Ok(filled)
     }
@@ -155,12 +152,12 @@ impl Link {
     }
 }
 
-/// Sends a plain tar, in chunks of [`STORED_SPACING`] if `chunks`.
-pub(super) fn stored(intake: &mut Intake<'_>, mut link: Link, chunks: bool) -> Result<(), Failure> {
+/// Sends a plain tar, in chunks of [`STORED_SPACING`].
+pub(super) fn stored(intake: &mut Intake<'_>, mut link: Link) -> Result<(), Failure> {
     loop {
         let mut buffer = link.empty_buffer(BATCH_BYTES);
         let filled = intake.fill(&mut buffer)?;
-        for at in (0..filled).step_by(STORED_SPACING).filter(|_| chunks) {
+        for at in (0..filled).step_by(STORED_SPACING) {
             let bit = (link.sent + at as u64) * 8;
             let start = Start::Stored;
             link.events.push((at, Event::Chunk { bit, start }));
@@ -174,12 +171,66 @@ pub(super) fn stored(intake: &mut Intake<'_>, mut link: Link, chunks: bool) -> R
     }
 }
 
-/// Sends the tar in a gzip stream, in chunks of at least `spacing` bytes, if any.
-pub(super) fn gzip(
-    intake: &mut Intake<'_>,
-    link: Link,
-    spacing: Option<u64>,
-) -> Result<(), Failure> {
+/// Sends the tar in zstd frames.
+pub(super) fn zstd(intake: &mut Intake<'_>, mut link: Link) -> Result<(), Failure> {
+    link.events.push((0, Event::Unseekable(Unseekable::Zstd)));
+    let mut input = ZstdInput {
+        intake,
+        failure: None,
+    };
+    let sent = frames(&mut input, &mut link);
+    match input.failure {
+        Some(failure) => Err(failure.into()),
+        None => sent,
+    }
+}
+
+fn frames(input: &mut ZstdInput<'_, '_>, link: &mut Link) -> Result<(), Failure> {
+    let mut decoder = zstd::stream::read::Decoder::new(input).map_err(LayerError::Zstd)?;
+    let limited = decoder.window_log_max(ZSTD_WINDOW_LOG);
+    limited.map_err(LayerError::Zstd)?;
+    loop {
+        let mut buffer = link.empty_buffer(BATCH_BYTES);
+        let filled = read_full(&mut decoder, &mut buffer).map_err(LayerError::Zstd)?;
+        link.send(buffer, 0..filled)?;
+        if filled < BATCH_BYTES {
+            return Ok(());
+        }
+    }
+}
+
+/// The blob as zstd reads it.
+struct ZstdInput<'a, 'b> {
+    intake: &'a mut Intake<'b>,
+    /// Why reading failed, which zstd's error cannot say.
+    failure: Option<LayerError>,
+}
+
+impl Read for ZstdInput<'_, '_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.intake.fill(buffer).map_err(|error| {
+            self.failure = Some(error);
+            io::ErrorKind::Other.into()
+        })
+    }
+}
+
+/// Reads until `buffer` is full or there is no more; how much.
+fn read_full(input: &mut dyn Read, buffer: &mut [u8]) -> io::Result<usize> {
+    let mut filled = 0;
+    while filled < buffer.len() {
+        match input.read(&mut buffer[filled..]) {
+            Ok(0) => break,
+            Ok(count) => filled += count.min(buffer.len() - filled),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(filled)
+}
+
+/// Sends the tar in a gzip stream, in chunks of at least `spacing` bytes.
+pub(super) fn gzip(intake: &mut Intake<'_>, link: Link, spacing: u64) -> Result<(), Failure> {
     let mut input = Input::with_capacity(INPUT_BYTES);
     let mut decoder = Decoder::new(true);
     let mut cutter = Cutter {
@@ -199,11 +250,11 @@ pub(super) fn gzip(
         })?;
         match stop {
             Stop::Input => intake.refill(&mut input)?,
-            Stop::Output => cutter.flush(input.bit_position())?,
-            Stop::Member => cutter.boundary(input.bit_position(), Start::Member, &[])?,
-            Stop::Block => cutter.boundary(input.bit_position(), Start::Block, &[])?,
+            Stop::Output => cutter.flush()?,
+            Stop::Member => cutter.boundary(input.bit_position(), Start::Member, &[]),
+            Stop::Block => cutter.boundary(input.bit_position(), Start::Block, &[]),
             Stop::Symbol => {
-                cutter.boundary(input.bit_position(), Start::InBlock, decoder.header())?;
+                cutter.boundary(input.bit_position(), Start::InBlock, decoder.header());
             }
             Stop::End => return cutter.end(decoder.data_end()),
         }
@@ -215,7 +266,8 @@ pub(super) fn gzip(
 struct Cutter {
     link: Link,
     output: Output,
-    spacing: Option<u64>,
+    /// Endless once there can be no seek table.
+    spacing: u64,
     /// Where the chunk at hand starts: in the tar, and its bit in the blob.
     chunk: Option<(u64, u64)>,
     window: Window,
@@ -232,37 +284,34 @@ impl Cutter {
     }
 
     /// A chunk may start here.
-    fn boundary(&mut self, bit: u64, start: Start, header: &[u8]) -> Result<(), Failure> {
-        let Some(spacing) = self.spacing else {
-            return Ok(());
-        };
+    fn boundary(&mut self, bit: u64, start: Start, header: &[u8]) {
         let tar = self.tar();
-        if self.chunk.is_some_and(|(first, _)| tar - first < spacing) {
-            return Ok(());
+        let is_early = |(first, _)| tar - first < self.spacing;
+        if self.chunk.is_some_and(is_early) || !self.fits(bit) {
+            return;
         }
-        self.check(bit)?;
         self.settle();
         self.event(Event::Chunk { bit, start });
         self.chunk = Some((tar, bit));
         self.output
-            .pause_after(usize::try_from(spacing).unwrap_or(usize::MAX));
+            .pause_after(usize::try_from(self.spacing).unwrap_or(usize::MAX));
         if start != Start::Member {
             self.output.track(&mut self.window);
             self.header.extend_from_slice(header);
             self.tracking = true;
         }
-        Ok(())
     }
 
-    /// Whether the chunk at hand would not be too large if it ended here.
-    fn check(&self, bit: u64) -> Result<(), Failure> {
-        match self.chunk {
-            Some((_, first)) if bit.div_ceil(8) - first / 8 > MAX_CHUNK_BLOB => {
-                let reason = "a chunk takes too much of the blob";
-                Err(LayerError::Unindexable { reason }.into())
-            }
-            _ => Ok(()),
+    /// Whether the chunk at hand may end here. Where it may not there is no seek table.
+    fn fits(&mut self, bit: u64) -> bool {
+        let is_large = |(_, first)| bit.div_ceil(8) - first / 8 > MAX_CHUNK_BLOB;
+        if self.chunk.is_some_and(is_large) {
+            self.spacing = u64::MAX;
+            self.settle();
+            self.event(Event::Unseekable(Unseekable::ChunkBlob));
+            return false;
         }
+        true
     }
 
     fn event(&mut self, event: Event) {
@@ -284,11 +333,10 @@ impl Cutter {
     }
 
     /// Hands the full buffer over.
-    fn flush(&mut self, bit: u64) -> Result<(), Failure> {
+    fn flush(&mut self) -> Result<(), Failure> {
         if self.output.is_settled() {
             self.settle();
         }
-        self.check(bit)?;
         let next = self.link.empty_buffer(Output::buffer_len(BATCH_BYTES));
         let (buffer, fresh) = self.output.swap(next);
         self.link.send(buffer, fresh)
@@ -296,7 +344,9 @@ impl Cutter {
 
     fn end(&mut self, bit: u64) -> Result<(), Failure> {
         self.settle();
-        self.event(Event::End { bit });
-        self.flush(bit)
+        if self.fits(bit) {
+            self.event(Event::End { bit });
+        }
+        self.flush()
     }
 }
