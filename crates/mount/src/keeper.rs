@@ -21,10 +21,12 @@
 //! socket; a new daemon gets the group, the layers with a descriptor each that raises no events,
 //! and the misses that still wait.
 //!
-//! **Both die.** Then the group is gone, and the kernel lets holes be read as zeros. Whatever was mounted
-//! must not be used any more: [`Keeper::start`] gives an empty list of inherited layers,
-//! and the caller unmounts what it finds. A third process may hold the group, too
-//! ([`Keeper::group`]): readers then wait instead.
+//! **Both die.** A third process holds the group and the tars, too ([`Keepsake`]; it is the
+//! monitor of a container): readers wait. The next daemon gets them from there, denies what the
+//! dead keeper had read, and starts another keeper. Where no third process lives the
+//! group is gone, and the kernel lets holes be read as zeros: whatever was mounted must not be used
+//! any more. [`Keeper::start`] gives an empty list of inherited layers, and the caller unmounts
+//! what it finds.
 //!
 //! **Letting go.** The mark of a tar is removed when it is whole, or when a lease (fcntl(2)) shows
 //! that nobody but the keeper has it open. Unmounting is no proof: another mount namespace
@@ -32,12 +34,14 @@
 
 mod client;
 mod daemon;
+mod keepsake;
 mod layers;
 mod link;
 mod message;
 mod pool;
 mod recorder;
 mod server;
+mod succession;
 mod wire;
 
 use std::ffi::OsString;
@@ -48,6 +52,7 @@ use std::time::Duration;
 use crate::LayerSpec;
 
 pub use client::Keeper;
+pub use keepsake::Keepsake;
 pub use server::keeper_main;
 
 /// Version of the messages; daemon and keeper must agree.
@@ -71,10 +76,12 @@ pub struct KeeperSettings {
     pub idle_timeout: Duration,
     /// Number of threads that call the fault handler.
     pub threads: usize,
+    /// Processes that may hold a [`Keepsake`].
+    pub holders: Vec<i32>,
 }
 
 impl KeeperSettings {
-    /// Settings with a timeout of 30 s and 32 threads.
+    /// Settings with a timeout of 30 s, 32 threads and no holders.
     #[must_use]
     pub fn new(exe: PathBuf, args: Vec<OsString>, socket: PathBuf) -> Self {
         Self {
@@ -84,6 +91,7 @@ impl KeeperSettings {
             fault_timeout: Duration::from_secs(30),
             idle_timeout: Duration::from_secs(10),
             threads: 32,
+            holders: Vec::new(),
         }
     }
 }

@@ -6,9 +6,12 @@ use std::sync::Arc;
 
 use thaw_cache::LayerTar;
 use thaw_image::Digest;
-use thaw_mount::{Inherited, LayoutMount, MountError, OverlayMount, TmpfsMount, mount_table};
+use thaw_mount::{
+    Inherited, LayoutMount, MountEntry, MountError, OverlayMount, TmpfsMount, mount_table,
+};
 
 use crate::Node;
+use crate::container::{Signal, State};
 use crate::containers::Held;
 use crate::error::NodeError;
 use crate::node::lock;
@@ -19,73 +22,97 @@ use crate::source::chain;
 
 impl Node {
     /// Opens the layers that a keeper still serves with the descriptors that it kept, which raise
-    /// no events.
-    pub(crate) fn adopt_layers(&self, inherited: Vec<Inherited>) -> Result<(), NodeError> {
-        let mut open = lock(&self.inherited);
+    /// no events. Reads of one that cannot be opened fail.
+    pub(crate) fn adopt_layers(&self, inherited: Vec<Inherited>) {
+        let mut marks = self.marks.write();
         for Inherited { spec, tar } in inherited {
-            open.push(
-                self.store
-                    .layers()
-                    .adopt(&spec.diff_id, spec.size, tar.into())?,
-            );
+            let layers = self.store.layers();
+            match layers.adopt(&spec.diff_id, spec.size, tar.into()) {
+                Ok(layer) => marks.add(&layer),
+                Err(error) => {
+                    tracing::error!(layer = %spec.diff_id, error = chain(&error), "not taken over");
+                }
+            }
         }
-        Ok(())
     }
 
     /// Finds images and root filesystems that are still mounted. What cannot be taken over is
-    /// reported and left as it is.
+    /// reported and left as it is, unless its holes would be read.
     pub(crate) fn adopt_mounts(&self) -> Result<(), NodeError> {
-        let mounts = self.settings.root.join("mounts");
         let table = mount_table().map_err(MountError::from)?;
-        let targets: Vec<PathBuf> = table.iter().map(|entry| entry.target.clone()).collect();
-        for dir in targets
-            .iter()
-            .filter(|dir| dir.parent() == Some(mounts.as_path()))
-        {
-            if let Err(error) = self.adopt_image(dir.clone()) {
-                tracing::warn!(dir = %dir.display(), error = chain(&error), "not taken over");
+        let mounts = self.settings.root.join("mounts");
+        let is_image = |entry: &&MountEntry| entry.target.parent() == Some(mounts.as_path());
+        let mut lost = Vec::new();
+        for entry in table.iter().filter(is_image) {
+            match self.adopt_image(&entry.target) {
+                Ok(()) => {}
+                Err(NodeError::Lost(dir)) => lost.push(dir),
+                Err(error) => {
+                    let dir = entry.target.display();
+                    tracing::warn!(%dir, error = chain(&error), "not taken over");
+                }
             }
         }
         let blobs = self.settings.root.join("blobs");
-        for entry in &table {
+        for entry in table.iter().filter(|entry| !is_image(entry)) {
             let layout = Path::new(&entry.source);
-            let ours = entry.kind == "erofs" && layout.parent() == Some(blobs.as_path());
-            if ours && entry.target.parent() != Some(mounts.as_path()) {
+            if entry.kind == "erofs" && layout.parent() == Some(blobs.as_path()) {
                 self.adopt_mount(&entry.target, layout)?;
             }
         }
         for state in self.containers.list()? {
-            let Some(rootfs) = &state.rootfs else {
-                continue;
-            };
-            if !targets.contains(rootfs) {
-                continue;
-            }
-            let Some(image) = self.image_of(&state.image) else {
-                continue;
-            };
-            let writable = rootfs.with_file_name("writable");
-            let has_tmpfs = targets.contains(&writable);
-            if let Some(overlay) = OverlayMount::adopt(rootfs)? {
-                let tmpfs = match has_tmpfs {
-                    true => TmpfsMount::adopt(&writable)?,
-                    false => None,
-                };
-                let held = Held::of_container(image, overlay, tmpfs, self.spent());
-                lock(&self.held).insert(state.id.to_string(), held);
+            let at = |entry: &&MountEntry| Some(&entry.target) == state.rootfs.as_ref();
+            if let Some(entry) = table.iter().rev().find(at) {
+                self.adopt_container(&state, entry, &table, &lost)?;
             }
         }
         Ok(())
     }
 
-    fn adopt_image(&self, dir: PathBuf) -> Result<(), NodeError> {
+    /// Takes over the root filesystem of a container. One whose image has lost its keeper is killed:
+    /// whatever it reads may be zeros.
+    fn adopt_container(
+        &self,
+        state: &State,
+        rootfs: &MountEntry,
+        table: &[MountEntry],
+        lost: &[PathBuf],
+    ) -> Result<(), NodeError> {
+        let writable = rootfs.target.with_file_name("writable");
+        let Some(overlay) = OverlayMount::adopt(&rootfs.target)? else {
+            return Ok(());
+        };
+        let tmpfs = match table.iter().any(|entry| entry.target == writable) {
+            true => TmpfsMount::adopt(&writable)?,
+            false => None,
+        };
+        if lost.iter().any(|image| lies_over(rootfs, image)) {
+            tracing::error!(container = %state.id.short(), "its image has lost its keeper: killed");
+            if let Err(error) = self.containers.get(state.id.clone()).kill(Signal::KILL) {
+                tracing::warn!(container = %state.id.short(), %error, "not killed");
+            }
+            return Ok(());
+        }
+        let slots: Vec<_> = lock(&self.images).values().cloned().collect();
+        let mut images = slots.into_iter().filter_map(|slot| lock(&slot).clone());
+        if let Some(image) = images.find(|image| lies_over(rootfs, image.dir())) {
+            let held = Held::of_container(image, overlay, tmpfs, self.spent());
+            lock(&self.held).insert(state.id.to_string(), held);
+        } else {
+            tracing::warn!(container = %state.id.short(), "its root filesystem is not taken over");
+            let _left = (overlay.detach(), tmpfs.map(TmpfsMount::detach));
+        }
+        Ok(())
+    }
+
+    fn adopt_image(&self, dir: &Path) -> Result<(), NodeError> {
         let name = dir
             .file_name()
             .and_then(|name| name.to_str())
             .unwrap_or_default();
         let Ok(digest) = Digest::from_hex(name) else {
             // A recording that was cut off: dropped, it is unmounted.
-            drop(LayoutMount::adopt(&dir)?);
+            drop(LayoutMount::adopt(dir)?);
             return Ok(());
         };
         let record = self
@@ -108,24 +135,19 @@ impl Node {
             .local(&resolved.image)?
             .ok_or(NodeError::Unknown(digest))?;
         let parts = self.parts(&resolved, &found)?;
-        let Some(mount) = LayoutMount::adopt(&dir)? else {
+        let Some(mount) = LayoutMount::adopt(dir)? else {
             return Ok(());
         };
-        let served: Vec<_> = lock(&self.inherited)
-            .iter()
-            .map(|layer| layer.diff_id())
-            .collect();
-        let safe = |layer: &Arc<LayerTar>| layer.is_whole() || served.contains(&layer.diff_id());
+        let safe = |layer: &Arc<LayerTar>| layer.is_whole() || self.marks.contain(&layer.diff_id());
         if !parts.layers.iter().all(safe) {
             // Nobody holds its events: holes would be read as zeros. Dropped, it is unmounted.
-            tracing::error!(dir = %dir.display(), "its keeper is gone: unmounted");
-            return Ok(());
+            return Err(NodeError::Lost(dir.to_owned()));
         }
         let way = Way {
             how: How::Lazy,
             why: format!("acceleration from {}", found.from),
         };
-        let mount = ImageMount::new(&resolved, None, way, parts, mount, dir);
+        let mount = ImageMount::new(&resolved, None, way, parts, mount, dir.to_owned());
         lock(&self.images).insert(
             digest,
             Arc::new(std::sync::Mutex::new(Some(Arc::new(mount)))),
@@ -150,13 +172,13 @@ impl Node {
         }
         Ok(())
     }
+}
 
-    /// The mounted image that a container was made from.
-    fn image_of(&self, reference: &str) -> Option<Arc<ImageMount>> {
-        let slots: Vec<_> = lock(&self.images).values().cloned().collect();
-        slots.into_iter().find_map(|slot| {
-            let mount = lock(&slot).clone()?;
-            (mount.image.reference.to_string() == reference).then_some(mount)
-        })
-    }
+/// Whether an overlay has the image mounted at `dir` below it.
+fn lies_over(overlay: &MountEntry, dir: &Path) -> bool {
+    // How the kernel writes it depends on its version; the name, a digest, is only there.
+    let options = overlay.options.to_string_lossy();
+    dir.file_name()
+        .and_then(|name| name.to_str())
+        .is_some_and(|name| options.contains(&format!("/mounts/{name}")))
 }

@@ -109,6 +109,9 @@ pub enum NodeError {
     /// Something is mounted there already.
     #[error("{0} is a mount of this daemon already")]
     AlreadyMounted(PathBuf),
+    /// A mount that nobody serves any more.
+    #[error("{0} has lost its keeper, so that holes would be read as zeros: unmounted")]
+    Lost(PathBuf),
     /// A start under observation did not get ready.
     #[error("the recorded start failed: {0}")]
     Recording(String),

@@ -10,10 +10,12 @@
 //! - [`resolve`](Node) finds the image; `source` decides the way: lazy or full, and says why.
 //! - `open` turns the image into one EROFS mount, shared by all containers of that image.
 //! - `containers` puts an overlay over it, has the bundle written, and undoes both.
+//! - `marks` lets layers go that need no events any more; `adopt` takes over from a node before.
 //! - `accelerate` and `record` make accelerations and working sets.
 //! - `space` gives space back; `facts` and `inspect` say what is here.
 //!
-//! Locks: the map of images, then one image's slot; no lock is held over a container's start.
+//! Locks: the map of images, then one image's slot, then the marks; no lock is held over a
+//! container's start.
 
 mod accelerate;
 mod adopt;
@@ -23,6 +25,8 @@ mod error;
 mod facts;
 mod image;
 mod inspect;
+mod keepsake;
+mod marks;
 mod node;
 mod open;
 mod pull;

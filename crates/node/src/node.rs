@@ -9,14 +9,15 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Instant;
 
-use thaw_cache::{Fetcher, LayerTar, Store};
+use thaw_cache::{Fetcher, Fill, Store};
 use thaw_image::{DiffId, Digest, Extent, ImageReference};
 use thaw_mount::{Capabilities, Denial, FaultHandler, FaultTransport, KeeperSettings, Started};
 use thaw_registry::Repository;
 
-use crate::container::Containers;
+use crate::container::{Containers, Phase};
 use crate::containers::Held;
 use crate::error::NodeError;
+use crate::marks::Marks;
 use crate::open::ImageMount;
 use crate::records::Records;
 use crate::settings::{Settings, Transport};
@@ -36,8 +37,10 @@ pub struct Node {
     capabilities: OnceLock<Capabilities>,
     /// Started by the first lazy mount; the error is why it cannot be.
     transport: Mutex<Option<Arc<dyn FaultTransport>>>,
-    /// Layers of a keeper that was taken over, until their images are.
-    pub(crate) inherited: Mutex<Vec<Arc<LayerTar>>>,
+    /// Layers that raise events.
+    pub(crate) marks: Marks,
+    /// Layers that are being completed and checked; `None`: that failed.
+    pub(crate) fills: Mutex<HashMap<DiffId, Option<Fill>>>,
     pub(crate) images: Mutex<HashMap<Digest, Slot>>,
     /// Root filesystems of containers, by id.
     pub(crate) held: Mutex<HashMap<String, Held>>,
@@ -81,7 +84,8 @@ impl Node {
             containers: Containers::open(&settings.root, container_settings)?,
             capabilities: OnceLock::new(),
             transport: Mutex::default(),
-            inherited: Mutex::default(),
+            marks: Marks::default(),
+            fills: Mutex::default(),
             images: Mutex::default(),
             held: Mutex::default(),
             releases: Turns::default(),
@@ -166,6 +170,11 @@ impl Node {
         lock(&self.transport).clone()
     }
 
+    /// The transport, if one was started, for its end.
+    pub(crate) fn take_transport(&self) -> Option<Arc<dyn FaultTransport>> {
+        lock(&self.transport).take()
+    }
+
     fn start_transport(&self, wanted: Transport) -> Result<Started, NodeError> {
         let choice = match wanted {
             Transport::Auto => thaw_mount::TransportChoice::Auto,
@@ -181,6 +190,16 @@ impl Node {
         )?)
     }
 
+    /// The monitors of containers: each may have saved the event group.
+    fn monitors(&self) -> Vec<i32> {
+        let states = self.containers.list().unwrap_or_default();
+        let monitors = states.iter().filter_map(|state| match &state.phase {
+            Phase::Running { monitor, .. } if monitor.is_alive() => Some(monitor.pid),
+            _ => None,
+        });
+        monitors.collect()
+    }
+
     fn keeper_settings(&self) -> KeeperSettings {
         let program = self.settings.program.clone();
         let socket = self.settings.root.join("keeper.sock");
@@ -192,6 +211,7 @@ impl Node {
         ];
         let mut settings = KeeperSettings::new(program, args, socket);
         settings.fault_timeout = self.settings.fault_timeout;
+        settings.holders = self.monitors();
         settings
     }
 
@@ -203,10 +223,11 @@ impl Node {
         }
         match self.start_transport(Transport::Auto) {
             Ok(mut started) => {
-                self.adopt_layers(std::mem::take(&mut started.inherited))?;
-                self.adopt_mounts()?;
+                self.adopt_layers(std::mem::take(&mut started.inherited));
+                let adopted = self.adopt_mounts();
                 *lock(&self.transport) = Some(started.serve());
-                Ok(())
+                self.let_unused_go();
+                adopted
             }
             Err(error) => {
                 tracing::warn!(error = chain(&error), "no keeper to take over");
@@ -229,17 +250,12 @@ impl Node {
         {
             held.leave();
         }
+        self.leave_images();
         if self.busy() {
             return;
         }
-        lock(&self.inherited).clear();
-        let left = self.store.layers().list().unwrap_or_default();
-        self.let_go(&left);
-        if let Some(transport) = lock(&self.transport).take()
-            && let Err(error) = transport.shut_down()
-        {
-            tracing::warn!(error = chain(&error), "the keeper stays");
-        }
+        self.let_all_go();
+        self.end_transport();
     }
 }
 

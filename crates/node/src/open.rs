@@ -6,7 +6,7 @@
 
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, RwLockWriteGuard};
 use std::time::{Duration, Instant};
 
 use thaw_cache::{Attachment, FetchError, Fill, LayerTar, Origin, Prefetch};
@@ -348,6 +348,7 @@ impl Node {
         std::fs::create_dir_all(dir).map_err(NodeError::dir("make", dir))?;
         let mut transport: Option<Arc<dyn FaultTransport>> = None;
         let mut devices = Vec::with_capacity(parts.layers.len() + 1);
+        let mut marks = self.marks.write();
         for layer in &parts.layers {
             if layer.is_whole() && !record {
                 devices.push(Device {
@@ -366,7 +367,10 @@ impl Node {
                 presence: layer.presence_path().to_owned(),
             };
             devices.push(transport.attach(&spec, layer.file().as_fd())?);
+            marks.add(layer);
         }
+        // Nobody may let them go before EROFS has them open.
+        let _marks = RwLockWriteGuard::downgrade(marks);
         devices.extend(parts.generated.clone().map(|path| Device { path }));
         Ok(LayoutMount::new(&parts.layout, &devices, dir, None)?)
     }
@@ -395,19 +399,17 @@ impl Node {
         layers
     }
 
-    /// Unmounts images that no container and no `mount` uses.
+    /// Leaves images mounted when this process ends.
+    pub(crate) fn leave_images(&self) {
+        for slot in lock(&self.images).values() {
+            if let Some(mount) = &*lock(slot) {
+                mount.leave();
+            }
+        }
+    }
+
+    /// Unmounts images that no container and no `mount` uses, or is about to.
     pub(crate) fn unmount_unused(&self) {
-        let mut used: Vec<Digest> = Vec::new();
-        used.extend(
-            lock(&self.held)
-                .values()
-                .map(|held| held.image.image.digest),
-        );
-        used.extend(
-            lock(&self.mounts)
-                .values()
-                .map(|held| held.image.image.digest),
-        );
         let slots: Vec<(Digest, Slot)> = lock(&self.images)
             .iter()
             .map(|(digest, slot)| (*digest, Arc::clone(slot)))
@@ -415,8 +417,8 @@ impl Node {
         for (digest, slot) in slots {
             let mut slot = lock(&slot);
             let Some(mount) = slot.as_ref() else { continue };
-            if used.contains(&digest) {
-                mount.leave();
+            // Whoever uses it has it, too, and nobody else gets it while the slot is locked.
+            if Arc::strong_count(mount) > 1 {
                 continue;
             }
             if let Err(error) = self.harvest(mount) {
@@ -430,21 +432,8 @@ impl Node {
             for layer in &mount.parts.layers {
                 layer.sync().ok();
             }
-            // The layers close with the last who uses them; then their marks can go.
             *slot = None;
             self.let_go(&ids);
-        }
-    }
-
-    /// Takes the marks off layers that nobody has open any more.
-    pub(crate) fn let_go(&self, ids: &[DiffId]) {
-        let Some(transport) = self.running_transport() else {
-            return;
-        };
-        for id in ids {
-            if let Err(error) = transport.release(id) {
-                tracing::debug!(layer = %id, error = chain(&error), "the layer stays attached");
-            }
         }
     }
 
@@ -463,13 +452,6 @@ impl Node {
             }
         }
         Ok(())
-    }
-
-    /// Completes the layers of an image while nobody waits.
-    pub(crate) fn fill(&self, image: &ImageMount) {
-        for layer in image.diff_ids() {
-            let _running = self.fetcher.fill(&layer);
-        }
     }
 }
 

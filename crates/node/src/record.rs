@@ -67,6 +67,7 @@ impl Node {
             .root
             .join("mounts")
             .join(format!("record-{}", resolved.image.digest.hex()));
+        let _whole_layers_too = self.marks.record();
         let mount = self.mount_parts(&parts, &dir, wish.transport, true)?;
         let way = Way {
             how: How::Lazy,

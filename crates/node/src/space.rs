@@ -12,7 +12,6 @@ use crate::error::NodeError;
 use crate::node::lock;
 use crate::records::ImageRecord;
 use crate::reports::{Collected, GcOptions, Removal};
-use crate::source::chain;
 
 /// What a plan would take away.
 #[derive(Debug, Default)]
@@ -21,6 +20,8 @@ struct Plan {
     layers: Vec<DiffId>,
     blobs: Vec<Digest>,
     containers: Vec<String>,
+    /// Whether the bridge goes, too.
+    network: bool,
     told: Collected,
 }
 
@@ -38,6 +39,9 @@ impl Node {
         plan.told.dry_run = options.dry_run;
         if !options.dry_run {
             self.carry_out(&plan)?;
+        }
+        if options.all && !options.dry_run {
+            self.end_transport();
         }
         Ok(plan.told)
     }
@@ -112,6 +116,13 @@ impl Node {
                 plan.containers.push(state.id.to_string());
             }
         }
+        if self.containers.network_is_unused()? {
+            let name = "the network of containers".to_owned();
+            plan.told
+                .removals
+                .push(removal(name, "none is connected", 0));
+            plan.network = true;
+        }
         Ok(())
     }
 
@@ -146,11 +157,11 @@ impl Node {
                 .remove_image(&record.manifest)
                 .map_err(NodeError::records)?;
         }
+        self.let_go(&plan.layers);
         for diff_id in &plan.layers {
-            if let Some(transport) = self.running_transport()
-                && let Err(error) = transport.release(diff_id)
-            {
-                tracing::debug!(layer = %diff_id, error = chain(&error), "was not attached");
+            if self.marks.contain(diff_id) {
+                tracing::warn!(layer = %diff_id, "stays: something still has it open");
+                continue;
             }
             self.store.layers().remove(diff_id)?;
             self.records
@@ -159,6 +170,9 @@ impl Node {
         }
         for digest in &plan.blobs {
             self.store.blobs().remove(digest)?;
+        }
+        if plan.network {
+            self.containers.remove_network()?;
         }
         Ok(())
     }

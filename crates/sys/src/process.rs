@@ -1,6 +1,11 @@
-//! What a process that serves others does to itself.
+//! What a process that serves others does to itself, and what it takes from another one.
 
+use std::fs;
 use std::io;
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::path::{Path, PathBuf};
+
+use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
 
 /// A signal that a serving process may outlive.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -66,4 +71,89 @@ pub fn raise_open_files(wanted: u64) -> io::Result<u64> {
     };
     setrlimit(Resource::Nofile, less)?;
     Ok(current)
+}
+
+/// What the link of a descriptor of an event group says.
+pub const EVENT_GROUP: &str = "anon_inode:[fanotify]";
+
+/// Duplicates descriptors of the process `pid` into this one: those whose links (proc_pid_fd(5):
+/// the path of the open file, or words such as [`EVENT_GROUP`]) are `wanted`. The open files are
+/// the same, so whatever holds of them (that they raise no events, say) holds of the duplicates.
+///
+/// # Errors
+/// Those of pidfd_open(2), of listing the descriptors, and of pidfd_getfd(2): `EPERM` for a process
+/// that this one could not trace.
+pub fn descriptors_of(
+    pid: i32,
+    wanted: impl Fn(&Path) -> bool,
+) -> io::Result<Vec<(PathBuf, OwnedFd)>> {
+    let process = Pid::from_raw(pid).ok_or(io::ErrorKind::NotFound)?;
+    let process = pidfd_open(process, PidfdFlags::empty())?;
+    let mut found = Vec::new();
+    for entry in fs::read_dir(format!("/proc/{pid}/fd"))? {
+        let entry = entry?;
+        let number = entry
+            .file_name()
+            .to_str()
+            .and_then(|name| name.parse().ok());
+        let (Some(number), Ok(link)) = (number, fs::read_link(entry.path())) else {
+            continue;
+        };
+        if !wanted(&link) {
+            continue;
+        }
+        let number: RawFd = number;
+        let fd = match pidfd_getfd(&process, number, PidfdGetfdFlags::empty()) {
+            Ok(fd) => fd,
+            Err(rustix::io::Errno::BADF) => continue,
+            Err(error) => return Err(error.into()),
+        };
+        // The number may have changed hands in between.
+        let link = fs::read_link(format!("/proc/self/fd/{}", fd.as_raw_fd()))?;
+        if wanted(&link) {
+            found.push((link, fd));
+        }
+    }
+    Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Seek, Write};
+    use std::process::{Command, Stdio};
+
+    use super::*;
+
+    #[test]
+    fn another_process_s_open_file_is_the_same_here() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("file");
+        let file = fs::File::create_new(&path).unwrap();
+        let mut child = Command::new("sleep")
+            .arg("1000")
+            .stdout(Stdio::from(file.try_clone().unwrap()))
+            .spawn()
+            .unwrap();
+        // Between fork and exec it has all that this process has.
+        let its = || descriptors_of(child.id().cast_signed(), |link| link == path).unwrap();
+        let mut found = its();
+        while found.len() != 1 {
+            found = its();
+        }
+        let (link, fd) = found.remove(0);
+        assert_eq!(link, path);
+        let mut copy = fs::File::from(fd);
+        copy.write_all(b"shared").unwrap();
+        // The position is the open file's: it is one.
+        assert_eq!((&file).stream_position().unwrap(), 6);
+        let mut text = String::new();
+        fs::File::open(&path)
+            .unwrap()
+            .read_to_string(&mut text)
+            .unwrap();
+        assert_eq!(text, "shared");
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert!(descriptors_of(child.id().cast_signed(), |_| true).is_err());
+    }
 }

@@ -18,6 +18,8 @@ use crate::OWN_FAILURE;
 use crate::progress::Wire;
 use crate::protocol::{Envelope, Failure, Line, MAX_LINE, Request, VERSION};
 
+/// How often the node does what nobody asks for.
+const TEND_PAUSE: Duration = Duration::from_secs(1);
 /// Commands served at once; more wait in the socket's queue.
 const MAX_CONNECTIONS: usize = 512;
 
@@ -91,12 +93,10 @@ impl Server {
     /// Serves until told to stop or, with `idle`, until nothing was asked and nothing was mounted
     /// for that long.
     pub(crate) fn serve(self: &Arc<Self>, idle: Option<Duration>) -> anyhow::Result<()> {
-        if let Some(idle) = idle {
-            let server = Arc::clone(self);
-            std::thread::Builder::new()
-                .name("idle".into())
-                .spawn(move || server.watch_idle(idle))?;
-        }
+        let server = Arc::clone(self);
+        std::thread::Builder::new()
+            .name("tend".into())
+            .spawn(move || server.tend(idle))?;
         for stream in self.listener.incoming() {
             if self.stopping.load(Ordering::Acquire) {
                 break;
@@ -193,14 +193,16 @@ impl Server {
         UnixStream::connect(&self.socket).ok();
     }
 
-    fn watch_idle(&self, idle: Duration) {
+    /// Has the node do what nobody asks for, and ends it when it was idle for long enough.
+    fn tend(&self, idle: Option<Duration>) {
         let mut since = Instant::now();
-        loop {
-            std::thread::sleep(idle.min(Duration::from_secs(5)));
+        while !self.stopping.load(Ordering::Acquire) {
+            std::thread::sleep(idle.unwrap_or(TEND_PAUSE).min(TEND_PAUSE));
+            self.node.tend();
             if self.connections.load(Ordering::Acquire) > 0 || self.node.busy() {
                 since = Instant::now();
             }
-            if since.elapsed() >= idle {
+            if idle.is_some_and(|idle| since.elapsed() >= idle) {
                 tracing::info!("nothing to do: ending");
                 self.stop();
                 return;

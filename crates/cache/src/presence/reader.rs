@@ -3,12 +3,14 @@
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use thaw_image::{BLOCK, BlockRun, DiffId, Extent};
 
+use super::Presence;
 use super::format::{HEADER_BYTES, Header};
 use crate::file::{FileError, failed};
+use crate::tar::LayerTar;
 
 /// Bytes of the bitmap that are tested at once, on the stack: the bits of 1 MiB of tar.
 const STEP: usize = 256;
@@ -53,6 +55,19 @@ impl PresenceReader {
             file,
             header: Header::decode(&header)?,
         })
+    }
+
+    /// Opens the presence file of the layer whose tar lies at `tar`, and says where it is; `None`
+    /// if there is no valid one.
+    #[must_use]
+    pub fn beside(tar: &Path) -> Option<(PathBuf, Self)> {
+        let dir = tar.parent()?;
+        if tar != LayerTar::path_in(dir) {
+            return None;
+        }
+        let path = Presence::live_path(dir);
+        let reader = Self::open(&path).ok()?;
+        Some((path, reader))
     }
 
     /// The layer.

@@ -4,19 +4,18 @@
 
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::process::{Command as Program, Stdio};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use thaw_image::{BLOCK, DiffId};
 use thaw_sys::fanotify::Group;
-use thaw_sys::socket;
 
 use super::link::Link;
 use super::message::{Command, MAX_LAYERS, Notice, Recorded, Reply, Request};
 use super::pool::{Job, Pool};
-use super::{EVENT_FD_LIMIT, Inherited, KeeperSettings, PROTOCOL};
+use super::succession::{self, spawn};
+use super::{EVENT_FD_LIMIT, Inherited, KeeperSettings};
 use crate::transport::FaultTransport;
 use crate::{
     Device, FaultCounters, FaultHandler, LayerSpec, MountError, Released, Trace, TraceEntry,
@@ -64,11 +63,12 @@ struct Attached {
 }
 
 impl Keeper {
-    /// Connects to the keeper that a daemon before us left, or starts one. Misses are handed to
+    /// Connects to the keeper that a daemon before us left, or starts one: for the group that
+    /// one of the settings' holders has saved, else for a new one. Misses are handed to
     /// `handler` from [`Keeper::serve`] on: whoever inherits layers adopts them first.
     ///
-    /// With nothing inherited, mounts that a daemon before us left have lost their keeper:
-    /// their holes read as zeros, and they must be unmounted.
+    /// Mounts of layers that are not inherited have lost their keeper: reads of their holes fail,
+    /// or give zeros where nobody has saved the group. They must be unmounted.
     ///
     /// # Errors
     /// [`MountError::Owned`] if another daemon is connected; [`MountError::Spawn`],
@@ -77,15 +77,7 @@ impl Keeper {
         settings: KeeperSettings,
         handler: &Arc<dyn FaultHandler>,
     ) -> Result<(Self, Vec<Inherited>), MountError> {
-        let (link, group, inherited) = match socket::connect(&settings.socket) {
-            Ok(socket) => take_over(socket, &settings)?,
-            Err(_) => {
-                let group = Group::new()?;
-                let link = spawn(&settings, &group)?;
-                link.tell(&Command::Serve, None).map_err(socket_error)?;
-                (link, group, Vec::new())
-            }
-        };
+        let (link, group, inherited) = succession::connect(&settings)?;
         let attached = inherited.iter().map(|layer: &Inherited| {
             let tar = layer.tar.try_clone().map_err(|source| MountError::File {
                 what: "duplicate the descriptor of",
@@ -135,15 +127,6 @@ impl Keeper {
         self.shared.pool.open();
     }
 
-    /// One more descriptor of the event group, for a process that shall hold it, too. It must
-    /// never read from it.
-    ///
-    /// # Errors
-    /// When descriptors have run out.
-    pub fn group(&self) -> std::io::Result<OwnedFd> {
-        self.shared.group.holder()
-    }
-
     /// The keeper's process id, if this process started it and it is not being replaced.
     #[must_use]
     pub fn child_pid(&self) -> Option<u32> {
@@ -180,6 +163,9 @@ impl FaultTransport for Keeper {
     }
 
     fn release(&self, layer: &DiffId) -> Result<Released, MountError> {
+        if !self.shared.state().layers.contains_key(layer) {
+            return Err(MountError::Unknown(*layer));
+        }
         let command = |request| Command::Release {
             request,
             layer: *layer,
@@ -466,84 +452,9 @@ impl Shared {
 
     fn tell_layers(&self, link: &Link) -> Result<(), MountError> {
         let layers: Vec<_> = self.state().layers.values().cloned().collect();
-        for Attached { spec, tar } in layers {
-            // Request 0 is nobody's: a refusal makes reads of that layer fail, not of all.
-            let command = Command::Register { request: 0, spec };
-            link.tell(&command, Some(tar.as_fd()))
-                .map_err(socket_error)?;
-        }
-        link.tell(&Command::Serve, None).map_err(socket_error)
+        let layers = layers.iter().map(|layer| (&layer.spec, layer.tar.as_fd()));
+        succession::tell_layers(link, layers)
     }
-}
-
-fn socket_error(source: std::io::Error) -> MountError {
-    MountError::Socket {
-        what: "write to",
-        source,
-    }
-}
-
-/// Starts a keeper that holds `group`. It reads no events before it is told to serve.
-fn spawn(settings: &KeeperSettings, group: &Group) -> Result<Link, MountError> {
-    let failed = |source| MountError::Spawn {
-        exe: settings.exe.clone(),
-        source,
-    };
-    let (ours, theirs) = socket::pair().map_err(failed)?;
-    let child = Program::new(&settings.exe)
-        .args(&settings.args)
-        .stdin(Stdio::from(theirs))
-        .stdout(Stdio::null())
-        .spawn()
-        .map_err(failed)?;
-    let link = Link::to_child(ours, child).map_err(failed)?;
-    let hello = Command::Hello {
-        version: u64::from(PROTOCOL),
-        fault_timeout: settings.fault_timeout,
-        idle_timeout: settings.idle_timeout,
-        socket: settings.socket.clone(),
-    };
-    link.tell(&hello, Some(group.as_fd())).map_err(failed)?;
-    Ok(link)
-}
-
-/// Takes over a keeper that lives: its group and its layers.
-fn take_over(
-    socket: OwnedFd,
-    settings: &KeeperSettings,
-) -> Result<(Link, Group, Vec<Inherited>), MountError> {
-    let failed = |source| MountError::Socket {
-        what: "take over",
-        source,
-    };
-    let link = Link::to_stranger(socket).map_err(failed)?;
-    let mut group = None;
-    let mut inherited = Vec::new();
-    loop {
-        if !link.wait(REPLACE_TIMEOUT) {
-            return Err(MountError::Gone);
-        }
-        let (notice, mut fds) = link.receive()?.ok_or(MountError::Gone)?;
-        match notice {
-            Notice::Welcome { version } if version == u64::from(PROTOCOL) => {
-                group = fds.pop().map(Group::from_fd);
-            }
-            Notice::Welcome { .. } => return Err(MountError::Protocol("another version")),
-            Notice::Busy => return Err(MountError::Owned(settings.socket.clone())),
-            Notice::Layer(spec) => {
-                let tar = fds.pop().ok_or(MountError::Protocol("no descriptor"))?;
-                inherited.push(Inherited { spec, tar });
-            }
-            Notice::Ready => break,
-            Notice::Miss { .. } | Notice::Reply { .. } => {
-                return Err(MountError::Protocol("out of turn"));
-            }
-        }
-    }
-    let group = group.ok_or(MountError::Protocol("no group"))?;
-    // A keeper whose daemon died too early does not serve yet.
-    link.tell(&Command::Serve, None).map_err(failed)?;
-    Ok((link, group, inherited))
 }
 
 fn check_size(layer: &LayerSpec, tar: BorrowedFd<'_>) -> Result<(), MountError> {

@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
+use rustix::event::{PollFd, PollFlags, poll};
 use thaw_sys::socket::{self, Wait};
 
 use super::message::Notice;
@@ -26,6 +27,13 @@ impl Daemon {
     /// Queues a message. What is queued is bounded by events that wait and questions asked.
     pub(crate) fn queue(&mut self, notice: &Notice, fd: Option<OwnedFd>) {
         self.outgoing.push_back((notice.encode(), fd));
+    }
+
+    /// Whether its end of the socket is closed, though there may be more to read.
+    pub(crate) fn is_gone(&self) -> bool {
+        let mut fds = [PollFd::new(&self.socket, PollFlags::empty())];
+        let now = rustix::time::Timespec::default();
+        poll(&mut fds, Some(&now)).is_ok_and(|ready| ready > 0)
     }
 
     /// Whether it has not taken everything.

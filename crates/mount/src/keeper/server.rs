@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::OwnedFd;
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -80,6 +81,7 @@ struct Settings {
     fault_timeout: Duration,
     idle_timeout: Duration,
     max_pending: usize,
+    socket: PathBuf,
 }
 
 struct Server {
@@ -140,6 +142,7 @@ impl Server {
                     .min(usize::from(EVENT_FD_LIMIT))
                     .saturating_sub(RESERVED_FDS)
                     .max(64),
+                socket,
             },
             group: Arc::new(Group::from_fd(group)),
             listener,
@@ -167,12 +170,15 @@ impl Server {
                 return Ok(());
             }
             self.send();
-            if ready.connection {
-                self.accept();
+            if ready.connection
+                && let Next::End = self.accept()
+            {
+                return Ok(());
             }
             self.expire();
             if self.is_idle() {
                 tracing::info!("nothing to keep");
+                self.stop_listening();
                 return Ok(());
             }
         }
@@ -382,6 +388,12 @@ impl Server {
         Next::Go
     }
 
+    fn stop_listening(&self) {
+        if let Err(error) = std::fs::remove_file(&self.settings.socket) {
+            tracing::warn!(%error, "the keeper's socket stays");
+        }
+    }
+
     fn shut_down(&mut self, request: Request) -> Next {
         let served = self.layers.served().count();
         if served > 0 {
@@ -389,6 +401,8 @@ impl Server {
             self.reply(request, Reply::Refused(reason));
             return Next::Go;
         }
+        // Before the reply: the next keeper's has the same path.
+        self.stop_listening();
         self.reply(request, Reply::Done);
         self.send();
         Next::End
@@ -465,25 +479,36 @@ impl Server {
     }
 
     /// Greets a new daemon, or sends it away.
-    fn accept(&mut self) {
+    fn accept(&mut self) -> Next {
         let socket = match socket::accept(&self.listener) {
             Ok(Some((socket, _))) => socket,
-            Ok(None) => return,
+            Ok(None) => return Next::Go,
             Err(error) => {
                 tracing::warn!(%error, "cannot accept a daemon");
-                return;
+                return Next::Go;
             }
         };
+        // What a dead daemon said last comes before its end.
+        while self.daemon.as_ref().is_some_and(Daemon::is_gone) {
+            if let Next::End = self.take_commands() {
+                return Next::End;
+            }
+        }
         let mut daemon = Daemon::new(socket);
         if self.daemon.is_some() {
             daemon.queue(&Notice::Busy, None);
             let _ = daemon.flush();
-            return;
+            return Next::Go;
         }
-        if let Err(error) = self.greet(&mut daemon) {
-            tracing::warn!(%error, "cannot hand over to a daemon");
-            return;
+        match self.greet(&mut daemon) {
+            Ok(()) => self.follow(daemon),
+            Err(error) => tracing::warn!(%error, "cannot hand over to a daemon"),
         }
+        Next::Go
+    }
+
+    /// Hands everything that waits to the next daemon.
+    fn follow(&mut self, daemon: Daemon) {
         tracing::info!(waiting = self.pending.len(), "another daemon took over");
         self.daemon = Some(daemon);
         let pending = std::mem::take(&mut self.pending);

@@ -169,6 +169,22 @@ impl Containers {
         Bridge::new(&self.settings).reconcile()
     }
 
+    /// Whether there is a bridge that no container is connected to any more, of whichever store.
+    ///
+    /// # Errors
+    /// [`ContainerError::Network`].
+    pub fn network_is_unused(&self) -> Result<bool, ContainerError> {
+        Bridge::new(&self.settings).is_unused()
+    }
+
+    /// Takes the bridge away, and what was set up for it, unless a container is connected.
+    ///
+    /// # Errors
+    /// [`ContainerError::Network`].
+    pub fn remove_network(&self) -> Result<(), ContainerError> {
+        Bridge::new(&self.settings).remove()
+    }
+
     fn ids(&self) -> Result<Vec<ContainerId>, ContainerError> {
         let dir = self.dir();
         let failed = |error: io::Error| ContainerError::file("list", &dir)(error);

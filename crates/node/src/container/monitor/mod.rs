@@ -6,6 +6,9 @@
 //!      ─ forward signals, carry streams ─ wait ─ runtime delete, network ─ state: exited
 //! ```
 //!
+//! Where the container's image is lazy, the monitor also holds what the next daemon needs when
+//! daemon and keeper die together ([`thaw_mount::Keepsake`]).
+//!
 //! Detached, the caller starts its own program anew with arguments that lead to [`run_detached`],
 //! and reads one line from it, the [`Started`] or what went wrong. So `run -d` returns when the
 //! container runs, and not before.
@@ -22,6 +25,7 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+use thaw_mount::Keepsake;
 
 pub use detached::{detach, run_detached};
 pub(super) use streams::{Streams, Wanted};
@@ -34,6 +38,7 @@ use super::runtime::Runtime;
 use super::span::Spans;
 use super::state::{Phase, ProcessId, Settings, State};
 use super::{Container, ContainerError, Network, Published, id};
+use crate::keepsake;
 
 /// A container that runs.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -101,6 +106,8 @@ struct Running {
     carried: streams::Carried,
     forwarder: supervise::Forwarder,
     proxy: Option<Proxy>,
+    /// So that daemon and keeper may die while the container reads.
+    _keepsake: Option<Keepsake>,
 }
 
 impl Running {
@@ -116,6 +123,7 @@ impl Running {
         let (streams, io) = Streams::open(wanted, &console_path(&state.settings)?)?;
         let pid = spans.measure("runtime", || runtime.run(&state.id, container.dir(), io))?;
         let began = Timestamp::now();
+        let keepsake = keepsake::take(container.dir());
         let child = Child::open(pid)?;
         let init = ProcessId::of(pid).unwrap_or(ProcessId {
             pid: pid.as_raw_nonzero().get(),
@@ -139,6 +147,7 @@ impl Running {
             carried,
             forwarder,
             proxy,
+            _keepsake: keepsake,
         };
         let started = Started {
             pid: init.pid,

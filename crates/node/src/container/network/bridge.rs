@@ -1,4 +1,4 @@
-//! The bridge: made with the first container, and kept.
+//! The bridge: made with the first container, and kept until everything is collected.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -35,9 +35,13 @@ impl Bridge {
         Self::drop_void(&mut leases)?;
         let before = leases.current_subnet();
         let subnet = leases.subnet(self.config.subnet)?;
-        if before != Some(subnet) || !self.exists() {
+        let new = before != Some(subnet) || !self.exists();
+        if new {
             self.make(subnet)?;
-            leases.set_warning(nat::set_up(&self.config.name, subnet));
+        }
+        // Or somebody has turned it off since.
+        if new || !nat::forwards() {
+            self.open_way_out(&mut leases, subnet)?;
         }
         let address = leases.take(id, dir)?;
         Ok(Endpoint {
@@ -91,21 +95,44 @@ impl Bridge {
         let mut leases = self.open()?;
         Self::drop_void(&mut leases)?;
         if let Some(subnet) = leases.current_subnet().filter(|_| self.exists()) {
-            leases.set_warning(nat::set_up(&self.config.name, subnet));
+            self.open_way_out(&mut leases, subnet)?;
         }
         Ok(())
     }
 
-    /// Takes the bridge and its rules away, unless a container is still connected.
+    /// Lets packets out, and notes first what has to be undone with the bridge.
+    fn open_way_out(&self, leases: &mut Leases, subnet: Subnet) -> Result<(), ContainerError> {
+        if !nat::forwards() {
+            leases.note_no_forwarding()?;
+        }
+        leases.set_warning(nat::set_up(&self.config.name, subnet));
+        Ok(())
+    }
+
+    /// Whether there is something to [remove](Self::remove), and no living container is connected.
+    ///
+    /// # Errors
+    /// [`ContainerError::Network`], [`ContainerError::File`].
+    pub fn is_unused(&self) -> Result<bool, ContainerError> {
+        let leases = self.open()?;
+        let is_there = leases.current_subnet().is_some() || self.exists();
+        Ok(is_there && leases.void().len() == leases.len())
+    }
+
+    /// Takes the bridge and its rules away, unless a container is still connected; the host
+    /// forwards packets again only if it did before.
     ///
     /// # Errors
     /// [`ContainerError::Network`], [`ContainerError::File`].
     pub fn remove(&self) -> Result<(), ContainerError> {
         let mut leases = self.open()?;
         Self::drop_void(&mut leases)?;
-        if leases.is_empty() {
+        if leases.len() == 0 {
             if let Some(subnet) = leases.current_subnet() {
                 nat::take_away(&self.config.name, subnet);
+            }
+            if leases.forwarded_not() {
+                nat::forward(false).map_err(ContainerError::system("stop forwarding"))?;
             }
             if self.exists() {
                 ip::batch(
@@ -114,7 +141,7 @@ impl Bridge {
                     &format!("link del {}\n", self.config.name),
                 )?;
             }
-            leases.clear()?;
+            leases.remove()?;
         }
         Ok(())
     }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fs::{self, DirBuilder, File};
 use std::io;
 use std::net::Ipv4Addr;
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{FlockOperation, flock};
@@ -18,6 +18,7 @@ use crate::container::{ContainerError, ContainerId};
 #[derive(Debug)]
 pub(super) struct Leases {
     path: PathBuf,
+    lock_path: PathBuf,
     _lock: File,
     table: Option<Table>,
 }
@@ -30,6 +31,9 @@ struct Table {
     /// Why containers cannot reach beyond the host, where they cannot.
     #[serde(default)]
     warning: Option<String>,
+    /// Whether the host forwarded no packets before there was a bridge.
+    #[serde(default)]
+    forwarded_not: bool,
 }
 
 /// Who has an address.
@@ -58,9 +62,7 @@ impl Leases {
         let made = DirBuilder::new().recursive(true).mode(0o700).create(&dir);
         made.map_err(ContainerError::file("make directory", &dir))?;
         let lock_path = dir.join(format!("{bridge}.lock"));
-        let lock = File::create(&lock_path).map_err(ContainerError::file("open", &lock_path))?;
-        flock(&lock, FlockOperation::LockExclusive)
-            .map_err(ContainerError::file("lock", &lock_path))?;
+        let lock = lock(&lock_path).map_err(ContainerError::file("lock", &lock_path))?;
         let path = dir.join(format!("{bridge}.json"));
         let table = match fs::read(&path) {
             Ok(text) => {
@@ -74,6 +76,7 @@ impl Leases {
         };
         Ok(Self {
             path,
+            lock_path,
             _lock: lock,
             table,
         })
@@ -99,6 +102,7 @@ impl Leases {
             subnet,
             leases: BTreeMap::new(),
             warning: None,
+            forwarded_not: self.forwarded_not(),
         });
         Ok(subnet)
     }
@@ -118,6 +122,19 @@ impl Leases {
         if let Some(table) = &mut self.table {
             table.warning = warning;
         }
+    }
+
+    /// Writes down that the host forwards no packets.
+    pub(super) fn note_no_forwarding(&mut self) -> Result<(), ContainerError> {
+        if let Some(table) = &mut self.table {
+            table.forwarded_not = true;
+        }
+        self.write()
+    }
+
+    /// Whether the host forwarded no packets before there was a bridge.
+    pub(super) fn forwarded_not(&self) -> bool {
+        self.table.as_ref().is_some_and(|table| table.forwarded_not)
     }
 
     /// Takes the first free address for a container; the same again where it has one.
@@ -165,16 +182,23 @@ impl Leases {
             .collect()
     }
 
-    pub(super) fn is_empty(&self) -> bool {
-        self.table
-            .as_ref()
-            .is_none_or(|table| table.leases.is_empty())
+    /// How many addresses are leased.
+    pub(super) fn len(&self) -> usize {
+        self.table.as_ref().map_or(0, |table| table.leases.len())
     }
 
-    /// Forgets the subnet.
-    pub(super) fn clear(&mut self) -> Result<(), ContainerError> {
+    /// Forgets everything, and leaves no file.
+    pub(super) fn remove(mut self) -> Result<(), ContainerError> {
         self.table = None;
-        self.write()
+        for path in [&self.path, &self.lock_path] {
+            match fs::remove_file(path) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    return Err(ContainerError::file("remove", path)(error));
+                }
+                _ => {}
+            }
+        }
+        Ok(())
     }
 
     fn write(&self) -> Result<(), ContainerError> {
@@ -187,9 +211,50 @@ impl Leases {
     }
 }
 
+/// The locked file at `path`. Whoever held the lock before may have removed the file with it: then
+/// the next one is locked.
+fn lock(path: &Path) -> io::Result<File> {
+    loop {
+        let file = File::create(path)?;
+        flock(&file, FlockOperation::LockExclusive)?;
+        let here = match fs::metadata(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            other => other?,
+        };
+        let held = file.metadata()?;
+        if (here.dev(), here.ino()) == (held.dev(), held.ino()) {
+            return Ok(file);
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_forgotten_leaves_no_file_and_no_stale_lock() {
+        let dir = tempfile::tempdir().unwrap();
+        let open = || Leases::open(dir.path(), "b").unwrap();
+        let mut leases = open();
+        leases.subnet(Some("10.1.0.0/29".parse().unwrap())).unwrap();
+        leases.note_no_forwarding().unwrap();
+        drop(leases);
+        let leases = open();
+        assert!(leases.forwarded_not());
+        std::thread::scope(|scope| {
+            // It waits for the lock, and must get the one of the new file.
+            let next = scope.spawn(|| {
+                let next = open();
+                assert!(next.lock_path.exists());
+                next.current_subnet()
+            });
+            leases.remove().unwrap();
+            assert_eq!(next.join().unwrap(), None);
+        });
+        open().remove().unwrap();
+        assert_eq!(fs::read_dir(dir.path().join("network")).unwrap().count(), 0);
+    }
 
     #[test]
     fn addresses_are_given_once() {

@@ -4,18 +4,32 @@
 //! packets through it, an accepting rule elsewhere does not help.
 
 use std::fs;
+use std::io;
 use std::process::Command;
 
 use super::{Subnet, ip};
 use crate::container::ContainerError;
 
+/// Whether the host forwards packets at all.
+const FORWARD: &str = "/proc/sys/net/ipv4/ip_forward";
+
+/// Whether the host forwards; true where it cannot be found out, for then there is nothing to do.
+pub(super) fn forwards() -> bool {
+    fs::read_to_string(FORWARD).map_or(true, |value| value.trim() != "0")
+}
+
+/// Lets the host forward, or not.
+pub(super) fn forward(on: bool) -> io::Result<()> {
+    fs::write(FORWARD, if on { "1" } else { "0" })
+}
+
 /// Sets up the way out for a bridge. The answer is a warning where there is none: containers reach
 /// each other and the host all the same.
 pub(super) fn set_up(bridge: &str, subnet: Subnet) -> Option<String> {
-    let forward = "/proc/sys/net/ipv4/ip_forward";
-    let off = fs::read_to_string(forward).is_ok_and(|value| value.trim() == "0");
-    if off && let Err(error) = fs::write(forward, "1") {
-        return Some(warning(&format!("{forward}: {error}")));
+    if !forwards()
+        && let Err(error) = forward(true)
+    {
+        return Some(warning(&format!("{FORWARD}: {error}")));
     }
     let first = match iptables(bridge, subnet) {
         Ok(()) => return None,

@@ -1,0 +1,161 @@
+//! How a daemon comes by its keeper: the one that is there, or another for a group that was saved,
+//! or a first one.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::process::{Command as Program, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use thaw_sys::fanotify::Group;
+use thaw_sys::socket;
+
+use super::keepsake::{self, Saved};
+use super::link::Link;
+use super::message::{Command, Notice};
+use super::{EVENT_FD_LIMIT, Inherited, KeeperSettings, PROTOCOL};
+use crate::{LayerSpec, MountError};
+
+/// For how long a keeper that is there may take to say what it has.
+const GREETING_TIMEOUT: Duration = Duration::from_secs(10);
+/// For how long the daemon before us may take to be gone for good: its connection to the keeper
+/// may end later than what made it the owner of the store.
+const PREDECESSOR_TIMEOUT: Duration = Duration::from_secs(2);
+/// For how long a keeper that was just started may take to listen.
+const BIRTH_TIMEOUT: Duration = Duration::from_millis(100);
+/// Between two tries.
+const PAUSE: Duration = Duration::from_millis(10);
+
+/// A keeper, its group, and the layers that it serves already.
+pub(crate) type Succession = (Link, Group, Vec<Inherited>);
+
+/// Connects to a keeper, whichever way there is.
+pub(crate) fn connect(settings: &KeeperSettings) -> Result<Succession, MountError> {
+    if let Some(found) = take_over_any(settings, Duration::ZERO)? {
+        return Ok(found);
+    }
+    let Some(saved) = keepsake::find(&settings.holders) else {
+        let group = Group::new()?;
+        let link = spawn(settings, &group)?;
+        tell_layers(&link, std::iter::empty())?;
+        return Ok((link, group, Vec::new()));
+    };
+    // Two readers of one group would answer each other's events: be sure that there is none.
+    match take_over_any(settings, BIRTH_TIMEOUT)? {
+        Some(found) => Ok(found),
+        None => revive(settings, saved),
+    }
+}
+
+/// Takes over the keeper that listens, or begins to within `patience`.
+fn take_over_any(
+    settings: &KeeperSettings,
+    patience: Duration,
+) -> Result<Option<Succession>, MountError> {
+    let begin = Instant::now();
+    loop {
+        match socket::connect(&settings.socket).map(|socket| take_over(socket, settings)) {
+            Ok(Err(MountError::Owned(_))) if begin.elapsed() < PREDECESSOR_TIMEOUT => {}
+            Ok(other) => return other.map(Some),
+            Err(_) if begin.elapsed() < patience => {}
+            Err(_) => return Ok(None),
+        }
+        thread::sleep(PAUSE);
+    }
+}
+
+/// Another keeper for a group whose keeper and daemon are dead.
+fn revive(settings: &KeeperSettings, saved: Saved) -> Result<Succession, MountError> {
+    let Saved { group, layers } = saved;
+    let denied = group.deny_all(i32::from(EVENT_FD_LIMIT));
+    tracing::error!(
+        denied,
+        layers = layers.len(),
+        "daemon and keeper died; the keeper's waiting reads were denied"
+    );
+    let link = spawn(settings, &group)?;
+    tell_layers(
+        &link,
+        layers.iter().map(|layer| (&layer.spec, layer.tar.as_fd())),
+    )?;
+    Ok((link, group, layers))
+}
+
+/// Tells a new keeper of all layers, and lets it begin.
+pub(crate) fn tell_layers<'a>(
+    link: &Link,
+    layers: impl Iterator<Item = (&'a LayerSpec, BorrowedFd<'a>)>,
+) -> Result<(), MountError> {
+    let failed = |source| MountError::Socket {
+        what: "write to",
+        source,
+    };
+    for (spec, tar) in layers {
+        // Request 0 is nobody's: a refusal makes reads of that layer fail, not of all.
+        let command = Command::Register {
+            request: 0,
+            spec: spec.clone(),
+        };
+        link.tell(&command, Some(tar)).map_err(failed)?;
+    }
+    link.tell(&Command::Serve, None).map_err(failed)
+}
+
+/// Starts a keeper that holds `group`. It reads no events before it is told to serve.
+pub(crate) fn spawn(settings: &KeeperSettings, group: &Group) -> Result<Link, MountError> {
+    let failed = |source| MountError::Spawn {
+        exe: settings.exe.clone(),
+        source,
+    };
+    let (ours, theirs) = socket::pair().map_err(failed)?;
+    let child = Program::new(&settings.exe)
+        .args(&settings.args)
+        .stdin(Stdio::from(theirs))
+        .stdout(Stdio::null())
+        .spawn()
+        .map_err(failed)?;
+    let link = Link::to_child(ours, child).map_err(failed)?;
+    let hello = Command::Hello {
+        version: u64::from(PROTOCOL),
+        fault_timeout: settings.fault_timeout,
+        idle_timeout: settings.idle_timeout,
+        socket: settings.socket.clone(),
+    };
+    link.tell(&hello, Some(group.as_fd())).map_err(failed)?;
+    Ok(link)
+}
+
+/// Takes over a keeper that lives: its group and its layers.
+fn take_over(socket: OwnedFd, settings: &KeeperSettings) -> Result<Succession, MountError> {
+    let failed = |source| MountError::Socket {
+        what: "take over",
+        source,
+    };
+    let link = Link::to_stranger(socket).map_err(failed)?;
+    let mut group = None;
+    let mut inherited = Vec::new();
+    loop {
+        if !link.wait(GREETING_TIMEOUT) {
+            return Err(MountError::Gone);
+        }
+        let (notice, mut fds) = link.receive()?.ok_or(MountError::Gone)?;
+        match notice {
+            Notice::Welcome { version } if version == u64::from(PROTOCOL) => {
+                group = fds.pop().map(Group::from_fd);
+            }
+            Notice::Welcome { .. } => return Err(MountError::Protocol("another version")),
+            Notice::Busy => return Err(MountError::Owned(settings.socket.clone())),
+            Notice::Layer(spec) => {
+                let tar = fds.pop().ok_or(MountError::Protocol("no descriptor"))?;
+                inherited.push(Inherited { spec, tar });
+            }
+            Notice::Ready => break,
+            Notice::Miss { .. } | Notice::Reply { .. } => {
+                return Err(MountError::Protocol("out of turn"));
+            }
+        }
+    }
+    let group = group.ok_or(MountError::Protocol("no group"))?;
+    // A keeper whose daemon died too early does not serve yet.
+    link.tell(&Command::Serve, None).map_err(failed)?;
+    Ok((link, group, inherited))
+}

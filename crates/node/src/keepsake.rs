@@ -1,0 +1,53 @@
+//! What a container's monitor holds for the next daemon: written down by the daemon that makes the
+//! container's root filesystem, taken by the monitor when it runs. See [`thaw_mount::Keepsake`].
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+use thaw_cache::LayerTar;
+use thaw_mount::Keepsake;
+
+use crate::container::ProcessId;
+use crate::error::NodeError;
+
+/// `keepsake.json` in a container's directory.
+#[derive(Debug, Serialize, Deserialize)]
+struct Wanted {
+    /// Who has it.
+    daemon: ProcessId,
+    /// Tars of the image's layers that are not whole.
+    tars: Vec<PathBuf>,
+}
+
+fn path(container: &Path) -> PathBuf {
+    container.join("keepsake.json")
+}
+
+/// Writes down what the monitor of the container in `dir` is to hold; nothing, where its image
+/// needs nobody.
+pub(crate) fn leave(dir: &Path, layers: &[Arc<LayerTar>]) -> Result<(), NodeError> {
+    let tars = layers.iter().filter(|layer| !layer.is_whole());
+    let tars: Vec<PathBuf> = tars.map(|layer| layer.path().to_owned()).collect();
+    if tars.is_empty() {
+        return Ok(());
+    }
+    let daemon = ProcessId::own();
+    crate::records::write(&path(dir), &Wanted { daemon, tars }).map_err(NodeError::records)
+}
+
+/// Takes what the container in `dir` relies on. Without it the container runs all the same.
+pub(crate) fn take(dir: &Path) -> Option<Keepsake> {
+    let text = std::fs::read(path(dir)).ok()?;
+    let wanted: Wanted = serde_json::from_slice(&text).ok()?;
+    if !wanted.daemon.is_alive() {
+        return None;
+    }
+    match Keepsake::of(wanted.daemon.pid, &wanted.tars) {
+        Ok(keepsake) => Some(keepsake),
+        Err(error) => {
+            tracing::warn!(%error, "the monitor does not hold the event group");
+            None
+        }
+    }
+}

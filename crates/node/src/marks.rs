@@ -1,0 +1,189 @@
+//! Layers that raise events: attached to the fault transport, and let go as soon as they can be.
+//!
+//! A layer is attached by the first mount that needs it, and stays so until it is whole or nothing
+//! has it open. Until then its tar is kept open here, whether or not an image is still mounted: a
+//! descriptor that is opened while the mark is there raises events itself, and whoever writes
+//! through it waits for himself.
+//!
+//! **A layer that is whole needs nobody.** [`Node::tend`] checks layers against their diffIDs when
+//! their last block has come, from wherever, and takes the marks off those that are whole.
+//!
+//! Lock: `marks` is written to change them, and read while EROFS opens what was attached, so that
+//! nobody lets it go in between. It is taken before the transport's.
+
+use std::collections::HashMap;
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::time::Instant;
+
+use thaw_cache::{Fill, LayerTar};
+use thaw_image::DiffId;
+use thaw_mount::MountError;
+
+use crate::Node;
+use crate::node::lock;
+use crate::open::ImageMount;
+use crate::source::chain;
+
+/// The layers that are attached.
+#[derive(Debug, Default)]
+pub(crate) struct Marks(RwLock<Marked>);
+
+/// What [`Marks`] guards.
+#[derive(Debug, Default)]
+pub(crate) struct Marked {
+    layers: HashMap<DiffId, Arc<LayerTar>>,
+    /// Starts under observation that want events of layers that are whole, too.
+    recordings: usize,
+}
+
+impl Marked {
+    /// Notes a layer that was attached.
+    pub(crate) fn add(&mut self, layer: &Arc<LayerTar>) {
+        self.layers.insert(layer.diff_id(), Arc::clone(layer));
+    }
+}
+
+impl Marks {
+    pub(crate) fn read(&self) -> RwLockReadGuard<'_, Marked> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn write(&self) -> RwLockWriteGuard<'_, Marked> {
+        self.0.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The attached layer.
+    pub(crate) fn contain(&self, layer: &DiffId) -> bool {
+        self.read().layers.contains_key(layer)
+    }
+
+    /// Keeps the marks of layers that are whole, as long as the value lives.
+    pub(crate) fn record(&self) -> Recording<'_> {
+        self.write().recordings += 1;
+        Recording(self)
+    }
+
+    fn layers(&self) -> Vec<Arc<LayerTar>> {
+        self.read().layers.values().cloned().collect()
+    }
+}
+
+/// A start under observation.
+#[derive(Debug)]
+pub(crate) struct Recording<'a>(&'a Marks);
+
+impl Drop for Recording<'_> {
+    fn drop(&mut self) {
+        self.0.write().recordings -= 1;
+    }
+}
+
+impl Node {
+    /// Lets go of layers that nobody has open any more, or that are whole. Others stay attached.
+    pub(crate) fn let_go(&self, ids: &[DiffId]) {
+        let Some(transport) = self.running_transport() else {
+            return;
+        };
+        let mut marks = self.marks.write();
+        for id in ids {
+            match transport.release(id) {
+                Ok(_) | Err(MountError::Unknown(_)) => {
+                    marks.layers.remove(id);
+                }
+                Err(error) => {
+                    tracing::debug!(layer = %id, error = chain(&error), "the layer stays attached");
+                }
+            }
+        }
+    }
+
+    /// Lets go of all that can be let go.
+    pub(crate) fn let_all_go(&self) {
+        let ids: Vec<DiffId> = self.marks.layers().iter().map(|l| l.diff_id()).collect();
+        self.let_go(&ids);
+    }
+
+    /// Lets go of layers that no image uses: those of a keeper that was taken over.
+    pub(crate) fn let_unused_go(&self) {
+        let used: Vec<DiffId> = self.open_layers().iter().map(|l| l.diff_id()).collect();
+        let mut ids: Vec<DiffId> = self.marks.layers().iter().map(|l| l.diff_id()).collect();
+        ids.retain(|id| !used.contains(id));
+        self.let_go(&ids);
+    }
+
+    /// Ends the fault transport's processes if no layer raises events. The next mount starts them.
+    pub(crate) fn end_transport(&self) {
+        let marks = self.marks.write();
+        if marks.layers.is_empty()
+            && let Some(transport) = self.take_transport()
+            && let Err(error) = transport.shut_down()
+        {
+            tracing::warn!(error = chain(&error), "the keeper stays");
+        }
+    }
+
+    /// Completes the layers of an image while nobody waits.
+    pub(crate) fn fill(&self, image: &ImageMount) {
+        let mut fills = lock(&self.fills);
+        for layer in image.diff_ids() {
+            fills.insert(layer, Some(self.fetcher.fill(&layer)));
+        }
+    }
+
+    /// Does what nobody asks for, and never takes long: has layers checked whose last block has
+    /// come, and takes the marks off those that are whole. To be called now and then.
+    pub fn tend(&self) {
+        for layer in self.marks.layers() {
+            if !layer.is_whole() && layer.present_bytes() == layer.tar_size() {
+                self.check(&layer);
+            }
+            self.look_at_fill(&layer.diff_id());
+            // What a later failure to sync would take back must not be relied on.
+            if layer.is_whole() && layer.sync().is_ok() && layer.is_whole() {
+                self.unmark(&layer.diff_id());
+            }
+        }
+    }
+
+    /// A layer that is whole goes on without us.
+    fn unmark(&self, id: &DiffId) {
+        let Some(transport) = self.running_transport() else {
+            return;
+        };
+        let mut marks = self.marks.write();
+        if marks.recordings > 0 {
+            return;
+        }
+        match transport.release(id) {
+            Ok(_) => {
+                tracing::info!(layer = %id, "whole: its reads need nobody any more");
+                marks.layers.remove(id);
+            }
+            Err(error) => tracing::warn!(layer = %id, error = chain(&error), "keeps its mark"),
+        }
+    }
+
+    /// Has a layer hashed whose blocks are all there; once, if that fails.
+    fn check(&self, layer: &LayerTar) {
+        let id = layer.diff_id();
+        lock(&self.fills)
+            .entry(id)
+            .or_insert_with(|| Some(self.fetcher.fill(&id)));
+    }
+
+    /// Says why a layer was not completed, once.
+    fn look_at_fill(&self, id: &DiffId) {
+        let mut fills = lock(&self.fills);
+        let ended = |fill: &Fill| fill.wait(Instant::now());
+        match fills.get(id).and_then(Option::as_ref).and_then(ended) {
+            None => {}
+            Some(Ok(())) => {
+                fills.remove(id);
+            }
+            Some(Err(error)) => {
+                tracing::warn!(layer = %id, error = chain(&error), "not completed");
+                fills.insert(*id, None);
+            }
+        }
+    }
+}

@@ -1,0 +1,394 @@
+//! Daemon and keeper are killed under containers and mounts that go on reading: whoever reads gets
+//! the right bytes or an error, within a bound, and nothing is left at the end.
+
+#![allow(clippy::unwrap_used, reason = "a test that fails says where")]
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+use tempfile::TempDir;
+use thaw_testkit::image::{Entry, Image, Layer};
+use thaw_testkit::registry::Registry;
+use thaw_testkit::scratch;
+use thaw_testkit::thaw::Thaw;
+
+const BUSYBOX: &str = "/bin/busybox";
+const LAYERS: usize = 3;
+const FILES: usize = 24;
+const FILE_BYTES: usize = 96 << 10;
+/// Longer than any reader may have to wait.
+const BOUND: Duration = Duration::from_secs(40);
+
+fn thaw() -> Thaw {
+    Thaw::new(env!("CARGO_BIN_EXE_thaw")).unwrap()
+}
+
+/// Bytes that no compression shrinks, and none zero: a hole is never right.
+fn noise(seed: usize) -> Vec<u8> {
+    let mut state = seed as u64 * 2 + 1;
+    let mut byte = || {
+        state = state
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1);
+        (state >> 56) as u8 | 1
+    };
+    (0..FILE_BYTES).map(|_| byte()).collect()
+}
+
+/// An image of several layers in a registry, accelerated.
+struct Scene {
+    image: String,
+    /// What must be read, by path in the image.
+    files: BTreeMap<String, Vec<u8>>,
+    _registry: Registry,
+    _directory: TempDir,
+}
+
+impl Scene {
+    fn new() -> Self {
+        let registry = Registry::start().unwrap();
+        let directory = scratch::directory().unwrap();
+        let program = fs::read(BUSYBOX).expect("busybox-static is needed: cargo xtask setup");
+        let mut files = BTreeMap::new();
+        let mut layers = vec![Layer::new([
+            Entry::directory("./"),
+            Entry::directory("bin"),
+            Entry::file("bin/busybox", program).mode(0o755),
+            Entry::symlink("bin/sh", "busybox"),
+            Entry::symlink("bin/cat", "busybox"),
+            Entry::symlink("bin/sleep", "busybox"),
+            Entry::directory("srv"),
+        ])];
+        for layer in 0..LAYERS {
+            let mut entries = vec![Entry::directory("./")];
+            for file in 0..FILES {
+                let (name, bytes) = (format!("srv/f{layer}-{file}"), noise(layer * 1000 + file));
+                entries.push(Entry::file(name.as_str(), bytes.clone()));
+                files.insert(name, bytes);
+            }
+            layers.push(Layer::new(entries));
+        }
+        let layout = Image::new(layers)
+            .config("Env", serde_json::json!(["PATH=/bin"]))
+            .write(&directory.path().join("layout"), "latest")
+            .unwrap();
+        let image = layout.push(&registry, "read:1").unwrap();
+        thaw().run(["accelerate", &image]).unwrap();
+        Self {
+            image,
+            files,
+            _registry: registry,
+            _directory: directory,
+        }
+    }
+
+    /// Starts a container that does nothing; answers with its first process's root directory.
+    fn start(&self, node: &Thaw, more: &[&str]) -> PathBuf {
+        let mut args = vec!["run", "-d", "--name", "box", "--pull", "lazy"];
+        args.extend(more);
+        args.extend([self.image.as_str(), "--", "sleep", "1000"]);
+        let id = node.run(args).unwrap();
+        let state = node
+            .root()
+            .join("containers")
+            .join(id.trim())
+            .join("state.json");
+        let state: Value = serde_json::from_slice(&fs::read(state).unwrap()).unwrap();
+        PathBuf::from(format!("/proc/{}/root", state["phase"]["init"]["pid"]))
+    }
+
+    /// Reads every file below `root` from several threads, each in another order. Errors are
+    /// counted and the file is tried again; wrong bytes are never right, nor is waiting too long.
+    fn read_all(&self, root: &Path, progress: &AtomicUsize) -> usize {
+        let failed = AtomicUsize::new(0);
+        let names: Vec<&String> = self.files.keys().collect();
+        thread::scope(|scope| {
+            for reader in 0..3 {
+                let (names, failed) = (&names, &failed);
+                scope.spawn(move || {
+                    for step in 0..names.len() {
+                        let name = names[(step * [1, 5, 7][reader] + reader * 11) % names.len()];
+                        let begin = Instant::now();
+                        while let Err(error) = self.read(root, name) {
+                            assert_eq!(error.raw_os_error(), Some(5), "{name}: {error}");
+                            failed.fetch_add(1, Ordering::SeqCst);
+                            thread::sleep(Duration::from_millis(5));
+                            assert!(begin.elapsed() < BOUND, "{name} fails on and on");
+                        }
+                        assert!(begin.elapsed() < BOUND, "{name} was waited for too long");
+                        progress.fetch_add(1, Ordering::SeqCst);
+                    }
+                });
+            }
+        });
+        failed.load(Ordering::SeqCst)
+    }
+
+    fn read(&self, root: &Path, name: &str) -> io::Result<()> {
+        let bytes = fs::read(root.join(name))?;
+        assert!(bytes == self.files[name], "wrong bytes in {name}");
+        Ok(())
+    }
+}
+
+/// A directory to mount at, gone with the store.
+fn target(node: &Thaw) -> PathBuf {
+    let dir = node.root().with_file_name("target");
+    fs::create_dir_all(&dir).unwrap();
+    dir
+}
+
+/// Processes of the store whose command line has `word`.
+fn processes(node: &Thaw, word: &str) -> Vec<u32> {
+    let root = node.root().to_str().unwrap();
+    let pids = fs::read_dir("/proc").unwrap().flatten();
+    pids.filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+        .filter(|pid| {
+            let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            let words: Vec<&[u8]> = line.split(|byte| *byte == 0).collect();
+            words.contains(&root.as_bytes()) && words.contains(&word.as_bytes())
+        })
+        .collect()
+}
+
+/// Kills processes, and waits until they are gone.
+fn kill(pids: &[u32]) {
+    for pid in pids {
+        let pid = Pid::from_raw(pid.cast_signed()).unwrap();
+        kill_process(pid, Signal::KILL).unwrap();
+    }
+    eventually("death", || pids.iter().all(|pid| !lives(*pid)));
+}
+
+fn lives(pid: u32) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    !stat.is_empty() && !stat.contains(") Z ")
+}
+
+fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
+    let begin = Instant::now();
+    while !condition() {
+        assert!(begin.elapsed() < BOUND, "{what} did not come");
+        thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// What is left in the store but for what it always has.
+fn leftovers(node: &Thaw) -> Vec<PathBuf> {
+    let mut dirs = vec![node.root().to_owned()];
+    let mut left = Vec::new();
+    while let Some(dir) = dirs.pop() {
+        for entry in fs::read_dir(dir).unwrap().flatten() {
+            match entry.file_type().unwrap().is_dir() {
+                true => dirs.push(entry.path()),
+                false => left.push(entry.path()),
+            }
+        }
+    }
+    let always = ["daemon.pid", "daemon.log", "thaw.sock", ".lock"];
+    left.retain(|path| !always.iter().any(|name| path.ends_with(name)));
+    left
+}
+
+/// Everything is given back, by whichever daemon there is now.
+fn nothing_is_left(node: &Thaw) {
+    node.run(["unmount", "--all"]).unwrap();
+    node.run(["gc", "--all"]).unwrap();
+    assert_eq!(leftovers(node), Vec::<PathBuf>::new());
+    let root = node.root().to_str().unwrap();
+    let mounts = fs::read_to_string("/proc/mounts").unwrap();
+    assert!(!mounts.contains(root), "{mounts}");
+    eventually("the keeper's end", || processes(node, "keeper").is_empty());
+}
+
+#[test]
+fn killed_daemons_are_succeeded_and_no_read_fails() {
+    let scene = Scene::new();
+    let (mut kills, mut read) = (0, 0);
+    for round in 0..5u64 {
+        let node = thaw();
+        let dir = target(&node);
+        let at = dir.to_str().unwrap();
+        node.run(["mount", "--pull", "lazy", &scene.image, at])
+            .unwrap();
+        let inside = scene.start(&node, &["--net", "none"]);
+        let progress = AtomicUsize::new(0);
+        thread::scope(|scope| {
+            let readers = [&dir, &inside].map(|root| {
+                let (scene, progress) = (&scene, &progress);
+                scope.spawn(move || scene.read_all(root, progress))
+            });
+            for moment in 0..3 {
+                thread::sleep(Duration::from_millis(10 + 17 * round * (moment + 1) % 60));
+                kill(&[node.daemon().unwrap()]);
+                thread::sleep(Duration::from_millis(30 * (round % 3)));
+                node.run(["images"]).unwrap();
+                kills += 1;
+            }
+            for reader in readers {
+                assert_eq!(reader.join().unwrap(), 0, "a read failed");
+            }
+        });
+        read += progress.load(Ordering::SeqCst);
+        let listed: Value = serde_json::from_str(&node.run(["ps", "--json"]).unwrap()).unwrap();
+        assert_eq!(listed[0]["name"], "box", "{listed}");
+        node.run(["exec", "box", "sh", "-c", "cat /srv/f2-1 > /dev/null"])
+            .unwrap();
+        node.run(["stop", "-t", "0", "box"]).unwrap();
+        node.run(["rm", "box"]).unwrap();
+        nothing_is_left(&node);
+    }
+    println!("{read} files read over {kills} deaths");
+}
+
+#[test]
+fn a_read_waits_over_the_death_of_the_daemon() {
+    let scene = Scene::new();
+    let node = thaw();
+    let dir = target(&node);
+    node.run([
+        "mount",
+        "--pull",
+        "lazy",
+        &scene.image,
+        dir.to_str().unwrap(),
+    ])
+    .unwrap();
+    kill(&[node.daemon().unwrap()]);
+    thread::scope(|scope| {
+        let reader = scope.spawn(|| scene.read(&dir, "srv/f1-3"));
+        thread::sleep(Duration::from_millis(300));
+        assert!(!reader.is_finished(), "nobody could have served this read");
+        node.run(["images"]).unwrap();
+        reader.join().unwrap().unwrap();
+    });
+    assert_eq!(scene.read_all(&dir, &AtomicUsize::new(0)), 0);
+    nothing_is_left(&node);
+}
+
+#[test]
+fn with_a_monitor_alive_daemon_and_keeper_may_die_together() {
+    let scene = Scene::new();
+    let mut failed = 0;
+    for round in 0..5u64 {
+        let node = thaw();
+        let inside = scene.start(&node, &["--net", "none"]);
+        let progress = AtomicUsize::new(0);
+        thread::scope(|scope| {
+            let reader = scope.spawn(|| scene.read_all(&inside, &progress));
+            for moment in 0..2 {
+                thread::sleep(Duration::from_millis(15 + 13 * round * (moment + 1) % 50));
+                let mut both = processes(&node, "keeper");
+                both.insert(
+                    usize::from(round % 2 == 0) % (both.len() + 1),
+                    node.daemon().unwrap(),
+                );
+                kill(&both);
+                thread::sleep(Duration::from_millis(100));
+                node.run(["images"]).unwrap();
+            }
+            failed += reader.join().unwrap();
+        });
+        node.run(["exec", "box", "sh", "-c", "cat /srv/f2-1 > /dev/null"])
+            .unwrap();
+        node.run(["stop", "-t", "0", "box"]).unwrap();
+        node.run(["rm", "box"]).unwrap();
+        nothing_is_left(&node);
+    }
+    println!("{failed} reads failed in 10 deaths of both");
+}
+
+#[test]
+fn without_a_holder_the_container_is_ended_and_unmounted() {
+    let scene = Scene::new();
+    let node = thaw();
+    scene.start(&node, &["--net", "none"]);
+    let mut all = processes(&node, "keeper");
+    all.extend(processes(&node, "monitor"));
+    all.push(node.daemon().unwrap());
+    assert_eq!(all.len(), 3);
+    kill(&all);
+    let listed: Value = serde_json::from_str(&node.run(["ps", "--json"]).unwrap()).unwrap();
+    assert_eq!(listed, Value::Array(vec![]), "it may have read zeros");
+    node.run(["rm", "box"]).unwrap();
+    nothing_is_left(&node);
+}
+
+#[test]
+fn an_image_that_was_filled_needs_no_process() {
+    let scene = Scene::new();
+    let node = thaw();
+    let dir = target(&node);
+    node.run([
+        "mount",
+        "--pull",
+        "lazy",
+        &scene.image,
+        dir.to_str().unwrap(),
+    ])
+    .unwrap();
+    scene.start(&node, &["--net", "none", "--fill"]);
+    eventually("the whole image", || {
+        let images: Value = serde_json::from_str(&node.run(["images", "--json"]).unwrap()).unwrap();
+        images[0]["whole"] == true
+    });
+    let keeper = processes(&node, "keeper")[0];
+    eventually("the end of all marks", || marks(keeper) == 0);
+    kill(&[node.daemon().unwrap(), keeper]);
+    assert_eq!(scene.read_all(&dir, &AtomicUsize::new(0)), 0);
+    node.run(["stop", "-t", "0", "box"]).unwrap();
+    node.run(["rm", "box"]).unwrap();
+    nothing_is_left(&node);
+}
+
+/// How many files the event groups of a process watch.
+fn marks(pid: u32) -> usize {
+    let infos = fs::read_dir(format!("/proc/{pid}/fdinfo"))
+        .unwrap()
+        .flatten();
+    let texts = infos.filter_map(|info| fs::read_to_string(info.path()).ok());
+    texts
+        .map(|text| {
+            text.lines()
+                .filter(|l| l.starts_with("fanotify ino:"))
+                .count()
+        })
+        .sum()
+}
+
+#[test]
+fn the_network_goes_with_everything_else() {
+    let bridge = Path::new("/sys/class/net/thaw0");
+    assert!(
+        !bridge.exists(),
+        "another store's containers use the bridge"
+    );
+    let forwards = || fs::read_to_string("/proc/sys/net/ipv4/ip_forward").unwrap();
+    let before = forwards();
+    let scene = Scene::new();
+    let node = thaw();
+    scene.start(&node, &["--net", "bridge"]);
+    assert!(bridge.exists());
+    assert_eq!(forwards(), "1\n");
+    node.run(["gc", "--all"]).unwrap();
+    assert!(bridge.exists(), "a container is connected");
+    node.run(["stop", "-t", "0", "box"]).unwrap();
+    node.run(["rm", "box"]).unwrap();
+    let planned = node.run(["gc", "--all", "--dry-run"]).unwrap();
+    assert!(planned.contains("network"), "{planned}");
+    nothing_is_left(&node);
+    assert!(!bridge.exists());
+    assert_eq!(forwards(), before);
+    let rules = std::process::Command::new("iptables-save")
+        .output()
+        .unwrap();
+    assert!(!String::from_utf8_lossy(&rules.stdout).contains("thaw0"));
+    assert!(!Path::new("/run/thaw/network/thaw0.json").exists());
+}
