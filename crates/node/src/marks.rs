@@ -130,6 +130,13 @@ impl Node {
         }
     }
 
+    /// Stops completing a layer.
+    pub(crate) fn stop_fill(&self, id: &DiffId) {
+        if let Some(Some(fill)) = lock(&self.fills).remove(id) {
+            fill.cancel();
+        }
+    }
+
     /// Does what nobody asks for, and never takes long: has layers checked whose last block has
     /// come, and takes the marks off those that are whole. To be called now and then.
     pub fn tend(&self) {

@@ -2,7 +2,9 @@
 //! refers to it.
 
 use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
 
+use thaw_cache::RemoveError;
 use thaw_image::{DiffId, Digest};
 use thaw_registry::Manifest;
 
@@ -12,6 +14,9 @@ use crate::error::NodeError;
 use crate::node::lock;
 use crate::records::ImageRecord;
 use crate::reports::{Collected, GcOptions, Removal};
+
+/// For how long work in the background may go on with a layer that is to be removed.
+const BACKGROUND_PATIENCE: Duration = Duration::from_secs(5);
 
 /// What a plan would take away.
 #[derive(Debug, Default)]
@@ -163,7 +168,7 @@ impl Node {
                 tracing::warn!(layer = %diff_id, "stays: something still has it open");
                 continue;
             }
-            self.store.layers().remove(diff_id)?;
+            self.remove_layer(diff_id)?;
             self.records
                 .remove_layer(diff_id)
                 .map_err(NodeError::records)?;
@@ -200,6 +205,20 @@ impl Node {
     fn is_mounted(&self, manifest: &Digest) -> bool {
         let slot = lock(&self.images).get(manifest).map(std::sync::Arc::clone);
         slot.is_some_and(|slot| lock(&slot).is_some())
+    }
+
+    /// Removes a layer that nothing mounted uses. Work in the background may have it for a moment.
+    fn remove_layer(&self, layer: &DiffId) -> Result<(), NodeError> {
+        self.stop_fill(layer);
+        let begin = Instant::now();
+        loop {
+            match self.store.layers().remove(layer) {
+                Err(RemoveError::InUse { .. }) if begin.elapsed() < BACKGROUND_PATIENCE => {
+                    std::thread::sleep(Duration::from_millis(5));
+                }
+                other => return Ok(other?),
+            }
+        }
     }
 
     /// Every blob of the store that an image needs.
