@@ -1,15 +1,18 @@
 //! From the entries of all layers to the bytes of the layout.
 
-use std::io;
+use std::io::{self, Write};
+use std::rc::Rc;
 
 use thaw_image::{Digest, Extent};
-use thaw_layer::tar::Entry;
+use thaw_layer::tar::Entries;
+use thaw_layer::{Budget, OverBudget};
 
 use crate::merge::{Generated, Layer, MAX_GENERATED, MergeError, Merged, Merger};
-use crate::pipeline::LayerRef;
 
 /// Most warnings that are kept in words.
 const MAX_WARNINGS: usize = 64;
+/// Most bytes that are copied at once.
+const COPY_BYTES: usize = 4 << 20;
 
 /// The merged metadata of an image.
 #[derive(Clone, Debug)]
@@ -34,6 +37,9 @@ pub enum LayoutError {
     /// Linux or EROFS cannot hold what they make.
     #[error(transparent)]
     Write(#[from] thaw_erofs::WriteError),
+    /// The layout, or what has to be copied for sparse files, takes too much memory.
+    #[error(transparent)]
+    Memory(#[from] OverBudget),
     /// A part of a sparse file could not be copied to the generated device.
     #[error("cannot copy {} bytes of layer {layer} for a sparse file", extent.len)]
     Copy {
@@ -46,19 +52,16 @@ pub enum LayoutError {
     },
 }
 
-/// Merges `layers` (each with the bytes and entries of its tar) and writes the layout. `read`
-/// gives bytes of a layer's tar, for what has to be copied.
+/// Merges `layers` and writes the layout. The entries of a layer go when it is merged, if it does
+/// not come once more. `read` gives bytes of a layer's tar, for what has to be copied.
 pub(crate) fn build(
-    layers: &[(&LayerRef, u64, &[Entry])],
+    layers: Vec<(Layer, Rc<Entries<'_>>)>,
+    budget: &Budget,
     read: &dyn Fn(usize, Extent) -> io::Result<Vec<u8>>,
 ) -> Result<Layout, LayoutError> {
-    let mut merger = Merger::new();
-    for (layer, tar_size, entries) in layers {
-        let layer = Layer {
-            diff_id: layer.diff_id,
-            tar_size: *tar_size,
-        };
-        merger.apply(&layer, entries)?;
+    let mut merger = Merger::new(budget);
+    for (layer, entries) in layers {
+        merger.apply(&layer, &entries)?;
     }
     let Merged {
         tree,
@@ -68,7 +71,10 @@ pub(crate) fn build(
     } = merger.finish()?;
     let generated = match generated.size {
         0 => None,
-        _ => Some(copy(&generated, read)?),
+        size => {
+            budget.take(usize::try_from(size).unwrap_or(usize::MAX))?;
+            Some(copy(&generated, read)?)
+        }
     };
     if let Some(bytes) = &generated {
         devices.push(thaw_erofs::Device {
@@ -76,8 +82,7 @@ pub(crate) fn build(
             blocks: bytes.len() as u64 / thaw_erofs::BLOCK,
         });
     }
-    let mut bytes = Vec::new();
-    thaw_erofs::write(&tree, &devices, &mut bytes)?;
+    let bytes = write(&tree, &devices, budget)?;
     let kept = warnings.kept();
     let mut words: Vec<String> = kept
         .iter()
@@ -96,6 +101,46 @@ pub(crate) fn build(
     })
 }
 
+fn write(
+    tree: &thaw_erofs::Tree,
+    devices: &[thaw_erofs::Device],
+    budget: &Budget,
+) -> Result<Vec<u8>, LayoutError> {
+    let mut out = Bounded {
+        bytes: Vec::new(),
+        budget,
+        over: None,
+    };
+    let written = thaw_erofs::write(tree, devices, &mut out);
+    if let Some(over) = out.over {
+        return Err(over.into());
+    }
+    written?;
+    Ok(out.bytes)
+}
+
+/// Bytes that take their memory from a budget.
+struct Bounded<'a> {
+    bytes: Vec<u8>,
+    budget: &'a Budget,
+    over: Option<OverBudget>,
+}
+
+impl Write for Bounded<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.budget.take(bytes.len()).map_err(|over| {
+            self.over = Some(over);
+            io::Error::other(over)
+        })?;
+        self.bytes.extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
 fn copy(
     generated: &Generated,
     read: &dyn Fn(usize, Extent) -> io::Result<Vec<u8>>,
@@ -103,18 +148,23 @@ fn copy(
     let size = usize::try_from(generated.size.min(MAX_GENERATED)).unwrap_or(0);
     let mut bytes = vec![0; size];
     for piece in &generated.copies {
-        let (layer, extent) = (piece.layer + 1, piece.tar);
-        let failed = |source| LayoutError::Copy {
-            layer,
-            extent,
-            source,
-        };
-        let from = read(piece.layer, extent).map_err(failed)?;
-        let start = usize::try_from(piece.to).unwrap_or(usize::MAX);
-        bytes
-            .get_mut(start..start.saturating_add(from.len()))
-            .ok_or_else(|| failed(io::ErrorKind::UnexpectedEof.into()))?
-            .copy_from_slice(&from);
+        for offset in (0..piece.tar.len).step_by(COPY_BYTES) {
+            let extent = Extent {
+                offset: piece.tar.offset + offset,
+                len: (COPY_BYTES as u64).min(piece.tar.len - offset),
+            };
+            let failed = |source| LayoutError::Copy {
+                layer: piece.layer + 1,
+                extent,
+                source,
+            };
+            let from = read(piece.layer, extent).map_err(failed)?;
+            let start = usize::try_from(piece.to + offset).unwrap_or(usize::MAX);
+            bytes
+                .get_mut(start..start.saturating_add(from.len()))
+                .ok_or_else(|| failed(io::ErrorKind::UnexpectedEof.into()))?
+                .copy_from_slice(&from);
+        }
     }
     Ok(bytes)
 }

@@ -24,7 +24,7 @@ pub use artifact::{
 pub use layout::{Layout, LayoutError};
 pub use pipeline::{
     Known, LayerFailure, LayerIndex, LayerRef, Place, PrepareError, Prepared, PreparedLayer,
-    TarSink, WindowsFile, fetch, prepare, scan,
+    TarSink, WindowsFile, fetch, prepare,
 };
 /// How layers are indexed.
 pub use thaw_layer::Options as IndexOptions;

@@ -19,9 +19,10 @@
 //! File data is not touched: a file is a list of extents of its layer's tar. A sparse file whose
 //! extents do not fit that gets parts of it from the *generated device* (see [`Generated`]).
 //!
-//! Work and memory are bounded by [`MAX_INODES`] and [`MAX_STEPS`], whatever the layers say.
+//! Memory is bounded by a [`Budget`] and work by [`MAX_STEPS`], whatever the layers say.
 
 mod convert;
+mod cost;
 mod path;
 mod sparse;
 #[cfg(test)]
@@ -36,6 +37,7 @@ use thaw_erofs::{
 };
 use thaw_image::{BLOCK, DiffId, Digest, Extent};
 use thaw_layer::tar::{self, EntryKind, SparsePiece};
+use thaw_layer::{Budget, OverBudget};
 
 use convert::Converted;
 pub use path::PathError;
@@ -47,8 +49,6 @@ pub use warning::{Warning, WarningKind, Warnings};
 
 /// Most layers of an image.
 pub const MAX_LAYERS: usize = 1024;
-/// Most inodes that a merge may make, those of replaced files included: what bounds its memory.
-pub const MAX_INODES: usize = 2 << 20;
 /// Most path components that a merge may look up: what bounds its time.
 pub const MAX_STEPS: u64 = 1 << 28;
 /// Most symbolic links that one path may lead through, as in Linux.
@@ -195,9 +195,9 @@ pub enum EntryError {
     /// A sparse file that neither extents nor the generated device can hold.
     #[error("sparse file in too many pieces: it would take more than {MAX_GENERATED} bytes")]
     Sparse,
-    /// The image has too many files.
-    #[error("the image has more than {MAX_INODES} files and directories")]
-    Inodes,
+    /// The image has too many files, or such with too much to say of them.
+    #[error(transparent)]
+    Memory(#[from] OverBudget),
     /// The image's paths take too long to follow.
     #[error("following the image's paths takes more than {MAX_STEPS} steps")]
     Steps,
@@ -205,7 +205,8 @@ pub enum EntryError {
 
 /// Merges layers, lowest first.
 #[derive(Debug)]
-pub struct Merger {
+pub struct Merger<'a> {
+    budget: &'a Budget,
     tree: Tree,
     /// By [`InodeId::index`]: which layer made the inode.
     origins: Vec<u16>,
@@ -217,17 +218,12 @@ pub struct Merger {
     steps: u64,
 }
 
-impl Default for Merger {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
-impl Merger {
-    /// Starts with an empty root directory.
+impl<'a> Merger<'a> {
+    /// Starts with an empty root directory. The tree takes its memory from `budget`.
     #[must_use]
-    pub fn new() -> Self {
+    pub fn new(budget: &'a Budget) -> Self {
         Self {
+            budget,
             tree: Tree::new(implied()),
             origins: vec![0],
             layers: Vec::new(),
@@ -359,11 +355,12 @@ impl Merger {
 
     /// Removes what the layer's whiteouts hide. This comes before all of its entries, so that
     /// only lower layers are hidden, wherever in the tar the whiteouts stand.
-    fn uncover<'a>(
+    fn uncover<'e>(
         &mut self,
-        entries: &'a [tar::Entry],
-    ) -> Result<(), (&'a tar::Entry, EntryError)> {
+        entries: &'e [tar::Entry],
+    ) -> Result<(), (&'e tar::Entry, EntryError)> {
         let mut own = None;
+        let mut held = self.budget.holder();
         for entry in entries {
             let failed = |reason| (entry, reason);
             let meaning = path::meaning(&entry.path).map_err(|error| failed(error.into()))?;
@@ -372,6 +369,10 @@ impl Merger {
                 Meaning::Opaque(directory) => (directory, None),
                 _ => continue,
             };
+            if own.is_none() {
+                let cost = entries.iter().map(|entry| cost::name(&entry.path)).sum();
+                held.add(cost).map_err(|error| failed(error.into()))?;
+            }
             let own = own.get_or_insert_with(|| walk::own_paths(entries));
             let found = self.walk(directory, Missing::StopAt(own)).map_err(failed)?;
             match (found, hidden) {
@@ -442,6 +443,7 @@ impl Merger {
                     attributes,
                     content,
                 })?;
+                self.budget.take(cost::pieces(&pieces))?;
                 self.sparse.insert(id, pieces);
                 Ok(id)
             }
@@ -453,6 +455,7 @@ impl Merger {
         for kind in left_out {
             self.warn(&entry.path, kind);
         }
+        self.budget.take(cost::attributes(&attributes))?;
         self.tree.get_mut(id).attributes = attributes;
         Ok(())
     }
@@ -479,14 +482,13 @@ impl Merger {
     }
 
     fn add(&mut self, inode: Inode) -> Result<InodeId, EntryError> {
-        if self.tree.len() >= MAX_INODES {
-            return Err(EntryError::Inodes);
-        }
+        self.budget.take(cost::inode(&inode))?;
         self.origins.push(self.slot() - 1);
         Ok(self.tree.add(inode))
     }
 
     fn link(&mut self, directory: InodeId, name: &[u8], id: InodeId) -> Result<(), EntryError> {
+        self.budget.take(cost::name(name))?;
         match self.tree.link(directory, name, id) {
             Ok(_) => Ok(()),
             // Only the target of a symbolic link can still bring such a name.

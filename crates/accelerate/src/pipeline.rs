@@ -11,24 +11,32 @@
 //! same blob is read once however often the image lists it. A layer that was indexed before, and
 //! whose tar is here, is not read again: its entries and table are [`Known`].
 //!
-//! Memory: a worker holds a few buffers of 1 MiB and one window of 32 KiB; windows go to a file.
-//! What grows with the image are its entries (about 200 bytes each), its tables (72 bytes for each
-//! MiB of tar) and the layout that is made of them: below 512 MiB for a million files.
+//! Memory: below 512 MiB, whatever the image. A worker takes at most 16 MiB (windows go to a file),
+//! and there are at most [`MAX_WORKERS`]; zstd may ask for a window of 128 MiB, so one layer of that
+//! is read at a time. What grows with the image are its entries, its tables, the tree that they are
+//! merged into and the layout: they take from one [`Budget`] of 256 MiB, which is enough for some
+//! 500,000 files. An image that needs more is refused, with the layer at which it was used up.
 
 use std::collections::{HashMap, VecDeque};
 use std::io::{self, Read, Write};
 use std::path::PathBuf;
+use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use thaw_image::{BlobSource, DiffId, Digest, Extent, Progress, SeekTable};
-use thaw_layer::tar::Entry;
-use thaw_layer::{Expected, HEAD_BYTES, LayerError, Outputs, Packing, Seek, TarProof, detect};
+use thaw_layer::tar::Entries;
+use thaw_layer::{
+    Budget, Expected, HEAD_BYTES, LayerError, Outputs, Packing, Seek, TarProof, detect,
+};
 
 use crate::layout::{self, Layout, LayoutError};
+use crate::merge;
 
 /// How much of a kept tar is read at once.
 const SCAN_BYTES: usize = 1 << 20;
+/// Most layers that are read at a time.
+const MAX_WORKERS: usize = 8;
 
 /// A layer as the image's manifest and configuration name it.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -74,11 +82,10 @@ pub trait Place: Sync {
     fn cancelled(&self) -> bool;
 }
 
-/// A layer that need not be read again.
-#[derive(Clone, Debug)]
+/// A layer that need not be fetched again.
 pub struct Known {
-    /// What is in its tar.
-    pub entries: Vec<Entry>,
+    /// Its tar, from the beginning.
+    pub tar: Box<dyn Read>,
     /// Bytes of its tar.
     pub tar_size: u64,
     /// Its seek table and windows; `None`: it has none, for this reason.
@@ -182,8 +189,9 @@ pub enum LayerFailure {
 }
 
 /// What a worker found.
-struct Done {
-    entries: Vec<Entry>,
+struct Done<'a> {
+    /// Until they are merged.
+    entries: Option<Entries<'a>>,
     tar_size: u64,
     index: Result<LayerIndex, String>,
 }
@@ -200,17 +208,12 @@ pub fn prepare(
     options: &thaw_layer::Options,
     progress: &dyn Progress,
 ) -> Result<Prepared, PrepareError> {
-    let done = read_all(layers, source, place, options, progress)?;
+    let budget = Budget::new(options.max_memory);
+    let mut done = read_all(layers, source, place, options, &budget, progress)?;
     progress.say("merging layers");
-    let entries: Vec<(&LayerRef, u64, &[Entry])> = layers
-        .iter()
-        .map(|layer| {
-            let done = &done[&layer.blob];
-            (layer, done.tar_size, done.entries.as_slice())
-        })
-        .collect();
+    let merged = with_entries(layers, &mut done);
     let read = |layer: usize, extent| read_tar(&layers[layer], &done, source, place, extent);
-    let layout = layout::build(&entries, &read)?;
+    let layout = layout::build(merged, &budget, &read)?;
     let layers = prepared_layers(layers, &done);
     Ok(Prepared { layers, layout })
 }
@@ -227,26 +230,56 @@ pub fn fetch(
     options: &thaw_layer::Options,
     progress: &dyn Progress,
 ) -> Result<Vec<PreparedLayer>, PrepareError> {
-    let done = read_all(layers, source, place, options, progress)?;
+    let budget = Budget::new(options.max_memory);
+    let done = read_all(layers, source, place, options, &budget, progress)?;
     Ok(prepared_layers(layers, &done))
 }
 
-/// Scans the tar of a layer that is kept: the entries that [`Known`] has.
-///
-/// # Errors
-/// When it cannot be read, or is no tar.
-pub fn scan(tar: &mut dyn Read) -> io::Result<Vec<Entry>> {
-    let mut scanner = thaw_layer::tar::Scanner::new();
-    let mut buffer = vec![0; SCAN_BYTES];
-    loop {
-        match tar.read(&mut buffer)? {
-            0 => return scanner.finish().map_err(io::Error::other),
-            read => scanner.push(&buffer[..read]).map_err(io::Error::other)?,
-        }
+impl std::fmt::Debug for Known {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Known")
     }
 }
 
-fn prepared_layers(layers: &[LayerRef], done: &HashMap<Digest, Done>) -> Vec<PreparedLayer> {
+impl Known {
+    fn scan(mut self, budget: &Budget) -> Result<Done<'_>, LayerFailure> {
+        let mut scanner = thaw_layer::tar::Scanner::new(budget);
+        let mut buffer = vec![0; SCAN_BYTES];
+        loop {
+            match self.tar.read(&mut buffer)? {
+                0 => break,
+                read => scanner.push(&buffer[..read]).map_err(LayerError::from)?,
+            }
+        }
+        Ok(Done {
+            entries: Some(scanner.finish().map_err(LayerError::from)?),
+            tar_size: self.tar_size,
+            index: self.index,
+        })
+    }
+}
+
+/// The layers with their entries, which are taken out of `done`: they take much memory, and nobody
+/// needs them once they are merged.
+fn with_entries<'a>(
+    layers: &[LayerRef],
+    done: &mut HashMap<Digest, Done<'a>>,
+) -> Vec<(merge::Layer, Rc<Entries<'a>>)> {
+    let mut taken = HashMap::new();
+    for (blob, done) in done.iter_mut() {
+        taken.extend(done.entries.take().map(|entries| (*blob, Rc::new(entries))));
+    }
+    let with = |layer: &LayerRef| {
+        let merged = merge::Layer {
+            diff_id: layer.diff_id,
+            tar_size: done[&layer.blob].tar_size,
+        };
+        (merged, taken[&layer.blob].clone())
+    };
+    layers.iter().map(with).collect()
+}
+
+fn prepared_layers(layers: &[LayerRef], done: &HashMap<Digest, Done<'_>>) -> Vec<PreparedLayer> {
     let read = |layer: &LayerRef| {
         let Done {
             tar_size, index, ..
@@ -260,27 +293,29 @@ fn prepared_layers(layers: &[LayerRef], done: &HashMap<Digest, Done>) -> Vec<Pre
     layers.iter().map(read).collect()
 }
 
-fn read_all(
+fn read_all<'b>(
     layers: &[LayerRef],
     source: &dyn BlobSource,
     place: &dyn Place,
     options: &thaw_layer::Options,
+    budget: &'b Budget,
     progress: &dyn Progress,
-) -> Result<HashMap<Digest, Done>, PrepareError> {
+) -> Result<HashMap<Digest, Done<'b>>, PrepareError> {
     let distinct = distinct_by_size(layers);
     let pass = Pass {
         source,
         place,
         options,
+        budget,
         progress,
         stop: AtomicBool::new(false),
         zstd: Mutex::default(),
     };
     let queue = Mutex::new(distinct);
-    let results: Mutex<HashMap<Digest, Result<Done, LayerFailure>>> = Mutex::default();
+    let results: Mutex<HashMap<Digest, Result<Done<'_>, LayerFailure>>> = Mutex::default();
     let workers = std::thread::available_parallelism()
         .map_or(2, usize::from)
-        .max(2);
+        .clamp(2, MAX_WORKERS);
     std::thread::scope(|scope| {
         for _ in 0..workers.min(layers.len()) {
             scope.spawn(|| {
@@ -315,10 +350,10 @@ fn distinct_by_size(layers: &[LayerRef]) -> VecDeque<LayerRef> {
 }
 
 /// The first failure in layer order, or everything.
-fn all_good(
+fn all_good<'b>(
     layers: &[LayerRef],
-    mut results: HashMap<Digest, Result<Done, LayerFailure>>,
-) -> Result<HashMap<Digest, Done>, PrepareError> {
+    mut results: HashMap<Digest, Result<Done<'b>, LayerFailure>>,
+) -> Result<HashMap<Digest, Done<'b>>, PrepareError> {
     let mut done = HashMap::new();
     let mut missing = false;
     for (index, layer) in layers.iter().enumerate() {
@@ -348,7 +383,7 @@ fn all_good(
 /// Bytes of a tar that was read before: from where tars are kept, else decoded again.
 fn read_tar(
     layer: &LayerRef,
-    done: &HashMap<Digest, Done>,
+    done: &HashMap<Digest, Done<'_>>,
     source: &dyn BlobSource,
     place: &dyn Place,
     extent: Extent,
@@ -365,33 +400,29 @@ fn read_tar(
 }
 
 /// One pass over an image.
-struct Pass<'a> {
+struct Pass<'a, 'b> {
     source: &'a dyn BlobSource,
     place: &'a dyn Place,
     options: &'a thaw_layer::Options,
+    budget: &'b Budget,
     progress: &'a dyn Progress,
     stop: AtomicBool,
     /// Held by who reads zstd, whose window may have 128 MiB.
     zstd: Mutex<()>,
 }
 
-impl Pass<'_> {
+impl<'b> Pass<'_, 'b> {
     fn stopped(&self) -> bool {
         self.stop.load(Ordering::Relaxed) || self.place.cancelled()
     }
 
-    fn layer(&self, layer: &LayerRef) -> Result<Done, LayerFailure> {
+    fn layer(&self, layer: &LayerRef) -> Result<Done<'b>, LayerFailure> {
         if let Some(known) = self.place.known(layer) {
-            let Known {
-                entries,
-                tar_size,
-                index,
-            } = known;
-            return Ok(Done {
-                entries,
-                tar_size,
-                index,
-            });
+            match known.scan(self.budget) {
+                // The disk does not give what it has: it is fetched again.
+                Err(LayerFailure::Disk(_)) => {}
+                done => return done,
+            }
         }
         let part = layer.blob.hex()[..12].to_owned();
         self.progress.begin(&part, Some(layer.size));
@@ -400,7 +431,7 @@ impl Pass<'_> {
         done
     }
 
-    fn read(&self, layer: &LayerRef, part: &str) -> Result<Done, LayerFailure> {
+    fn read(&self, layer: &LayerRef, part: &str) -> Result<Done<'b>, LayerFailure> {
         let whole = Extent {
             offset: 0,
             len: layer.size,
@@ -434,19 +465,19 @@ impl Pass<'_> {
             tar: sink.as_mut(),
             windows: windows.as_file_mut(),
         };
-        let options = self.options;
         let index = thaw_layer::index(
             &mut input,
             packing,
             &expected,
-            options,
+            self.options,
             outputs,
+            self.budget,
             &mut advance,
         )?;
         let tar_size = index.proof.size();
         sink.commit(&index.proof)?;
         Ok(Done {
-            entries: index.entries,
+            entries: Some(index.entries),
             tar_size,
             index: match index.seek {
                 Ok(seek) => Ok(LayerIndex::new(seek, windows)),
@@ -473,7 +504,7 @@ impl LayerIndex {
 /// Ends a download when the pass is to end.
 struct Stoppable<'a> {
     inner: Box<dyn Read + Send>,
-    pass: &'a Pass<'a>,
+    pass: &'a Pass<'a, 'a>,
 }
 
 impl Read for Stoppable<'_> {

@@ -392,6 +392,45 @@ fn a_bomb_is_refused() {
 }
 
 #[test]
+fn an_image_that_takes_too_much_memory_is_refused_by_layer() {
+    let refused = |layers: Vec<Layer>, max_memory| {
+        let options = Options {
+            max_memory,
+            ..options()
+        };
+        let loaded = load(&Image::new(layers));
+        let here = Here::new(false);
+        let prepared = prepare(&loaded.layers, &loaded.source, &here, &options, &Silent);
+        prepared.err().map(|error| story(&error))
+    };
+    let files = |first: usize| {
+        Layer::new((first..first + 300).map(|number| Entry::file(format!("file-{number}"), "")))
+    };
+    // Each layer alone would do.
+    assert_eq!(refused(vec![files(0)], 400_000), None);
+    let all = refused((0..12).map(|layer| files(layer * 300)).collect(), 400_000).unwrap();
+    assert!(
+        all.starts_with("layer ") && all.contains(" of 12 (sha256:"),
+        "{all}"
+    );
+    assert!(all.contains("neither be accelerated nor mounted"), "{all}");
+    // Few entries that make many directories.
+    let deep = |number: usize| Entry::file(format!("{number}{}/f", "/d".repeat(1000)), "");
+    let story = refused(vec![files(0), Layer::new((0..5).map(deep))], 1 << 20).unwrap();
+    assert!(
+        story.contains("layer 2 (sha256:") && story.contains("entry `"),
+        "{story}"
+    );
+    assert!(story.contains("more than 1048576 bytes"), "{story}");
+    // A layout that is larger than all that it is made of: 512 KiB for the map of a file.
+    let pieces = (0..2000u64).map(|n| (n * 16_384 + 512, vec![1; 512]));
+    let sparse = Layer::new([Entry::sparse("sparse", 32 << 20, pieces.collect())]);
+    assert_eq!(refused(vec![sparse.clone()], 1 << 20), None);
+    let story = refused(vec![sparse], 700_000).unwrap();
+    assert!(story.starts_with("the image's files"), "{story}");
+}
+
+#[test]
 fn hostile_tars_are_refused_by_layer_and_path() {
     for (entry, words) in [
         (Entry::file("../../etc/passwd", "x"), "climbs"),

@@ -11,7 +11,7 @@ use common::double::Double;
 use common::{noise, scratch, store};
 use thaw_cache::{Fetcher, Origin, Settings};
 use thaw_image::{DiffId, Digest, Extent};
-use thaw_layer::{Expected, Options, Outputs, Packing};
+use thaw_layer::{Budget, Expected, Options, Outputs, Packing};
 
 /// A tar of files that compress, with some that do not.
 fn tar_bytes() -> Vec<u8> {
@@ -55,12 +55,14 @@ fn a_gzip_layer_fills_from_blob_and_windows() {
         windows: &mut windows,
     };
     let packing = Packing::Gzip;
+    let budget = Budget::new(options.max_memory);
     let index = thaw_layer::index(
         &mut &blob[..],
         packing,
         &expected,
         &options,
         outputs,
+        &budget,
         &mut |_| (),
     );
     let index = index.unwrap();

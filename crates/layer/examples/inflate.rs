@@ -8,7 +8,7 @@ use std::io::{self, Read as _};
 use std::time::{Duration, Instant};
 
 use thaw_image::{Chunk, CodecState, DiffId, Digest, SeekTable};
-use thaw_layer::{Expected, Options, Outputs, Packing, decode, gunzip, index};
+use thaw_layer::{Budget, Expected, Options, Outputs, Packing, decode, gunzip, index};
 
 type Error = Box<dyn std::error::Error>;
 
@@ -67,12 +67,14 @@ fn pass(
         windows,
     };
     let mut input = blob;
+    let budget = Budget::new(options.max_memory);
     let found = index(
         &mut input,
         Packing::Gzip,
         expected,
         options,
         outputs,
+        &budget,
         &mut |_| {},
     )?;
     Ok(found.seek?.table)

@@ -9,7 +9,8 @@
 //!
 //! A batch holds up to 512 KiB of tar; at most four of them exist, each with 32 KiB of history.
 //! With the input buffer, the tables and zstd's context a layer takes less than 8 MiB, whatever its
-//! size, beside the entries and the table that are its result.
+//! size, and in a tar with the largest sparse maps 8 MiB more; beside the entries and the table that
+//! are its result, and have a [`Budget`].
 //!
 //! A chunk ends at the first place at or after the spacing from where decoding can go on: a gzip
 //! member, a deflate block, or a symbol inside of a block. Only in stored blocks, which have less
@@ -28,6 +29,7 @@ use thaw_image::{
     DiffId, Digest, Hasher, LayerFormat, MAX_CHUNK_BLOB, MAX_CHUNK_TAR, MAX_CHUNKS, SeekTable,
 };
 
+use crate::budget::{Budget, OverBudget};
 use crate::format::Packing;
 use crate::inflate::InflateError;
 use crate::tar::{self, TarError};
@@ -59,6 +61,9 @@ pub struct Options {
     pub spacing: u64,
     /// Most bytes that the tar may have: what stops a decompression bomb.
     pub max_tar_size: u64,
+    /// Most bytes of memory for what grows with the image: the limit of the [`Budget`] that all of
+    /// its layers take from.
+    pub max_memory: u64,
 }
 
 impl Default for Options {
@@ -66,6 +71,7 @@ impl Default for Options {
         Self {
             spacing: 1 << 20,
             max_tar_size: 1 << 40,
+            max_memory: 256 << 20,
         }
     }
 }
@@ -85,10 +91,10 @@ impl std::fmt::Debug for Outputs<'_> {
 }
 
 /// What the pass found.
-#[derive(PartialEq, Eq, Debug)]
-pub struct Index {
-    /// The members of the tar, in its order.
-    pub entries: Vec<tar::Entry>,
+#[derive(Debug)]
+pub struct Index<'a> {
+    /// The members of the tar.
+    pub entries: tar::Entries<'a>,
     /// That the tar went out whole and is the right one.
     pub proof: TarProof,
     /// How to produce any range of the tar again; else why there is no seek table, and the tar
@@ -200,25 +206,30 @@ pub enum LayerError {
         /// [`Options::max_tar_size`].
         limit: u64,
     },
+    /// The table takes too much memory.
+    #[error(transparent)]
+    Memory(#[from] OverBudget),
     /// The second thread could not be started.
     #[error("cannot start a thread")]
     Thread(#[source] io::Error),
 }
 
 /// Reads a layer once, to its end: writes its tar, and gives its entries and its seek table.
-/// `progress` hears how many bytes of the blob have been read so far.
+/// Entries and table take their memory from `budget`; `progress` hears how many bytes of the blob
+/// have been read so far.
 ///
 /// # Errors
 /// [`LayerError`]. When the blob's digest does not match that is what is reported, whatever else
 /// went wrong because of it.
-pub fn index(
+pub fn index<'a>(
     input: &mut (dyn Read + Send),
     packing: Packing,
     expected: &Expected,
     options: &Options,
     outputs: Outputs<'_>,
+    budget: &'a Budget,
     progress: &mut (dyn FnMut(u64) + Send),
-) -> Result<Index, LayerError> {
+) -> Result<Index<'a>, LayerError> {
     let mut intake = Intake {
         input,
         progress,
@@ -226,12 +237,22 @@ pub fn index(
         read: 0,
         size: expected.blob_size,
     };
-    let found = Pass { packing, options }.run(&mut intake, outputs);
+    let pass = Pass {
+        packing,
+        max_tar_size: options.max_tar_size,
+        spacing: options.spacing.clamp(1, MAX_CHUNK_TAR - SLACK),
+        budget,
+    };
+    let found = pass.run(&mut intake, outputs);
     // Damage on the way shows as a broken stream, long before the digest does: read on to tell it
     // from a layer that was made broken.
     if matches!(
         found,
-        Ok(_) | Err(LayerError::Gzip { .. } | LayerError::Zstd(_) | LayerError::Tar(_))
+        Ok(_)
+            | Err(LayerError::Gzip { .. }
+                | LayerError::Zstd(_)
+                | LayerError::Tar(_)
+                | LayerError::Memory(_))
     ) {
         intake.verify(expected)?;
     }
@@ -248,11 +269,13 @@ pub fn index(
 /// One pass over a layer.
 struct Pass<'a> {
     packing: Packing,
-    options: &'a Options,
+    max_tar_size: u64,
+    spacing: u64,
+    budget: &'a Budget,
 }
 
-impl Pass<'_> {
-    fn run(&self, intake: &mut Intake<'_>, outputs: Outputs<'_>) -> Result<Found, LayerError> {
+impl<'a> Pass<'a> {
+    fn run(&self, intake: &mut Intake<'_>, outputs: Outputs<'_>) -> Result<Found<'a>, LayerError> {
         let (batches, received) = sync_channel(WAITING);
         let (returned, empty) = channel();
         let link = Link {
@@ -260,10 +283,9 @@ impl Pass<'_> {
             empty,
             events: Vec::new(),
             sent: 0,
-            max_tar_size: self.options.max_tar_size,
+            max_tar_size: self.max_tar_size,
         };
-        let spacing = self.options.spacing.clamp(1, MAX_CHUNK_TAR - SLACK);
-        let consumer = Consumer::new(outputs.tar, Windows::new(outputs.windows));
+        let consumer = Consumer::new(outputs.tar, Windows::new(outputs.windows), self.budget);
         std::thread::scope(|scope| {
             let second = std::thread::Builder::new()
                 .name("thaw-index".into())
@@ -271,7 +293,7 @@ impl Pass<'_> {
                 .map_err(LayerError::Thread)?;
             let produced = match self.packing {
                 Packing::Tar => produce::stored(intake, link),
-                Packing::Gzip => produce::gzip(intake, link, spacing),
+                Packing::Gzip => produce::gzip(intake, link, self.spacing),
                 Packing::Zstd => produce::zstd(intake, link),
             };
             let found = match second.join() {
@@ -287,7 +309,7 @@ impl Pass<'_> {
 }
 
 /// What was found as the image's owner may rely on it: all that it promised is true.
-fn proven(found: Found, packing: Packing, expected: &Expected) -> Index {
+fn proven<'a>(found: Found<'a>, packing: Packing, expected: &Expected) -> Index<'a> {
     let seek = match found.unseekable {
         Some(reason) => Err(reason),
         None if found.chunks.len() > MAX_CHUNKS => Err(Unseekable::Chunks),

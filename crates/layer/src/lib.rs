@@ -9,6 +9,7 @@
 //!
 //! Nothing here opens a file or a connection: bytes come through `Read`, go through `Write`.
 
+mod budget;
 mod decode;
 mod format;
 mod gunzip;
@@ -17,6 +18,7 @@ mod inflate;
 pub mod tar;
 mod window;
 
+pub use budget::{Budget, Held, OverBudget};
 pub use decode::{DecodeError, decode};
 pub use format::{HEAD_BYTES, Packing, Unsupported, detect};
 pub use gunzip::{GunzipError, gunzip};

@@ -14,11 +14,14 @@
 //! Beyond Go: `LIBARCHIVE.xattr.*` and `SCHILY.devmajor`/`devminor` are read, and GNU's
 //! incremental directories are directories.
 
+mod entries;
 mod header;
 mod pax;
 mod scanner;
 mod sparse;
 
+use crate::OverBudget;
+pub use entries::Entries;
 pub(crate) use header::is_tar;
 pub use scanner::Scanner;
 
@@ -112,14 +115,10 @@ pub struct Timestamp {
 
 /// Most bytes of a path or of a link's target: `PATH_MAX` and a name.
 pub const MAX_PATH: usize = 4096 + 255;
-/// Most members of one archive.
-pub const MAX_ENTRIES: usize = 8 << 20;
 /// Most bytes of one extension header: a PAX header, a GNU long name.
 pub const MAX_EXTENSION: usize = 1 << 20;
 /// Most pieces of one sparse file.
-pub const MAX_SPARSE: usize = 1 << 20;
-/// Most bytes that all entries may take in memory.
-pub const MAX_MEMORY: usize = 512 << 20;
+pub const MAX_SPARSE: usize = 1 << 17;
 
 /// Why bytes are not a tar that can be read.
 #[derive(Debug, Clone, thiserror::Error, PartialEq, Eq)]
@@ -166,6 +165,9 @@ pub enum TarReason {
     /// A type of member that no layer has.
     #[error("unknown type of member {0:?}")]
     Type(char),
+    /// The members take too much memory.
+    #[error(transparent)]
+    Memory(#[from] OverBudget),
 }
 
 impl TarReason {

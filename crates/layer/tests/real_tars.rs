@@ -10,6 +10,7 @@ use std::path::Path;
 use std::process::Command;
 
 use thaw_image::Digest;
+use thaw_layer::Budget;
 use thaw_layer::tar::{Entry, EntryKind, FileData, Scanner};
 
 /// Makes the tree in the directory given.
@@ -161,7 +162,8 @@ fn line(entry: &Entry, tar: &[u8]) -> String {
 /// Compares; gives how many members are sparse.
 fn judge(name: &str, archive: &Path) -> usize {
     let tar = std::fs::read(archive).unwrap();
-    let mut scanner = Scanner::new();
+    let budget = Budget::new(64 << 20);
+    let mut scanner = Scanner::new(&budget);
     for piece in tar.chunks(10_007) {
         scanner
             .push(piece)

@@ -256,13 +256,12 @@ impl Place for StorePlace<'_> {
                 })
             }
         };
-        let entries = thaw_accelerate::scan(&mut Tar {
-            layer: &tar,
+        let tar = Tar {
+            layer: tar,
             offset: 0,
-        })
-        .ok()?;
+        };
         Some(Known {
-            entries,
+            tar: Box::new(tar),
             tar_size: record.tar_size,
             index,
         })
@@ -288,12 +287,12 @@ impl Place for StorePlace<'_> {
 }
 
 /// A tar that is here, read from its beginning.
-struct Tar<'a> {
-    layer: &'a LayerTar,
+struct Tar {
+    layer: Arc<LayerTar>,
     offset: u64,
 }
 
-impl Read for Tar<'_> {
+impl Read for Tar {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let left = usize::try_from(self.layer.tar_size() - self.offset).unwrap_or(usize::MAX);
         let len = left.min(buffer.len());

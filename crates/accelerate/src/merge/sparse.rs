@@ -16,8 +16,8 @@ use thaw_layer::tar::SparsePiece;
 
 use super::{Copy, EntryError, Generated};
 
-/// Most bytes of the generated device.
-pub const MAX_GENERATED: u64 = 1 << 30;
+/// Most bytes of the generated device, which is made in memory.
+pub const MAX_GENERATED: u64 = 128 << 20;
 /// Bytes of a chunk in the map.
 const MAP_ENTRY: u64 = 8;
 /// Most bytes of the map of one file.

@@ -48,7 +48,8 @@ fn node(path: &str, major: u32, minor: u32) -> Entry {
 }
 
 fn merge(layers: &[Vec<Entry>]) -> Result<Merged, MergeError> {
-    let mut merger = Merger::new();
+    let budget = Budget::new(u64::MAX);
+    let mut merger = Merger::new(&budget);
     for (number, entries) in layers.iter().enumerate() {
         let diff_id = DiffId(Digest::of(&number.to_le_bytes()));
         merger.apply(

@@ -64,7 +64,7 @@ impl Walk {
     }
 }
 
-impl Merger {
+impl Merger<'_> {
     /// Finds the directory of a path; `None` where there is none and none is to be made.
     pub(super) fn walk(
         &mut self,

@@ -10,7 +10,7 @@ use std::path::Path;
 
 use thaw_cache::{BootId, Store};
 use thaw_image::{Digest, Verified};
-use thaw_layer::{Expected, Options, Outputs, Packing, TarProof};
+use thaw_layer::{Budget, Expected, Options, Outputs, Packing, TarProof};
 
 /// A directory on a real disk: tmpfs has neither page cache semantics nor room.
 pub(crate) fn scratch() -> tempfile::TempDir {
@@ -69,12 +69,14 @@ pub(crate) fn stream(tar: &[u8], to: &mut (dyn Write + Send)) -> TarProof {
         windows: &mut std::io::sink(),
     };
     let options = Options::default();
+    let budget = Budget::new(options.max_memory);
     let index = thaw_layer::index(
         &mut &*tar,
         Packing::Tar,
         &expected,
         &options,
         outputs,
+        &budget,
         &mut |_| (),
     );
     index.unwrap().proof

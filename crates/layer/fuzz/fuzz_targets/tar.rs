@@ -5,6 +5,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
+use thaw_layer::Budget;
 use thaw_layer::tar::{Entry, EntryKind, FileData, Scanner, TarError};
 
 /// Repairs the checksum of each block that says it is a header.
@@ -21,11 +22,12 @@ fn repair(data: &[u8]) -> Vec<u8> {
 }
 
 fn scan(bytes: &[u8], step: usize) -> Result<Vec<Entry>, TarError> {
-    let mut scanner = Scanner::new();
+    let budget = Budget::new(16 << 20);
+    let mut scanner = Scanner::new(&budget);
     for piece in bytes.chunks(step) {
         scanner.push(piece)?;
     }
-    scanner.finish()
+    Ok(scanner.finish()?.to_vec())
 }
 
 fn check(entry: &Entry, len: u64) {

@@ -7,26 +7,31 @@ use thaw_image::{Chunk, CodecState, DiffId, Digest, Extent, Hasher, WindowRef};
 
 use super::produce::{Batch, Event, Start};
 use super::{LayerError, Unseekable};
-use crate::tar::{Entry, Scanner};
+use crate::budget::Budget;
+use crate::tar::{Entries, Scanner};
 use crate::window::Windows;
 
+/// Bytes of memory for a chunk: in the table, and in the table's encoding.
+const CHUNK_COST: usize = 2 * size_of::<Chunk>();
+
 /// What the second thread found.
-pub(super) struct Found {
+pub(super) struct Found<'b> {
     pub(super) diff_id: DiffId,
     pub(super) tar_size: u64,
     pub(super) chunks: Vec<Chunk>,
     /// Why the chunks are not to be used.
     pub(super) unseekable: Option<Unseekable>,
-    pub(super) entries: Vec<Entry>,
+    pub(super) entries: Entries<'b>,
     pub(super) windows: Digest,
     pub(super) windows_size: u64,
 }
 
-pub(super) struct Consumer<'a> {
+pub(super) struct Consumer<'a, 'b> {
     tar: &'a mut (dyn Write + Send),
     windows: Windows<'a>,
     hasher: Hasher,
-    scanner: Scanner,
+    scanner: Scanner<'b>,
+    budget: &'b Budget,
     /// Bytes of tar so far.
     size: u64,
     open: Option<Open>,
@@ -42,13 +47,18 @@ struct Open {
     hasher: Hasher,
 }
 
-impl<'a> Consumer<'a> {
-    pub(super) fn new(tar: &'a mut (dyn Write + Send), windows: Windows<'a>) -> Self {
+impl<'a, 'b> Consumer<'a, 'b> {
+    pub(super) fn new(
+        tar: &'a mut (dyn Write + Send),
+        windows: Windows<'a>,
+        budget: &'b Budget,
+    ) -> Self {
         Self {
             tar,
             windows,
             hasher: Hasher::new(),
-            scanner: Scanner::new(),
+            scanner: Scanner::new(budget),
+            budget,
             size: 0,
             open: None,
             chunks: Vec::new(),
@@ -61,7 +71,7 @@ impl<'a> Consumer<'a> {
         mut self,
         batches: Receiver<Batch>,
         empty: Sender<Vec<u8>>,
-    ) -> Result<Found, LayerError> {
+    ) -> Result<Found<'b>, LayerError> {
         for batch in batches {
             self.batch(&batch)?;
             // Nobody wants it any more when the first thread is done.
@@ -103,7 +113,7 @@ impl<'a> Consumer<'a> {
     fn event(&mut self, event: &Event) -> Result<(), LayerError> {
         match event {
             Event::Chunk { bit, start } => {
-                self.close(*bit);
+                self.close(*bit)?;
                 self.open = Some(Open {
                     tar: self.size,
                     bit: *bit,
@@ -122,7 +132,7 @@ impl<'a> Consumer<'a> {
                     *window = place;
                 }
             }
-            Event::End { bit } => self.close(*bit),
+            Event::End { bit } => self.close(*bit)?,
             Event::Unseekable(reason) => {
                 self.unseekable = Some(*reason);
                 self.open = None;
@@ -133,9 +143,12 @@ impl<'a> Consumer<'a> {
     }
 
     /// Ends the chunk at hand at `bit` of the blob. One without bytes is none.
-    fn close(&mut self, bit: u64) {
-        let Some(open) = self.open.take() else { return };
+    fn close(&mut self, bit: u64) -> Result<(), LayerError> {
+        let Some(open) = self.open.take() else {
+            return Ok(());
+        };
         if self.size > open.tar {
+            self.budget.take(CHUNK_COST)?;
             self.chunks.push(Chunk {
                 tar: Extent::between(open.tar, self.size),
                 blob: Extent::between(open.bit / 8, bit.div_ceil(8)),
@@ -143,6 +156,7 @@ impl<'a> Consumer<'a> {
                 digest: open.hasher.finish(),
             });
         }
+        Ok(())
     }
 }
 

@@ -9,6 +9,7 @@ use proptest::prelude::*;
 use thaw_image::{Chunk, CodecState, Extent, MAX_CHUNK_BLOB, WindowRef};
 
 use super::*;
+use crate::budget::{Budget, OverBudget};
 use crate::decode;
 use crate::inflate::WINDOW;
 
@@ -91,8 +92,11 @@ impl Read for Dribble<'_> {
     }
 }
 
+/// The memory of all tests.
+static BUDGET: Budget = Budget::new(u64::MAX);
+
 struct Indexed {
-    index: Index,
+    index: Index<'static>,
     tar: Vec<u8>,
     windows: Vec<u8>,
     progress: u64,
@@ -136,6 +140,7 @@ fn run(
             tar: &mut tar,
             windows: &mut windows,
         },
+        &BUDGET,
         &mut |read| progress = read,
     )?;
     Ok(Indexed {
@@ -263,7 +268,8 @@ fn the_same_layer_gives_the_same_index() {
         let expected = expected(&TAR, &blob);
         let first = run(packing, &blob, &expected, &options(100_000), 1 << 20).unwrap();
         let second = run(packing, &blob, &expected, &options(100_000), 777).unwrap();
-        assert_eq!(first.index, second.index, "{name}");
+        assert_eq!(*first.index.entries, *second.index.entries, "{name}");
+        assert_eq!(first.index.seek, second.index.seek, "{name}");
         assert_eq!(first.windows, second.windows, "{name}");
     }
 }
@@ -309,7 +315,7 @@ fn an_empty_layer() {
         ] {
             let done = run(packing, &blob, &expected(&tar, &blob), &options(100), 10).unwrap();
             assert_eq!(done.tar, tar);
-            assert_eq!(done.index.entries, []);
+            assert!(done.index.entries.is_empty());
             check_chunks("empty", done.table(), &blob, &done.windows, &tar);
         }
     }
@@ -476,6 +482,143 @@ fn a_stream_of_almost_nothing_has_no_seek_table() {
     }
 }
 
+/// The same bytes again and again: a hostile layer that nobody has to hold.
+struct Endless<'a> {
+    unit: &'a [u8],
+    left: usize,
+    at: usize,
+}
+
+impl Read for Endless<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if self.left == 0 {
+            return Ok(0);
+        }
+        let rest = &self.unit[self.at..];
+        let count = rest.len().min(buffer.len());
+        buffer[..count].copy_from_slice(&rest[..count]);
+        self.at = (self.at + count) % self.unit.len();
+        self.left -= usize::from(self.at == 0);
+        Ok(count)
+    }
+}
+
+/// Members that say much in few bytes, each in its own way.
+fn talkative() -> Vec<(&'static str, Vec<u8>)> {
+    let built = |name: &str, records: &[(&str, Vec<u8>)]| {
+        let mut builder = ::tar::Builder::new(Vec::new());
+        let records = records.iter().map(|(key, value)| (*key, value.as_slice()));
+        builder.append_pax_extensions(records).unwrap();
+        let mut header = ::tar::Header::new_ustar();
+        header.set_size(0);
+        builder.append_data(&mut header, name, &[][..]).unwrap();
+        let mut tar = builder.into_inner().unwrap();
+        tar.truncate(tar.len() - 1024);
+        tar
+    };
+    let hole = |at: usize| format!("{},1", at * 2);
+    let map = (0..5000).map(hole).collect::<Vec<_>>().join(",");
+    let sparse = [
+        ("GNU.sparse.size", b"99999".to_vec()),
+        ("GNU.sparse.map", map.into_bytes()),
+        ("size", b"5000".to_vec()),
+    ];
+    let mut sparse = built("sparse", &sparse);
+    sparse.extend_from_slice(&[1; 5120]);
+    vec![
+        ("names", built("name", &[])),
+        ("long names", built("name", &[("path", vec![b'n'; 4000])])),
+        (
+            "xattrs",
+            built("name", &[("SCHILY.xattr.user.a", vec![b'v'; 900_000])]),
+        ),
+        ("sparse maps", sparse),
+    ]
+}
+
+#[test]
+fn a_layer_that_takes_too_much_memory_is_refused() {
+    let limit = 4 << 20;
+    for (name, unit) in talkative() {
+        let count = (32 << 20) / unit.len();
+        let stream = || Endless {
+            unit: &unit,
+            left: count,
+            at: 0,
+        };
+        let mut hasher = Hasher::new();
+        let size = io::copy(&mut stream(), &mut Hashed(&mut hasher)).unwrap();
+        let expected = Expected {
+            blob: hasher.finish(),
+            blob_size: size,
+            diff_id: DiffId(Digest::of(b"")),
+        };
+        let budget = Budget::new(limit);
+        let outputs = Outputs {
+            tar: &mut io::sink(),
+            windows: &mut io::sink(),
+        };
+        let options = Options::default();
+        let input = &mut stream();
+        let error = index(
+            input,
+            Packing::Tar,
+            &expected,
+            &options,
+            outputs,
+            &budget,
+            &mut |_| {},
+        );
+        let error = error.unwrap_err();
+        let LayerError::Tar(TarError { reason, .. }) = &error else {
+            panic!("{name}: {error:?}");
+        };
+        assert_eq!(
+            *reason,
+            tar::TarReason::Memory(OverBudget { limit }),
+            "{name}"
+        );
+        assert!(reason.to_string().contains("leave files out"), "{reason}");
+        // What it held came back, but for the chunks.
+        budget.take(usize::try_from(limit / 2).unwrap()).unwrap();
+    }
+}
+
+struct Hashed<'a>(&'a mut Hasher);
+
+impl Write for Hashed<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.update(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[test]
+fn a_table_takes_memory_too() {
+    let blob = member(&TAR, 6);
+    let budget = Budget::new(400 * 1000);
+    let outputs = Outputs {
+        tar: &mut io::sink(),
+        windows: &mut io::sink(),
+    };
+    let (expected, options) = (expected(&TAR, &blob), options(100));
+    let input = &mut blob.as_slice();
+    let error = index(
+        input,
+        Packing::Gzip,
+        &expected,
+        &options,
+        outputs,
+        &budget,
+        &mut |_| {},
+    );
+    assert!(matches!(error, Err(LayerError::Memory(_))), "{error:?}");
+}
+
 /// Fails with `kind` at the `left`th byte.
 struct Failing(usize);
 
@@ -520,6 +663,7 @@ fn failing_readers_and_writers_are_told_apart() {
             &expected,
             &options,
             outputs,
+            &BUDGET,
             &mut |_| {},
         )
         .err()

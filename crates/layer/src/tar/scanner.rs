@@ -4,14 +4,15 @@ use super::header::{BLOCK, Header, SparseBlock, is_zero, text};
 use super::pax::Pax;
 use super::sparse::{self, MapReader};
 use super::{
-    Entry, EntryKind, FileData, MAX_ENTRIES, MAX_EXTENSION, MAX_MEMORY, MAX_PATH, MAX_SPARSE,
-    TarError, TarReason, Timestamp,
+    Entries, Entry, EntryKind, FileData, MAX_EXTENSION, MAX_PATH, MAX_SPARSE, TarError, TarReason,
+    Timestamp,
 };
+use crate::Budget;
 
 /// Finds the members of a tar that is pushed through it, in pieces of any size. Holds the entries
 /// found and at most one extension header; file data is skipped where it stands.
 #[derive(Debug)]
-pub struct Scanner {
+pub struct Scanner<'a> {
     /// Bytes consumed.
     offset: u64,
     /// Where the header being worked on starts.
@@ -20,8 +21,7 @@ pub struct Scanner {
     filled: usize,
     state: State,
     pending: Pending,
-    entries: Vec<Entry>,
-    memory: usize,
+    entries: Entries<'a>,
 }
 
 /// What the next bytes are.
@@ -73,16 +73,10 @@ struct SparseMember {
     stored: u64,
 }
 
-impl Default for Scanner {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
-impl Scanner {
-    /// Stands at the start of a tar.
+impl<'a> Scanner<'a> {
+    /// Stands at the start of a tar, whose entries take their memory from `budget`.
     #[must_use]
-    pub fn new() -> Self {
+    pub fn new(budget: &'a Budget) -> Self {
         Self {
             offset: 0,
             header_at: 0,
@@ -90,8 +84,7 @@ impl Scanner {
             filled: 0,
             state: State::Header,
             pending: Pending::default(),
-            entries: Vec::new(),
-            memory: 0,
+            entries: Entries::new(budget),
         }
     }
 
@@ -116,7 +109,7 @@ impl Scanner {
     /// # Errors
     /// [`TarReason::Truncated`] if it ends in a header or in data. Missing padding behind the
     /// last data, or missing blocks of zeros, are forgiven, as Go and GNU tar do.
-    pub fn finish(mut self) -> Result<Vec<Entry>, TarError> {
+    pub fn finish(mut self) -> Result<Entries<'a>, TarError> {
         let complete = match self.state {
             State::Header | State::SecondZero => self.filled == 0,
             State::Data { left, .. } => left == 0,
@@ -129,7 +122,7 @@ impl Scanner {
                 reason: TarReason::Truncated,
             });
         }
-        self.entries.shrink_to_fit();
+        self.entries.shrink();
         Ok(self.entries)
     }
 
@@ -382,15 +375,7 @@ impl Scanner {
     }
 
     fn add(&mut self, entry: Entry) -> Result<(), TarReason> {
-        self.memory += weight(&entry);
-        if self.memory > MAX_MEMORY {
-            return Err(TarReason::limit("what the members take", MAX_MEMORY));
-        }
-        if self.entries.len() >= MAX_ENTRIES {
-            return Err(TarReason::limit("the number of members", MAX_ENTRIES));
-        }
-        self.entries.push(entry);
-        Ok(())
+        Ok(self.entries.push(entry)?)
     }
 }
 
@@ -408,21 +393,6 @@ impl SparseMember {
 fn padding(size: u64) -> u64 {
     let block = BLOCK as u64;
     (block - size % block) % block
-}
-
-/// Bytes that an entry takes in memory, about.
-fn weight(entry: &Entry) -> usize {
-    let of_kind = match &entry.kind {
-        EntryKind::HardLink(target) | EntryKind::Symlink(target) => target.capacity(),
-        EntryKind::File {
-            data: FileData::Sparse(pieces),
-            ..
-        } => size_of_val(pieces.as_slice()),
-        _ => 0,
-    };
-    let pair = |(name, value): &(Vec<u8>, Vec<u8>)| 64 + name.capacity() + value.capacity();
-    let xattrs: usize = entry.xattrs.iter().map(pair).sum();
-    size_of::<Entry>() + entry.path.capacity() + of_kind + xattrs
 }
 
 fn long(field: &'static str, payload: &[u8]) -> Result<Vec<u8>, TarReason> {

@@ -3,6 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::Budget;
 
 const USTAR: &[u8] = b"ustar\x0000";
 const GNU: &[u8] = b"ustar  \0";
@@ -38,9 +39,10 @@ fn padded(data: &[u8]) -> Vec<u8> {
 }
 
 fn scan(parts: &[&[u8]]) -> Result<Vec<Entry>, TarError> {
-    let mut scanner = Scanner::new();
+    let budget = Budget::new(1 << 20);
+    let mut scanner = Scanner::new(&budget);
     scanner.push(&parts.concat())?;
-    scanner.finish()
+    Ok(scanner.finish()?.to_vec())
 }
 
 fn paths(parts: &[&[u8]]) -> Vec<String> {
@@ -292,11 +294,12 @@ proptest! {
         tar.extend(END);
         let whole = scan(&[&tar]).unwrap();
         prop_assert_eq!(whole.len(), files.len());
-        let mut scanner = Scanner::new();
+        let budget = Budget::new(1 << 20);
+    let mut scanner = Scanner::new(&budget);
         for piece in tar.chunks(step) {
             scanner.push(piece).unwrap();
         }
-        prop_assert_eq!(scanner.finish().unwrap(), whole);
+        prop_assert_eq!(&*scanner.finish().unwrap(), whole);
     }
 
     #[test]
