@@ -114,6 +114,50 @@ fn queued_demands_of_neighbours_are_merged() {
 }
 
 #[test]
+fn what_lies_behind_a_demand_near_another_comes_by_itself() {
+    let settings = Settings {
+        ahead_bytes: 4 * 65_536,
+        ..Settings::default()
+    };
+    let dir = scratch();
+    let content = noise(5, 2 << 20);
+    let seek = Arc::new(table(&content, 65_536));
+    let store = common::store(dir.path(), 1);
+    let layer = store.layers().open(&seek.diff_id, seek.tar_size).unwrap();
+    let source = Double::new("only");
+    source.add(&content);
+    let fetcher = Fetcher::new(settings).unwrap();
+    let _attached = fetcher.attach(layer.clone(), origin(&seek, std::slice::from_ref(&source)));
+    let chunk = |number: u64| Extent {
+        offset: number * 65_536,
+        len: 65_536,
+    };
+    let demand = |number| {
+        let deadline = Instant::now() + Duration::from_secs(10);
+        fetcher
+            .demand(&seek.diff_id, chunk(number), deadline)
+            .unwrap();
+    };
+    demand(20);
+    demand(2);
+    demand(4);
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while !layer.contains(chunk(8)) {
+        assert!(Instant::now() < deadline, "nothing came ahead");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    let here: Vec<u64> = (0..32).filter(|n| layer.contains(chunk(*n))).collect();
+    assert_eq!(
+        here,
+        [2, 4, 5, 6, 7, 8, 20],
+        "no more than was set, and none for a lone demand"
+    );
+    let stats = fetcher.stats();
+    assert_eq!(stats.demand.fetched, 3 * 65_536);
+    assert_eq!(stats.ahead.fetched, 4 * 65_536);
+}
+
+#[test]
 fn a_lying_source_is_healed_by_the_next() {
     let (liar, honest) = (Double::new("liar"), Double::new("honest"));
     let scene = Scene::with(1 << 20, 100_000, &[liar.clone(), honest.clone()]);

@@ -12,10 +12,14 @@ use std::time::Instant;
 
 use thaw_image::{Extent, SeekTable};
 
+use super::ahead::AT_ONCE;
 use super::chunks::Loaded;
 use super::error::FetchError;
 use super::origin::Attached;
 use super::set::Claim;
+
+/// Most jobs that wait for an idle moment.
+const MAX_IDLE: usize = 8;
 
 /// What can be on its way once: an origin's table, or a chunk of it.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -106,6 +110,8 @@ pub(crate) enum Job {
     Decode(Arc<Loaded>, Want),
     /// Fetch one frame of a working set, before the instant.
     Frame(Claim, Instant),
+    /// Fetch these chunks of an origin ahead of demands.
+    Ahead(Arc<Attached>, Vec<usize>),
 }
 
 /// How requests are merged.
@@ -130,6 +136,10 @@ impl Merge {
 struct State {
     flights: HashMap<Key, Arc<Flight>>,
     queue: VecDeque<Job>,
+    /// What is done when `queue` is empty, the newest last; bounded.
+    idle: VecDeque<Job>,
+    /// How many of those are being done.
+    idling: usize,
     closed: bool,
 }
 
@@ -223,6 +233,22 @@ impl Board {
         self.work.notify_one();
     }
 
+    /// Puts a job where it is done when no other waits. Of too many the oldest is forgotten.
+    pub(crate) fn push_idle(&self, job: Job) {
+        let mut state = lock(&self.state);
+        state.idle.push_back(job);
+        if state.idle.len() > MAX_IDLE {
+            state.idle.pop_front();
+        }
+        self.work.notify_one();
+    }
+
+    /// One of the jobs of [`Board::push_idle`] is done.
+    pub(crate) fn idle_done(&self) {
+        lock(&self.state).idling -= 1;
+        self.work.notify_one();
+    }
+
     /// Puts jobs before the others: what they need is in memory already.
     pub(crate) fn push_first(&self, jobs: impl IntoIterator<Item = Job>) {
         let mut state = lock(&self.state);
@@ -245,6 +271,10 @@ impl Board {
                     return Some(gather(&mut state.queue, attached, wants, deadline, merge));
                 }
                 Some(job) => return Some(job),
+                None if state.idling < AT_ONCE && !state.idle.is_empty() => {
+                    state.idling += 1;
+                    return state.idle.pop_back();
+                }
                 None => {
                     state = self
                         .work
@@ -260,6 +290,7 @@ impl Board {
         let queue = {
             let mut state = lock(&self.state);
             state.closed = true;
+            state.idle.clear();
             std::mem::take(&mut state.queue)
         };
         // Dropping a ticket takes the lock.

@@ -76,10 +76,11 @@ impl Demand<'_> {
 
     fn round(&self, origin: &Arc<Attached>, missing: &[Extent]) -> Result<(), FetchError> {
         let needs = self.needs(origin, missing)?;
-        let (flights, joined) = self
-            .shared
-            .board
-            .chunks(origin, needs.chunks, self.deadline);
+        let (flights, joined) =
+            self.shared
+                .board
+                .chunks(origin, needs.chunks.iter().copied(), self.deadline);
+        super::ahead::plan(self.shared, origin, &needs.chunks);
         self.shared.counters.joined(joined);
         let waits: Vec<_> = needs
             .frames

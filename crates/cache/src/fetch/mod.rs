@@ -6,6 +6,7 @@
 //!                                                                            │ neighbours merged
 //!                                              demand threads ◀──────────────┘
 //!                                              ranged read ∥ window read → decode → Verified → LayerTar
+//!                                              (and ahead of them, where neighbours are read: `ahead`)
 //! prefetch(set) ─▶ stream thread ─▶ bounded queue ─▶ decoders → Verified → LayerTar
 //! fill(layer)   ─▶ fill thread, when nothing else goes on → whole, checked against its diffID
 //! ```
@@ -20,6 +21,7 @@
 //! **Locks.** `layers`, `sets`, the board's, a set's, the gate's, a tar's: none is taken while
 //! another is held, except a flight's under the board's; none is held over I/O.
 
+mod ahead;
 mod board;
 mod chunks;
 mod demand;
@@ -68,8 +70,11 @@ pub struct Settings {
     pub merge_gap: u64,
     /// Most bytes of blob in a request for several chunks.
     pub merge_bytes: u64,
-    /// Most bytes of blob in a request of background fill.
+    /// Most bytes of blob in a request that nobody waits for: of background fill, or ahead of
+    /// demands.
     pub fill_bytes: u64,
+    /// Bytes of tar behind a demanded chunk that are fetched ahead; 0: none.
+    pub ahead_bytes: u64,
 }
 
 impl Default for Settings {
@@ -80,6 +85,7 @@ impl Default for Settings {
             merge_gap: 64 << 10,
             merge_bytes: 4 << 20,
             fill_bytes: 1 << 20,
+            ahead_bytes: 4 << 20,
         }
     }
 }
@@ -314,10 +320,14 @@ impl Shared {
             most: self.settings.merge_bytes,
         };
         while let Some(job) = self.board.next(merge) {
-            let _going = self.gate.demand();
+            let is_ahead = matches!(job, Job::Ahead(..));
+            let _going = (!is_ahead).then(|| self.gate.demand());
             let work = std::panic::AssertUnwindSafe(|| self.serve(job));
             if std::panic::catch_unwind(work).is_err() {
                 tracing::error!("a demand thread panicked; its readers get an error");
+            }
+            if is_ahead {
+                self.board.idle_done();
             }
         }
     }
@@ -334,6 +344,7 @@ impl Shared {
             }
             Job::Decode(loaded, want) => chunks::finish(self, &loaded, want),
             Job::Frame(claim, deadline) => stream::fetch_frame(self, claim, deadline),
+            Job::Ahead(attached, numbers) => ahead::fetch(self, &attached, &numbers),
         }
     }
 }

@@ -8,6 +8,8 @@ use std::time::Duration;
 pub enum Cause {
     /// A reader waited for them.
     Demand,
+    /// They lie behind bytes that a reader waited for.
+    Ahead,
     /// A working set had them.
     WorkingSet,
     /// The layer is being completed.
@@ -31,6 +33,8 @@ pub struct Moved {
 pub struct Stats {
     /// Moved because a reader waited.
     pub demand: Moved,
+    /// Moved ahead of demands.
+    pub ahead: Moved,
     /// Moved by working sets.
     pub working_set: Moved,
     /// Moved by background fill.
@@ -80,6 +84,7 @@ pub(crate) struct MovedCounters {
 #[derive(Debug, Default)]
 pub(crate) struct Counters {
     demand: MovedCounters,
+    ahead: MovedCounters,
     working_set: MovedCounters,
     fill: MovedCounters,
     pub(crate) hits: AtomicU64,
@@ -102,6 +107,7 @@ impl Counters {
     fn of(&self, cause: Cause) -> &MovedCounters {
         match cause {
             Cause::Demand => &self.demand,
+            Cause::Ahead => &self.ahead,
             Cause::WorkingSet => &self.working_set,
             Cause::Fill => &self.fill,
         }
@@ -133,6 +139,7 @@ impl Counters {
         let waits = std::array::from_fn(|class| get(&self.waits[class]));
         Stats {
             demand: moved(&self.demand),
+            ahead: moved(&self.ahead),
             working_set: moved(&self.working_set),
             fill: moved(&self.fill),
             hits: get(&self.hits),

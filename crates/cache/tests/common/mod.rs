@@ -149,7 +149,12 @@ impl Scene {
         sources: &[Arc<Double>],
     ) -> Self {
         let store = store(dir.path(), 1);
-        let fetcher = Fetcher::new(thaw_cache::Settings::default()).unwrap();
+        // Only what a test asks for.
+        let settings = thaw_cache::Settings {
+            ahead_bytes: 0,
+            ..thaw_cache::Settings::default()
+        };
+        let fetcher = Fetcher::new(settings).unwrap();
         let table = Arc::new(table(&content, spacing));
         let layer = store.layers().open(&table.diff_id, table.tar_size).unwrap();
         for source in sources {
