@@ -286,7 +286,8 @@ type Timed<'a> = &'a dyn Fn() -> Result<f64>;
 
 /// The median of the ratios of pairs, in turns, after one of each that warms.
 fn ratio(ours: Timed<'_>, theirs: Timed<'_>) -> Result<f64> {
-    (ours()?, theirs()?);
+    ours()?;
+    theirs()?;
     let mut ratios = Vec::new();
     for _ in 0..ROUNDS {
         ratios.push(ours()? / theirs()?);
