@@ -121,7 +121,13 @@ impl Layers {
             return Reply::Refused("another file is attached for this layer".to_owned());
         }
         match self.by_file.get_mut(&file) {
-            Some(known) if known.spec == spec => known.released = None,
+            Some(known) if known.spec == spec => {
+                // Whoever opened it again has closed what they had before: to keep that open would
+                // be to be its other opener, and it could never be released.
+                if known.released.take().is_some() {
+                    known.tar = tar;
+                }
+            }
             Some(_) => return Reply::Refused("this file is attached otherwise".to_owned()),
             None => {
                 let presence = match PresenceReader::open(&spec.presence) {
