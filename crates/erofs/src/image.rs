@@ -2,7 +2,7 @@
 //!
 //! It reads what [`crate::write()`] writes, a small part of EROFS, and nothing else. A layout may
 //! come from anywhere, so every offset is checked, and memory is bounded by the layout's size:
-//! [`Image::to_tree`] refuses one whose parts overlap.
+//! [`Image::check`] refuses one whose parts overlap.
 
 use std::borrow::Cow;
 

@@ -35,6 +35,7 @@ proptest! {
         let image = Image::open(&bytes).unwrap();
         let again = image.to_tree().unwrap();
         prop_assert_eq!(describe(&again), describe(&tree));
+        prop_assert_eq!(image.check(), Ok(()));
         prop_assert_eq!(image.devices(), devices());
         // Ids differ, bytes do not.
         prop_assert_eq!(layout(&again, &devices()), bytes);
@@ -333,6 +334,43 @@ fn inodes_that_share_bytes_are_refused() {
     }
     let error = Image::open(&bytes).unwrap().to_tree().unwrap_err();
     assert_eq!(error, ReadError::Overlap);
+}
+
+#[test]
+fn a_directory_in_two_places_is_refused() {
+    let mut tree = Tree::new(attributes(0o755));
+    let root = tree.root();
+    for name in [b"a", b"b"] {
+        let directory = Inode {
+            attributes: attributes(0o755),
+            content: Content::Directory(Default::default()),
+        };
+        let id = tree.add(directory);
+        tree.link(root, name, id).unwrap();
+    }
+    let bytes = layout(&tree, &[]);
+    let image = Image::open(&bytes).unwrap();
+    let StoredContent::Directory { entries, .. } = image.inode(image.root()).unwrap().content
+    else {
+        panic!("the root is a directory");
+    };
+    let (first, second) = (entries[0].nid.0, entries[1].nid.0);
+    let dirent = |bytes: &[u8], nid: u64| {
+        let found = bytes.windows(8).rposition(|it| it == nid.to_le_bytes());
+        found.unwrap()
+    };
+    // In the root: the directories themselves lie behind it, and name themselves in `.` too.
+    let root_at = image.root().0 as usize * 32;
+    let end = first as usize * 32;
+    for nid in [first, image.root().0] {
+        let mut twice = bytes.clone();
+        let at = root_at + dirent(&bytes[root_at..end], second);
+        twice[at..at + 8].copy_from_slice(&nid.to_le_bytes());
+        let reason = "it is in two directories";
+        let nid = Nid(nid);
+        let error = Image::open(&twice).unwrap().check().unwrap_err();
+        assert_eq!(error, ReadError::Inode { nid, reason });
+    }
 }
 
 fn many_files(count: u64) -> Tree {
