@@ -1,20 +1,26 @@
 //! Blobs that are whole and verified: manifests, configurations, layouts, seek tables, working
 //! sets, windows.
 //!
-//! A blob gets its name only after its digest matched and its bytes are durable. [`Blobs::get`]
+//! A blob gets its name only after its digest matched. Those that are [`put`](Blobs::put) are
+//! durable by then. What can be fetched again is [`stash`](Blobs::stash)ed, so that no start waits
+//! for the disk, and made durable by [`Blobs::settle`]; until then its file has no permission to
+//! be written, and whoever opens the store next hashes it before it counts as here.
+//!
+//! [`Blobs::get`]
 //! hashes again what it reads, for it is asked for small things that everything else rests on
 //! (a megabyte takes half a millisecond): a damaged one is removed and counts as absent, and is
 //! fetched again. Larger ones are read by range, through [`BlobSource`], and like every source's
 //! bytes those are checked by whoever asked.
 
-use std::fs::{self, File};
+use std::collections::BTreeSet;
+use std::fs::{self, File, Permissions};
 use std::io::{Read, Seek, SeekFrom};
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-use thaw_image::{BlobSource, Digest, Extent, Hasher, Mismatch, SourceError};
+use thaw_image::{BlobSource, Digest, Extent, Hasher, Mismatch, SourceError, Verified};
 
 use crate::file::{self, FileError, Temp, failed};
 use crate::store::Places;
@@ -49,13 +55,55 @@ pub enum BlobError {
 #[derive(Clone, Debug)]
 pub struct Blobs {
     places: Arc<Places>,
+    /// Stashed, and not durable yet.
+    unsettled: Arc<Mutex<BTreeSet<Digest>>>,
 }
 
+/// Mode of a blob that is durable, and of one that may not be.
+const SETTLED: u32 = 0o600;
+const UNSETTLED: u32 = 0o400;
+
 impl Blobs {
-    pub(crate) fn new(places: Places) -> Self {
-        Self {
+    /// Hashes what a process before this one stashed and did not settle.
+    pub(crate) fn open(places: Places) -> Result<Self, FileError> {
+        let blobs = Self {
             places: Arc::new(places),
+            unsettled: Arc::default(),
+        };
+        for (digest, metadata) in blobs.files()? {
+            if metadata.permissions().mode() & 0o777 == UNSETTLED {
+                blobs.check(&digest)?;
+            }
         }
+        blobs.settle()?;
+        Ok(blobs)
+    }
+
+    /// Keeps a blob whose bytes are right, and removes any other.
+    fn check(&self, digest: &Digest) -> Result<(), FileError> {
+        let path = self.path(digest);
+        let mut file = File::open(&path).map_err(failed("open", &path))?;
+        let mut hasher = Hasher::new();
+        copy(&mut file, &path, &mut |bytes| {
+            hasher.update(bytes);
+            Ok(())
+        })?;
+        if hasher.finish() == *digest {
+            self.unsettled().insert(*digest);
+            return Ok(());
+        }
+        tracing::info!(%digest, "a blob was not all on the disk and is removed");
+        file::remove(&path)
+    }
+
+    fn unsettled(&self) -> MutexGuard<'_, BTreeSet<Digest>> {
+        self.unsettled
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn is_settled(&self, digest: &Digest) -> bool {
+        self.contains(digest) && !self.unsettled().contains(digest)
     }
 
     /// Where the blob lies, or would lie.
@@ -111,9 +159,59 @@ impl Blobs {
             }
             .into());
         }
-        if !self.contains(digest) {
+        if !self.is_settled(digest) {
             file::replace(&self.places.tmp, &self.path(digest), &[bytes])?;
+            self.unsettled().remove(digest);
         }
+        Ok(())
+    }
+
+    /// Stores what can be fetched again, at once: it is durable only after [`Blobs::settle`].
+    ///
+    /// # Errors
+    /// [`BlobError::Mismatch`] if they have another digest, [`BlobError::File`] from the disk.
+    pub fn stash(&self, digest: &Digest, bytes: Vec<u8>) -> Result<(), BlobError> {
+        self.stash_verified(digest, &Verified::check(bytes, digest)?)
+    }
+
+    /// [`Blobs::stash`] for bytes whose digest was compared with `digest` before.
+    ///
+    /// # Errors
+    /// [`BlobError::File`] from the disk.
+    pub fn stash_verified(&self, digest: &Digest, bytes: &Verified) -> Result<(), BlobError> {
+        if self.contains(digest) {
+            return Ok(());
+        }
+        let path = self.path(digest);
+        let mut temp = Temp::with_mode(&self.places.tmp, UNSETTLED)?;
+        std::io::Write::write_all(&mut temp.file, bytes.bytes()).map_err(failed("write", &path))?;
+        self.unsettled().insert(*digest);
+        Ok(temp.rename(&path)?)
+    }
+
+    /// Makes durable what was stashed. One that was removed meanwhile is passed over.
+    ///
+    /// # Errors
+    /// [`FileError`]; what is not durable then stays to be settled.
+    pub fn settle(&self) -> Result<(), FileError> {
+        let stashed: Vec<Digest> = self.unsettled().iter().copied().collect();
+        let mut durable = Vec::with_capacity(stashed.len());
+        for digest in &stashed {
+            let path = self.path(digest);
+            let open = file::if_exists(File::open(&path)).map_err(failed("open", &path))?;
+            if let Some(file) = open {
+                file.sync_all().map_err(failed("sync", &path))?;
+                durable.push((path, file));
+            }
+        }
+        if !durable.is_empty() {
+            file::sync_dir(&self.places.blobs)?;
+        }
+        for (path, file) in durable {
+            file.set_permissions(Permissions::from_mode(SETTLED))
+                .map_err(failed("settle", &path))?;
+        }
+        self.unsettled().retain(|digest| !stashed.contains(digest));
         Ok(())
     }
 
@@ -125,20 +223,12 @@ impl Blobs {
         let mut temp = Temp::new(&self.places.tmp)?;
         let path = self.path(digest);
         let mut hasher = Hasher::new();
-        let mut buffer = vec![0; COPY_BYTES];
         let mut len = 0;
-        loop {
-            let count = match reader.read(&mut buffer) {
-                Ok(0) => break,
-                Ok(count) => count,
-                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
-                Err(error) => return Err(failed("receive", &path)(error).into()),
-            };
-            hasher.update(&buffer[..count]);
-            std::io::Write::write_all(&mut temp.file, &buffer[..count])
-                .map_err(failed("write", &path))?;
-            len += count;
-        }
+        copy(reader, &path, &mut |bytes| {
+            hasher.update(bytes);
+            len += bytes.len();
+            std::io::Write::write_all(&mut temp.file, bytes)
+        })?;
         let actual = hasher.finish();
         if actual != *digest {
             return Err(Mismatch {
@@ -150,7 +240,9 @@ impl Blobs {
         }
         temp.file.sync_all().map_err(failed("sync", &path))?;
         temp.rename(&path)?;
-        Ok(file::sync_dir(&self.places.blobs)?)
+        file::sync_dir(&self.places.blobs)?;
+        self.unsettled().remove(digest);
+        Ok(())
     }
 
     /// Stores a copy of a local file, for instance the windows of an image indexed on this node.
@@ -178,20 +270,27 @@ impl Blobs {
     /// # Errors
     /// [`FileError`] if the directory cannot be listed.
     pub fn list(&self) -> Result<Vec<(Digest, u64)>, FileError> {
+        let files = self.files()?.into_iter();
+        Ok(files
+            .map(|(digest, metadata)| (digest, metadata.len()))
+            .collect())
+    }
+
+    fn files(&self) -> Result<Vec<(Digest, fs::Metadata)>, FileError> {
         let dir = &self.places.blobs;
-        let mut blobs = Vec::new();
+        let mut files = Vec::new();
         for entry in fs::read_dir(dir).map_err(failed("list", dir))? {
             let entry = entry.map_err(failed("list", dir))?;
             let name = entry.file_name();
             let digest = name.to_str().and_then(|hex| Digest::from_hex(hex).ok());
             if let (Some(digest), Ok(metadata)) = (digest, entry.metadata()) {
-                blobs.push((digest, metadata.len()));
+                files.push((digest, metadata));
             }
         }
-        Ok(blobs)
+        Ok(files)
     }
 
-    fn open(&self, blob: &Digest) -> Result<File, SourceError> {
+    fn file(&self, blob: &Digest) -> Result<File, SourceError> {
         File::open(self.path(blob)).map_err(|error| match error.kind() {
             std::io::ErrorKind::NotFound => SourceError::NotFound {
                 source_name: self.name(),
@@ -210,6 +309,24 @@ impl Blobs {
     }
 }
 
+/// Hands all that `reader` gives to `take`, in pieces.
+fn copy(
+    reader: &mut dyn Read,
+    path: &Path,
+    take: &mut dyn FnMut(&[u8]) -> std::io::Result<()>,
+) -> Result<(), FileError> {
+    let mut buffer = vec![0; COPY_BYTES];
+    loop {
+        let count = match reader.read(&mut buffer) {
+            Ok(0) => return Ok(()),
+            Ok(count) => count,
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
+            Err(error) => return Err(failed("receive", path)(error)),
+        };
+        take(&buffer[..count]).map_err(failed("write", path))?;
+    }
+}
+
 impl BlobSource for Blobs {
     fn read_at(
         &self,
@@ -217,7 +334,7 @@ impl BlobSource for Blobs {
         extent: Extent,
         _deadline: Option<Instant>,
     ) -> Result<Vec<u8>, SourceError> {
-        let file = self.open(blob)?;
+        let file = self.file(blob)?;
         let size = file
             .metadata()
             .map_err(|error| self.broken("cannot be read", error))?
@@ -244,7 +361,7 @@ impl BlobSource for Blobs {
     }
 
     fn stream(&self, blob: &Digest, extent: Extent) -> Result<Box<dyn Read + Send>, SourceError> {
-        let mut file = self.open(blob)?;
+        let mut file = self.file(blob)?;
         file.seek(SeekFrom::Start(extent.offset))
             .map_err(|error| self.broken("cannot seek", error))?;
         Ok(Box::new(file.take(extent.len)))
@@ -252,5 +369,69 @@ impl BlobSource for Blobs {
 
     fn name(&self) -> String {
         "the local store".to_owned()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn blobs(root: &Path) -> Blobs {
+        let places = Places {
+            layers: root.join("layers"),
+            blobs: root.join("blobs"),
+            tmp: root.join("tmp"),
+        };
+        for dir in [&places.blobs, &places.tmp] {
+            file::make_dir(dir).unwrap();
+        }
+        Blobs::open(places).unwrap()
+    }
+
+    fn stash(blobs: &Blobs, bytes: &[u8]) -> Digest {
+        let digest = Digest::of(bytes);
+        blobs.stash(&digest, bytes.to_vec()).unwrap();
+        digest
+    }
+
+    #[test]
+    fn what_was_stashed_and_is_damaged_is_not_here_for_the_next() {
+        let dir = tempfile::tempdir().unwrap();
+        let first = blobs(dir.path());
+        let [good, lost] = [b"good", b"lost"].map(|bytes| stash(&first, bytes));
+        assert!(first.contains(&good) && first.contains(&lost));
+        // The machine stopped before the disk had it.
+        fs::remove_file(first.path(&lost)).unwrap();
+        fs::write(first.path(&lost), b"").unwrap();
+        fs::set_permissions(first.path(&lost), Permissions::from_mode(UNSETTLED)).unwrap();
+        let next = blobs(dir.path());
+        assert!(next.contains(&good));
+        assert!(!next.contains(&lost));
+        assert_eq!(next.get(&good).unwrap().as_deref(), Some(&b"good"[..]));
+    }
+
+    #[test]
+    fn what_is_settled_is_hashed_by_nobody() {
+        let dir = tempfile::tempdir().unwrap();
+        let first = blobs(dir.path());
+        let [kept, removed] = [b"kept", b"gone"].map(|bytes| stash(&first, bytes));
+        first.remove(&removed).unwrap();
+        first.settle().unwrap();
+        assert!(first.unsettled().is_empty());
+        fs::write(first.path(&kept), b"another").unwrap();
+        assert!(blobs(dir.path()).contains(&kept));
+    }
+
+    #[test]
+    fn a_blob_that_is_put_after_it_was_stashed_is_durable() {
+        let dir = tempfile::tempdir().unwrap();
+        let blobs = blobs(dir.path());
+        let digest = stash(&blobs, b"twice");
+        blobs.put(&digest, b"twice").unwrap();
+        let mode = fs::metadata(blobs.path(&digest)).unwrap().permissions();
+        assert_eq!(mode.mode() & 0o777, SETTLED);
+        assert!(blobs.unsettled().is_empty());
+        let wrong = blobs.stash(&digest, b"wrong".to_vec());
+        assert!(matches!(wrong, Err(BlobError::Mismatch(_))));
     }
 }

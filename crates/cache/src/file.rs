@@ -99,6 +99,11 @@ pub(crate) struct Temp {
 impl Temp {
     /// Makes a new file, mode 0600, in `dir`.
     pub(crate) fn new(dir: &Path) -> Result<Self, FileError> {
+        Self::with_mode(dir, 0o600)
+    }
+
+    /// Makes a new file in `dir`.
+    pub(crate) fn with_mode(dir: &Path, mode: u32) -> Result<Self, FileError> {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let path = dir.join(format!("{}-{number}", std::process::id()));
@@ -106,7 +111,7 @@ impl Temp {
             .read(true)
             .write(true)
             .create_new(true)
-            .mode(0o600)
+            .mode(mode)
             .open(&path)
             .map_err(failed("create", &path))?;
         Ok(Self {

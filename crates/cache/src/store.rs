@@ -80,7 +80,7 @@ impl Store {
         }
         file::empty_dir(&places.tmp)?;
         Ok(Self {
-            blobs: Blobs::new(places.clone()),
+            blobs: Blobs::open(places.clone())?,
             layers: Layers::new(places, boot),
         })
     }
