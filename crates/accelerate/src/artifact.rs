@@ -16,8 +16,8 @@ use std::io::{self, Cursor, Read};
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use thaw_image::{BLOCK, DiffId, Digest, Hasher, SeekTable, media};
-use thaw_registry::{Descriptor, Manifest, ManifestContent, RegistryError, Repository, Which};
+use thaw_image::{BLOCK, DiffId, Digest, SeekTable, Verified, media};
+use thaw_registry::{Descriptor, Manifest, ManifestContent, RegistryError, Repository};
 
 use crate::layout;
 use crate::pipeline::{LayerRef, Prepared};
@@ -26,14 +26,14 @@ use crate::pipeline::{LayerRef, Prepared};
 const LEVEL: i32 = 12;
 /// Most bytes of an unpacked layout or generated device.
 const MAX_UNPACKED: u64 = 2 << 30;
+/// Most bytes that are reserved before any were unpacked.
+const FIRST_CAPACITY: usize = 16 << 20;
 /// Most bytes of a packed one.
 const MAX_PACKED: u64 = 512 << 20;
 /// Most bytes of a seek table.
 const MAX_TABLE: u64 = 128 << 20;
 /// Most bytes of a windows blob.
 const MAX_WINDOWS: u64 = 64 << 30;
-/// How many accelerations of one image are looked at.
-const MAX_CANDIDATES: usize = 8;
 
 /// Where a layer's seek table is.
 #[derive(Clone, PartialEq, Debug)]
@@ -311,19 +311,18 @@ impl Packed {
     ///
     /// # Errors
     /// What is wrong, in words.
-    pub fn unpack(&self, packed: &[u8]) -> Result<Vec<u8>, String> {
-        let mut bytes = Vec::new();
+    pub fn unpack(&self, packed: &[u8]) -> Result<Verified, String> {
+        let expected = usize::try_from(self.size).unwrap_or(usize::MAX);
+        let mut bytes = Vec::with_capacity(expected.min(FIRST_CAPACITY));
         let decoder = zstd::stream::read::Decoder::new(packed).map_err(|e| e.to_string())?;
         decoder
             .take(self.size + 1)
             .read_to_end(&mut bytes)
             .map_err(|e| e.to_string())?;
-        let mut hasher = Hasher::new();
-        hasher.update(&bytes);
-        if bytes.len() as u64 != self.size || hasher.finish() != self.digest {
-            return Err("its unpacked bytes are not those that it promises".to_owned());
+        if bytes.len() as u64 != self.size {
+            return Err("it does not unpack to the bytes that it promises".to_owned());
         }
-        Ok(bytes)
+        Verified::check(bytes, &self.digest).map_err(|error| error.to_string())
     }
 }
 
@@ -355,42 +354,8 @@ impl Acceleration {
         if generated.is_some_and(|(packed, device)| packed.size != device.blocks * BLOCK) {
             return Err("its generated device has another size".to_owned());
         }
-        let tree = image.to_tree();
-        tree.map(drop).map_err(|error| error.to_string())
+        image.check().map_err(|error| error.to_string())
     }
-}
-
-/// The accelerations that `repository` has for an image, as their descriptors: unchecked claims.
-///
-/// # Errors
-/// See [`RegistryError`].
-pub fn candidates(
-    repository: &dyn Repository,
-    subject: &Digest,
-) -> Result<Vec<Descriptor>, RegistryError> {
-    let mut found = repository.referrers(subject, media::ACCELERATION)?;
-    found.truncate(MAX_CANDIDATES);
-    Ok(found)
-}
-
-/// The first usable acceleration that `repository` has for an image.
-///
-/// # Errors
-/// The last [`ArtifactError`] where there are some but none is usable.
-pub fn find(
-    repository: &dyn Repository,
-    subject: &Digest,
-    layers: &[LayerRef],
-) -> Result<Option<Acceleration>, ArtifactError> {
-    let mut last = Ok(None);
-    for candidate in candidates(repository, subject)? {
-        let manifest = repository.manifest(&Which::Digest(candidate.digest))?;
-        match Acceleration::parse(manifest, subject, layers) {
-            Ok(acceleration) => return Ok(Some(acceleration)),
-            Err(error) => last = Err(error),
-        }
-    }
-    last
 }
 
 /// Reads a seek table that was fetched and checks that it is of the layer it should be of.

@@ -21,6 +21,8 @@ use thaw_image::{DiffId, Extent};
 use elf::{Elf, Kind};
 pub use files::{ReadTar, Root};
 
+/// Bytes of a page.
+const PAGE: u64 = 4096;
 /// Most files in a closure.
 pub const MAX_FILES: usize = 512;
 /// Most bytes in a closure.
@@ -79,6 +81,29 @@ pub fn static_set(root: &Root<'_>, start: &Start) -> io::Result<Vec<(DiffId, Ext
         closure.load()?;
     }
     Ok(closure.trace)
+}
+
+/// [`static_set`] of a layout whose devices are `layers`, widened to whole pages of the tars: a
+/// kernel reads a tar by pages, of which a file rarely begins one.
+///
+/// # Errors
+/// [`io::ErrorKind::InvalidData`] where it is no layout; what [`Root::read`] says.
+pub fn of_layout(
+    layout: &[u8],
+    layers: &[DiffId],
+    read: ReadTar<'_>,
+    start: &Start,
+) -> io::Result<Vec<(DiffId, Extent)>> {
+    let invalid = |error| io::Error::new(io::ErrorKind::InvalidData, error);
+    let image = thaw_erofs::Image::open(layout).map_err(invalid)?;
+    let tree = &image.to_tree().map_err(invalid)?;
+    let trace = static_set(&Root { tree, layers, read }, start)?;
+    let pages = |extent: Extent| {
+        let end = extent.end().next_multiple_of(PAGE);
+        Extent::between(extent.offset / PAGE * PAGE, end)
+    };
+    let widened = trace.into_iter().map(|(layer, part)| (layer, pages(part)));
+    Ok(widened.collect())
 }
 
 /// An object whose libraries are to be found.

@@ -13,15 +13,16 @@ mod artifact;
 pub mod closure;
 mod layout;
 pub mod merge;
+mod offer;
 mod pipeline;
 mod reader;
 mod working_set;
 
 pub use artifact::{
-    Acceleration, Artifact, ArtifactError, BlobContent, Packed, TableRef, candidates, find,
-    read_table,
+    Acceleration, Artifact, ArtifactError, BlobContent, Packed, TableRef, read_table,
 };
 pub use layout::{Layout, LayoutError};
+pub use offer::{Offer, find, offers};
 pub use pipeline::{
     Known, LayerFailure, LayerIndex, LayerRef, Place, PrepareError, Prepared, PreparedLayer,
     TarSink, WindowsFile, fetch, prepare,
@@ -31,6 +32,6 @@ pub use thaw_layer::Options as IndexOptions;
 /// What a tar is committed with.
 pub use thaw_layer::TarProof;
 pub use working_set::{
-    PackError, PackOptions, PackedSet, WorkingSetArtifact, WorkingSetRef, merge_traces, pack,
-    parse_working_set,
+    Origin, PackError, PackOptions, PackedSet, WorkingSetArtifact, WorkingSetRef, merge_traces,
+    pack, parse_working_set,
 };

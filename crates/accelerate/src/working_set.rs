@@ -299,8 +299,19 @@ pub struct WorkingSetRef {
     pub index: Descriptor,
     /// The frames.
     pub data: Descriptor,
-    /// The profile it was recorded for.
+    /// The profile it is for.
     pub profile: String,
+    /// How it came about.
+    pub origin: Origin,
+}
+
+/// How a working set came about.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Origin {
+    /// Starts were observed.
+    Recorded,
+    /// It is what a start reads for certain, found without one: see [`crate::closure`].
+    Static,
 }
 
 impl WorkingSetArtifact {
@@ -311,6 +322,7 @@ impl WorkingSetArtifact {
     pub fn build(
         subject: &Descriptor,
         profile: &str,
+        origin: Origin,
         packed: PackedSet,
     ) -> Result<Self, PackError> {
         let index: Arc<[u8]> = packed.set.encode().into();
@@ -327,6 +339,10 @@ impl WorkingSetArtifact {
         content
             .annotations
             .insert(media::ANNOTATION_PROFILE.to_owned(), profile.to_owned());
+        if origin == Origin::Static {
+            let (key, value) = (media::ANNOTATION_ORIGIN, media::ORIGIN_STATIC);
+            content.annotations.insert(key.to_owned(), value.to_owned());
+        }
         let manifest = Manifest::parse(content.to_bytes(), None).map_err(PackError::Manifest)?;
         Ok(Self {
             manifest,
@@ -388,6 +404,11 @@ pub fn parse_working_set(manifest: &Manifest, subject: &Digest) -> Result<Workin
         .get(media::ANNOTATION_PROFILE)
         .cloned()
         .unwrap_or_default();
+    let origin = content.annotations.get(media::ANNOTATION_ORIGIN);
+    let origin = match origin.map(String::as_str) {
+        Some(media::ORIGIN_STATIC) => Origin::Static,
+        _ => Origin::Recorded,
+    };
     match (
         part(media::WORKING_SET_INDEX),
         part(media::WORKING_SET_DATA),
@@ -396,6 +417,7 @@ pub fn parse_working_set(manifest: &Manifest, subject: &Digest) -> Result<Workin
             index,
             data,
             profile,
+            origin,
         }),
         _ => Err("it lacks its index or its data".to_owned()),
     }

@@ -9,8 +9,8 @@ use std::sync::Arc;
 
 use common::{Here, Loaded, load};
 use thaw_accelerate::{
-    Acceleration, Artifact, ArtifactError, BlobContent, PackOptions, PackedSet, Prepared,
-    WorkingSetArtifact, candidates, find, pack, parse_working_set, prepare, read_table,
+    Acceleration, Artifact, ArtifactError, BlobContent, Origin, PackOptions, PackedSet, Prepared,
+    WorkingSetArtifact, find, pack, parse_working_set, prepare, read_table,
 };
 use thaw_image::{DiffId, Digest, Extent, Silent, WorkingSet, media};
 use thaw_layer::Options;
@@ -83,12 +83,12 @@ fn what_is_published_is_found() {
         .blob(&found.layout.descriptor, u64::MAX)
         .unwrap();
     let layout = found.layout.unpack(&packed).unwrap();
-    assert!(layout == prepared.layout.bytes);
-    found.check_layout(&layout, layers).unwrap();
+    assert!(layout.bytes() == prepared.layout.bytes);
+    found.check_layout(layout.bytes(), layers).unwrap();
     let generated = found.generated.as_ref().unwrap();
     let packed = loaded.source.blob(&generated.descriptor, u64::MAX).unwrap();
     assert_eq!(
-        Some(generated.unpack(&packed).unwrap()),
+        Some(generated.unpack(&packed).unwrap().into_bytes()),
         prepared.layout.generated
     );
 
@@ -294,7 +294,8 @@ fn the_first_usable_one_is_taken() {
         .unwrap()
         .unwrap();
     assert_eq!(found.manifest, artifact.acceleration.manifest);
-    assert_eq!(candidates(&loaded.source, subject).unwrap().len(), 2);
+    let listed = loaded.source.referrers(subject, &[media::ACCELERATION]);
+    assert_eq!(listed.unwrap().len(), 2);
 }
 
 #[test]
@@ -336,12 +337,14 @@ fn working_sets_are_published_and_found() {
         ),
     ];
     let packed: PackedSet = pack(&trace, &layers, &read, &PackOptions::default()).unwrap();
-    let artifact = WorkingSetArtifact::build(&loaded.subject, "default", packed.clone()).unwrap();
+    let artifact =
+        WorkingSetArtifact::build(&loaded.subject, "default", Origin::Recorded, packed.clone())
+            .unwrap();
     artifact.publish(&loaded.source).unwrap();
 
     let listed = loaded
         .source
-        .referrers(&loaded.subject.digest, media::WORKING_SET)
+        .referrers(&loaded.subject.digest, &[media::WORKING_SET])
         .unwrap();
     assert_eq!(listed[0].annotations[media::ANNOTATION_PROFILE], "default");
     let manifest = loaded

@@ -38,6 +38,10 @@ pub const ANNOTATION_DIFF_ID: &str = "dev.thaw.layer.diff-id";
 pub const ANNOTATION_TAR_SIZE: &str = "dev.thaw.layer.tar-size";
 /// On a working set's manifest: the profile's name.
 pub const ANNOTATION_PROFILE: &str = "dev.thaw.profile";
+/// On a working set's manifest: how it came about. Without it, it was recorded.
+pub const ANNOTATION_ORIGIN: &str = "dev.thaw.origin";
+/// The origin of a working set that was guessed from the image, without a start.
+pub const ORIGIN_STATIC: &str = "static";
 /// On a layout or generated device descriptor: its bytes when unpacked, in decimal.
 pub const ANNOTATION_UNPACKED_SIZE: &str = "dev.thaw.unpacked.size";
 /// On a layout or generated device descriptor: digest of the unpacked bytes.

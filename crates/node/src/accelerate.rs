@@ -41,6 +41,21 @@ impl Node {
         let place = publish(target.as_deref(), to.is_some(), |target| {
             artifact.publish(target)
         })?;
+        let mut warnings = prepared.layout.warnings.clone();
+        // A recorded set comes right behind, where one was asked for.
+        let guessed = match keep || wish.profile.is_none() {
+            true => Ok(None),
+            false => {
+                progress.say("guessing a working set");
+                let target = target.as_deref().filter(|_| place.repository.is_some());
+                self.guess(&resolved, wish, target)
+            }
+        };
+        // Without it a start is only slower.
+        let guessed = guessed.unwrap_or_else(|error| {
+            warnings.push(format!("no working set was guessed: {}", chain(&error)));
+            None
+        });
         let full_layers = prepared.layers.iter().filter_map(|layer| {
             let reason = layer.index.as_ref().err()?;
             Some(format!("layer {}: {reason}", layer.layer.blob))
@@ -53,7 +68,8 @@ impl Node {
             compressed: image.compressed_size(),
             index: artifact.acceleration.size(),
             full_layers: full_layers.collect(),
-            warnings: prepared.layout.warnings.clone(),
+            guessed,
+            warnings,
             took: begin.elapsed(),
         })
     }
@@ -85,9 +101,11 @@ impl Node {
         found: &crate::source::Accelerated,
     ) -> Result<(), NodeError> {
         let manifest = &found.acceleration.manifest;
-        self.store
-            .blobs()
-            .put(manifest.digest(), manifest.bytes())?;
+        let blobs = self.store.blobs();
+        blobs.stash(manifest.digest(), manifest.bytes().to_vec())?;
+        if let Some(set) = &found.working_set {
+            blobs.stash(set.manifest.digest(), set.manifest.bytes().to_vec())?;
+        }
         let repository = found
             .repository
             .as_ref()
@@ -96,13 +114,16 @@ impl Node {
             manifest: *manifest.digest(),
             repository,
         };
-        let set = wish
-            .profile
-            .clone()
-            .zip(found.working_set.as_ref().map(|set| set.digest));
+        let set = found.working_set.as_ref().map(|set| *set.manifest.digest());
         self.update_image(resolved, |record| {
             record.acceleration = Some(used);
-            record.working_sets.extend(set);
+            match (&wish.profile, set) {
+                (Some(profile), Some(set)) => record.add_working_set(profile, set),
+                (Some(profile), None) if found.set_asked => {
+                    record.no_working_set.insert(profile.clone());
+                }
+                _ => {}
+            }
         })
     }
 }

@@ -25,6 +25,7 @@ pub(crate) struct Held {
     pub(crate) image: Arc<ImageMount>,
     /// What had been moved before the start.
     before: Spent,
+    round_trips: u64,
     mounted: Mounts,
 }
 
@@ -54,6 +55,7 @@ impl Held {
         Self {
             image,
             before,
+            round_trips: 0,
             mounted: Mounts::Overlay(Some(overlay), writable),
         }
     }
@@ -63,6 +65,7 @@ impl Held {
         Self {
             image,
             before,
+            round_trips: 0,
             mounted: Mounts::Layout(Some(mount)),
         }
     }
@@ -167,7 +170,8 @@ impl Node {
         timing: &Timing,
     ) -> Result<(Vec<container::Span>, Vec<String>), NodeError> {
         let dir = container.dir();
-        let held = timing.span("overlay", || overlay(image, dir, storage, before))?;
+        let mut held = timing.span("overlay", || overlay(image, dir, storage, before))?;
+        held.round_trips = timing.round_trips();
         lock(&self.held).insert(container.id().to_string(), held);
         crate::records::write(&dir.join("way.json"), &image.way_now())
             .map_err(NodeError::records)?;
@@ -200,8 +204,8 @@ impl Node {
     /// # Errors
     /// [`NodeError::NotMounted`] for a container that is not held.
     pub fn report(&self, id: &str) -> Result<StartReport, NodeError> {
-        let (image, before) = match lock(&self.held).get(id) {
-            Some(held) => (Arc::clone(&held.image), held.before),
+        let (image, before, round_trips) = match lock(&self.held).get(id) {
+            Some(held) => (Arc::clone(&held.image), held.before, held.round_trips),
             None => return Err(NodeError::NotMounted(PathBuf::from(id))),
         };
         let now = self.spent();
@@ -209,7 +213,7 @@ impl Node {
             way: image.way_now(),
             traffic: now.traffic.since(&before.traffic),
             waits: now.waits.saturating_sub(before.waits),
-            round_trips: image.round_trips,
+            round_trips,
         })
     }
 

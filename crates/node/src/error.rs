@@ -115,6 +115,9 @@ pub enum NodeError {
     /// A start under observation did not get ready.
     #[error("the recorded start failed: {0}")]
     Recording(String),
+    /// Files of the image could not be read.
+    #[error("cannot guess what a start reads")]
+    Guess(#[source] io::Error),
     /// There is nothing to publish.
     #[error("no start of {0} has been traced here for this profile: run it lazily first")]
     NoTraces(String),

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use thaw_image::{Digest, WorkingSet, media};
-use thaw_registry::{Descriptor, Manifest};
+use thaw_registry::{Descriptor, Manifest, Which};
 
 use crate::Node;
 use crate::error::NodeError;
@@ -15,8 +15,10 @@ use crate::reports::{
     AccelerationFacts, How, Inspection, LayerFacts, LoadFacts, Way, WorkingSetFacts,
 };
 use crate::resolve::Resolved;
+use crate::search::KnownSet;
 use crate::settings::ImageWish;
-use crate::source::{Accelerated, Choice, find_in};
+use crate::source::{Accelerated, Choice, layer_refs};
+use crate::stream::load;
 use crate::timing::Timing;
 
 impl Node {
@@ -26,9 +28,9 @@ impl Node {
     /// [`NodeError`] when the image cannot be found.
     pub fn inspect(&self, wish: &ImageWish) -> Result<Inspection, NodeError> {
         let timing = Timing::default();
-        let resolved = self.resolve(wish, &timing)?;
+        let (resolved, search) = self.resolve_to_start(wish, &timing)?;
         let image = &resolved.image;
-        let choice = self.choose(&resolved, wish, &timing)?;
+        let choice = self.choose(&resolved, wish, search, &timing)?;
         let found = self.known_acceleration(&resolved, &choice)?;
         let layers = self.layer_facts(image, found.as_ref().map(|(found, _)| found))?;
         let unpacked = layers.iter().map(|layer| layer.unpacked).sum();
@@ -83,7 +85,15 @@ impl Node {
             Choice::Lazy(_) => String::new(),
         };
         // A registry that cannot be asked has said so above.
-        let found = find_in(&resolved.repository, image, None).ok().flatten();
+        let repository = &resolved.repository;
+        let found = thaw_accelerate::find(repository.as_ref(), &image.digest, &layer_refs(image));
+        let found = found.ok().flatten().map(|acceleration| Accelerated {
+            acceleration,
+            from: repository.name(),
+            repository: Some(Arc::clone(repository)),
+            working_set: None,
+            set_asked: false,
+        });
         Ok(found.map(|found| (found, unused)))
     }
 
@@ -134,22 +144,23 @@ impl Node {
             .into_iter()
             .filter_map(|(profile, digest)| Some((profile, self.kept_set(&digest, manifest)?)))
             .collect();
-        let Some((found, repository)) = found.and_then(|it| Some((it, it.repository.as_ref()?)))
-        else {
+        let Some(repository) = found.and_then(|found| found.repository.as_ref()) else {
             return facts(sets);
         };
         // The newest of a profile comes last.
         let listed: BTreeMap<String, Descriptor> = repository
-            .referrers(manifest, media::WORKING_SET)
+            .referrers(manifest, &[media::WORKING_SET])
             .unwrap_or_default()
             .into_iter()
             .filter_map(|set| Some((set.annotations.get(media::ANNOTATION_PROFILE)?.clone(), set)))
             .collect();
         for (profile, descriptor) in listed {
             if !sets.contains_key(&profile)
-                && let Ok((set, ..)) = self.load_set(&descriptor, resolved, found)
+                && let Ok(artifact) = repository.manifest(&Which::Digest(descriptor.digest))
+                && let Some(set) = KnownSet::parse(artifact, manifest, repository)
+                && let Ok((index, _)) = load(self.store.blobs(), &set)
             {
-                sets.insert(profile, set);
+                sets.insert(profile, index);
             }
         }
         facts(sets)
@@ -217,7 +228,7 @@ fn would_start(image: &Image, choice: Choice, whole: bool) -> Way {
         _ if whole => all_here(),
         Choice::Lazy(found) => Way {
             how: How::Lazy,
-            why: found.why(image, found.working_set.is_some()),
+            why: found.why(image),
         },
         Choice::Full(why) => Way {
             how: How::Full,

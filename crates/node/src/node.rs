@@ -31,8 +31,6 @@ pub struct Node {
     pub(crate) records: Records,
     pub(crate) fetcher: Arc<Fetcher>,
     pub(crate) registry: thaw_registry::Client,
-    /// Every repository that was asked, by name: one set of connections and counters each.
-    repositories: Mutex<HashMap<String, Arc<dyn Repository>>>,
     pub(crate) containers: Containers,
     capabilities: OnceLock<Capabilities>,
     /// Started by the first lazy mount; the error is why it cannot be.
@@ -80,7 +78,6 @@ impl Node {
             records: Records::open(&settings.root).map_err(NodeError::records)?,
             fetcher: Fetcher::new(thaw_cache::Settings::default()).map_err(NodeError::threads)?,
             registry: thaw_registry::Client::new(settings.registry.clone())?,
-            repositories: Mutex::default(),
             containers: Containers::open(&settings.root, container_settings)?,
             capabilities: OnceLock::new(),
             transport: Mutex::default(),
@@ -92,6 +89,7 @@ impl Node {
             mounts: Mutex::default(),
             settings,
         };
+        node.registry.remember_links(node.records.measured().links);
         node.adopt()?;
         Ok(node)
     }
@@ -102,40 +100,24 @@ impl Node {
             .get_or_init(|| Capabilities::probe(&self.settings.root))
     }
 
-    /// The repository, or the layout directory, that holds an image.
+    /// The repository, or the layout directory, that holds an image, with counters of its own.
     pub(crate) fn repository(
         &self,
         reference: &ImageReference,
     ) -> Result<Arc<dyn Repository>, NodeError> {
-        let name = match reference {
-            ImageReference::Registry(name) => format!("{}/{}", name.registry, name.repository),
-            ImageReference::Layout { dir, .. } => format!("oci:{}", dir.display()),
-        };
-        let mut known = lock(&self.repositories);
-        if let Some(repository) = known.get(&name) {
-            return Ok(Arc::clone(repository));
-        }
-        let repository = self.registry.open(reference)?;
-        known.insert(name, Arc::clone(&repository));
-        Ok(repository)
+        Ok(self.registry.open(reference)?)
     }
 
     /// Speaks plain HTTP with these registries from now on, beside those of the settings.
     pub fn allow_plain_http(&self, registries: &[String]) {
         for registry in registries {
-            if self.registry.allow_plain_http(registry) {
-                let within = format!("{registry}/");
-                lock(&self.repositories).retain(|name, _| !name.starts_with(&within));
-            }
+            self.registry.allow_plain_http(registry);
         }
     }
 
     /// Bytes that came over the network since this node was opened.
     pub(crate) fn received(&self) -> u64 {
-        lock(&self.repositories)
-            .values()
-            .map(|repository| repository.stats().bytes)
-            .sum()
+        self.registry.stats().bytes
     }
 
     /// Whether anything is mounted or runs: a node that is not busy may end.
@@ -239,6 +221,7 @@ impl Node {
     /// Ends the node. Images that nothing uses are unmounted; what runs goes on.
     pub fn close(&self) {
         self.unmount_unused();
+        self.settle();
         for layer in self.open_layers() {
             if let Err(error) = layer.sync() {
                 tracing::warn!(layer = %layer.diff_id(), error = chain(&error), "not synced");

@@ -1,18 +1,16 @@
 //! An image becomes one EROFS mount, shared by all its containers.
 //!
 //! The layout is fetched and the working set's stream begins at the same time; the mount is made
-//! when the layout is there. A layer that is whole is given to EROFS as the plain file it is; any
-//! other goes through the fault transport.
+//! when the layout is there, and waits neither for the stream nor for the disk. A layer that is
+//! whole is given to EROFS as the plain file it is; any other goes through the fault transport.
 
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, RwLockWriteGuard};
-use std::time::{Duration, Instant};
 
-use thaw_cache::{Attachment, FetchError, Fill, LayerTar, Origin, Prefetch};
-use thaw_image::{BlobSource, DiffId, Digest, Progress, SeekTable};
+use thaw_cache::{Attachment, LayerTar};
+use thaw_image::{DiffId, Digest, Progress};
 use thaw_mount::{Device, FaultTransport, LayerSpec, LayoutMount, Unmount};
-use thaw_registry::Repository;
 
 use crate::Node;
 use crate::error::NodeError;
@@ -20,14 +18,14 @@ use crate::image::Image;
 use crate::node::{Slot, lock};
 use crate::reports::{How, Way};
 use crate::resolve::Resolved;
-use crate::settings::{ImageWish, Pull, Transport};
+use crate::search::Search;
+use crate::settings::{ImageWish, Transport};
 use crate::source::{Accelerated, Choice, chain, layer_refs};
+use crate::stream::{Stream, Streams};
 use crate::timing::Timing;
 
-/// Most bytes of a seek table.
-const MAX_TABLE: u64 = 128 << 20;
-/// How long one wait for a layer's completion lasts; there is a next one.
-const FILL_STEP: Duration = Duration::from_secs(60);
+/// For messages.
+const LAYOUT: &str = "the acceleration's layout";
 
 /// One image, mounted.
 #[derive(Debug)]
@@ -36,9 +34,7 @@ pub(crate) struct ImageMount {
     pub(crate) way: Way,
     pub(crate) profile: Option<String>,
     pub(crate) parts: Parts,
-    /// Requests that were made one after the other until it was mounted.
-    pub(crate) round_trips: u64,
-    prefetch: Mutex<Option<Prefetch>>,
+    pub(crate) streams: Streams,
     mount: Mutex<Option<LayoutMount>>,
     dir: PathBuf,
 }
@@ -50,7 +46,7 @@ pub(crate) struct Parts {
     pub(crate) generated: Option<PathBuf>,
     pub(crate) layers: Vec<Arc<LayerTar>>,
     /// Where the layers' bytes come from, as long as this lives.
-    _origins: Vec<Attachment>,
+    pub(crate) _origins: Vec<Attachment>,
 }
 
 impl ImageMount {
@@ -68,8 +64,7 @@ impl ImageMount {
             way,
             profile,
             parts,
-            round_trips: resolved.repository.stats().round_trips,
-            prefetch: Mutex::default(),
+            streams: Streams::default(),
             mount: Mutex::new(Some(mount)),
             dir,
         }
@@ -103,16 +98,9 @@ impl ImageMount {
         ids
     }
 
-    /// The stream of its working set, if there is one.
-    pub(crate) fn prefetch(&self) -> std::sync::MutexGuard<'_, Option<Prefetch>> {
-        lock(&self.prefetch)
-    }
-
     /// Unmounts it, which only works when nothing uses it.
     pub(crate) fn unmount(&self) -> Result<(), NodeError> {
-        if let Some(prefetch) = lock(&self.prefetch).take() {
-            prefetch.cancel();
-        }
+        self.streams.cancel();
         if let Some(mount) = lock(&self.mount).take() {
             mount.unmount(Unmount::Lazy)?;
         }
@@ -136,16 +124,15 @@ impl Node {
         progress: &dyn Progress,
         timing: &Timing,
     ) -> Result<Arc<ImageMount>, NodeError> {
-        let resolved = self.resolve(wish, timing)?;
-        let slot: Slot = Arc::clone(lock(&self.images).entry(resolved.image.digest).or_default());
-        let mut slot = lock(&slot);
-        if let Some(mount) = &*slot {
-            if wish.pull == Pull::Full {
-                timing.span("full pull", || self.complete(mount))?;
-            }
-            return Ok(Arc::clone(mount));
+        let (resolved, search) = self.resolve_to_start(wish, timing)?;
+        let shared: Slot = Arc::clone(lock(&self.images).entry(resolved.image.digest).or_default());
+        let mut slot = lock(&shared);
+        if let Some(mount) = slot.clone() {
+            drop(slot);
+            self.share(&mount, &resolved, wish, search, progress, timing)?;
+            return Ok(mount);
         }
-        let mount = Arc::new(self.open_image(&resolved, wish, progress, timing)?);
+        let mount = Arc::new(self.open_image(&resolved, wish, search, progress, timing)?);
         *slot = Some(Arc::clone(&mount));
         Ok(mount)
     }
@@ -154,12 +141,18 @@ impl Node {
         &self,
         resolved: &Resolved,
         wish: &ImageWish,
+        search: Option<Search>,
         progress: &dyn Progress,
         timing: &Timing,
     ) -> Result<ImageMount, NodeError> {
         let image = &resolved.image;
-        let (parts, way, prefetch) = match self.choose(resolved, wish, timing)? {
-            Choice::Lazy(found) => self.open_lazily(resolved, wish, &found, progress, timing)?,
+        let (parts, way, stream) = match self.choose(resolved, wish, search, timing)? {
+            Choice::Lazy(found) => {
+                let opened = self.open_lazily(resolved, &found, progress, timing)?;
+                timing.set_round_trips(trips(resolved, &found));
+                self.remember_choice(resolved, wish, &found)?;
+                opened
+            }
             Choice::Full(why) => {
                 timing.span("full pull", || self.pull_all(resolved, progress))?;
                 let found = self.local(image)?.ok_or(NodeError::Unknown(image.digest))?;
@@ -167,6 +160,7 @@ impl Node {
                     how: How::Full,
                     why,
                 };
+                timing.set_round_trips(trips(resolved, &found));
                 (self.parts(resolved, &found)?, way, None)
             }
         };
@@ -175,48 +169,37 @@ impl Node {
             self.mount_parts(&parts, &dir, wish.transport, false)
         })?;
         self.remember(resolved)?;
-        let mount = ImageMount::new(resolved, wish.profile.clone(), way, parts, mount, dir);
-        *mount.prefetch() = prefetch;
+        self.settle_soon();
+        let profile = wish.profile.clone();
+        let mount = ImageMount::new(resolved, profile, way, parts, mount, dir);
+        if let Some(profile) = &wish.profile {
+            mount.streams.add(profile, stream);
+        }
         Ok(mount)
     }
 
     fn open_lazily(
         &self,
         resolved: &Resolved,
-        wish: &ImageWish,
         found: &Accelerated,
         progress: &dyn Progress,
         timing: &Timing,
-    ) -> Result<(Parts, Way, Option<Prefetch>), NodeError> {
-        let whole = self.whole_layers(&resolved.image)?;
-        let whole_here = resolved
-            .image
-            .layers
-            .iter()
-            .all(|l| whole.contains_key(&l.diff_id));
+    ) -> Result<(Parts, Way, Option<Stream>), NodeError> {
         self.complete_unindexed(resolved, found, progress, timing)?;
         let layers = self.attach(resolved, found)?;
-        let (files, prefetch) = std::thread::scope(|scope| {
-            let stream = (!whole_here).then(|| {
-                scope.spawn(|| timing.span("working set index", || self.stream(resolved, found)))
-            });
-            let files = timing.span("layout", || self.layout_files(resolved, found));
-            (
-                files,
-                stream.and_then(|stream| stream.join().ok()).flatten(),
-            )
-        });
+        let whole_here = layers.layers.iter().all(|layer| layer.is_whole());
+        let set = found.working_set.clone().filter(|_| !whole_here);
+        let stream = set.map(|set| self.stream(set));
+        let files = timing.span("layout", || self.layout_files(resolved, found));
         let parts = layers.with(files?);
-        self.remember_choice(resolved, wish, found)?;
-        let way = if whole_here {
-            all_here()
-        } else {
-            Way {
+        let way = match whole_here {
+            true => all_here(),
+            false => Way {
                 how: How::Lazy,
-                why: found.why(&resolved.image, prefetch.is_some()),
-            }
+                why: found.why(&resolved.image),
+            },
         };
-        Ok((parts, way, prefetch))
+        Ok((parts, way, stream))
     }
 
     /// Everything that a mount is made of.
@@ -237,9 +220,9 @@ impl Node {
     ) -> Result<(PathBuf, Option<PathBuf>), NodeError> {
         let image = &resolved.image;
         let packed = &found.acceleration.layout;
-        let layout = self.unpacked(image, found, packed, |bytes| {
-            found.acceleration.check_layout(bytes, &layer_refs(image))
-        })?;
+        let check = |bytes: &[u8]| found.acceleration.check_layout(bytes, &layer_refs(image));
+        self.check_again(image, found, &check)?;
+        let layout = self.unpacked(image, found, packed, check)?;
         let generated = found.acceleration.generated.as_ref();
         let generated = generated
             .map(|packed| self.unpacked(image, found, packed, |_| Ok(())))
@@ -247,27 +230,22 @@ impl Node {
         Ok((layout, generated))
     }
 
-    /// Opens the layers, and tells the fetcher where their bytes come from. Asks nobody.
-    fn attach(&self, resolved: &Resolved, found: &Accelerated) -> Result<Layers, NodeError> {
-        let image = &resolved.image;
-        let mut layers = Vec::with_capacity(image.layers.len());
-        let mut origins = Vec::new();
-        for layer in &image.layers {
-            if let Some(whole) = self.whole(&layer.diff_id)? {
-                layers.push(whole);
-                continue;
-            }
-            let Some(table) = found.acceleration.tables.get(&layer.blob) else {
-                let what = format!("layer {}", layer.diff_id);
-                let reason = "it has no seek table and is not here".to_owned();
-                return Err(unusable(image, what, reason));
-            };
-            let tar = self.store.layers().open(&layer.diff_id, table.tar_size)?;
-            let origin = self.origin(resolved, found, layer.blob, table);
-            origins.push(self.fetcher.attach(Arc::clone(&tar), origin));
-            layers.push(tar);
+    /// A layout that is here was checked when it came, but maybe for another image: an acceleration
+    /// that was not used here before may name any.
+    fn check_again(
+        &self,
+        image: &Image,
+        found: &Accelerated,
+        check: &dyn Fn(&[u8]) -> Result<(), String>,
+    ) -> Result<(), NodeError> {
+        let used = self.records.image(&image.digest);
+        let used = used.and_then(|record| record.acceleration);
+        if used.is_some_and(|used| used.manifest == *found.acceleration.manifest.digest()) {
+            return Ok(());
         }
-        Ok(Layers { layers, origins })
+        let here = self.store.blobs().get(&found.acceleration.layout.digest)?;
+        let checked = here.map_or(Ok(()), |bytes| check(&bytes));
+        checked.map_err(|reason| unusable(image, LAYOUT.to_owned(), reason))
     }
 
     /// A part of an acceleration as a file of the store, unpacked.
@@ -280,7 +258,7 @@ impl Node {
     ) -> Result<PathBuf, NodeError> {
         let blobs = self.store.blobs();
         if !blobs.contains(&packed.digest) {
-            let bad = |reason| unusable(image, "the acceleration's layout".to_owned(), reason);
+            let bad = |reason| unusable(image, LAYOUT.to_owned(), reason);
             let bytes = match (&found.repository, blobs.get(&packed.descriptor.digest)?) {
                 (_, Some(bytes)) => bytes,
                 (Some(repository), None) => {
@@ -289,51 +267,10 @@ impl Node {
                 (None, None) => return Err(bad("it is not in the store".to_owned())),
             };
             let unpacked = packed.unpack(&bytes).map_err(bad)?;
-            check(&unpacked).map_err(bad)?;
-            blobs.put(&packed.digest, &unpacked)?;
+            check(unpacked.bytes()).map_err(bad)?;
+            blobs.stash_verified(&packed.digest, &unpacked)?;
         }
         Ok(blobs.path(&packed.digest))
-    }
-
-    /// Where the bytes of a layer come from.
-    fn origin(
-        &self,
-        resolved: &Resolved,
-        found: &Accelerated,
-        blob: Digest,
-        table: &thaw_accelerate::TableRef,
-    ) -> Origin {
-        let image = resolved.image.reference.to_string();
-        let local: Arc<dyn BlobSource> = Arc::new(self.store.blobs().clone());
-        let windows = table.windows.as_ref().map(|windows| {
-            let source = match &found.repository {
-                Some(repository) if !self.store.blobs().contains(&windows.digest) => {
-                    Arc::clone(repository) as Arc<dyn BlobSource>
-                }
-                _ => local,
-            };
-            (source, windows.digest)
-        });
-        let load = TableLoader {
-            blobs: self.store.blobs().clone(),
-            repository: found.repository.clone(),
-            table: table.clone(),
-            blob,
-            diff_id: resolved
-                .image
-                .layers
-                .iter()
-                .find(|l| l.blob == blob)
-                .map(|l| l.diff_id),
-            image: image.clone(),
-        };
-        Origin {
-            image,
-            blobs: vec![Arc::clone(&resolved.repository) as Arc<dyn BlobSource>],
-            layer_blob: blob,
-            table: Box::new(move || load.load()),
-            windows,
-        }
     }
 
     /// Mounts parts at a directory, which is made. `record`: every layer raises events, also those
@@ -436,40 +373,6 @@ impl Node {
             self.let_go(&ids);
         }
     }
-
-    /// Completes the layers of a mounted image, and waits for that.
-    fn complete(&self, image: &ImageMount) -> Result<(), NodeError> {
-        let partial = image.parts.layers.iter().filter(|layer| !layer.is_whole());
-        let fills: Vec<Fill> = partial
-            .map(|layer| self.fetcher.fill(&layer.diff_id()))
-            .collect();
-        for fill in fills {
-            loop {
-                if let Some(done) = fill.wait(Instant::now() + FILL_STEP) {
-                    done?;
-                    break;
-                }
-            }
-        }
-        Ok(())
-    }
-}
-
-/// The layers of an image, open.
-struct Layers {
-    layers: Vec<Arc<LayerTar>>,
-    origins: Vec<Attachment>,
-}
-
-impl Layers {
-    fn with(self, (layout, generated): (PathBuf, Option<PathBuf>)) -> Parts {
-        Parts {
-            layout,
-            generated,
-            layers: self.layers,
-            _origins: self.origins,
-        }
-    }
 }
 
 /// The way of an image that needs no fetching.
@@ -480,40 +383,14 @@ pub(crate) fn all_here() -> Way {
     }
 }
 
-/// Gets a seek table when it is first needed.
-struct TableLoader {
-    blobs: thaw_cache::Blobs,
-    repository: Option<Arc<dyn Repository>>,
-    table: thaw_accelerate::TableRef,
-    blob: Digest,
-    diff_id: Option<DiffId>,
-    image: String,
-}
-
-impl TableLoader {
-    fn load(&self) -> Result<Arc<SeekTable>, FetchError> {
-        let diff_id = self.diff_id.unwrap_or(DiffId(self.blob));
-        let fail = |reason: String| FetchError::table(&self.image, diff_id, reason);
-        let digest = self.table.table.digest;
-        let here = self
-            .blobs
-            .get(&digest)
-            .map_err(|error| fail(chain(&error)))?;
-        let bytes = match (here, &self.repository) {
-            (Some(bytes), _) => bytes,
-            (None, Some(repository)) => {
-                let bytes = repository
-                    .blob(&self.table.table, MAX_TABLE)
-                    .map_err(|error| fail(chain(&error)))?;
-                self.blobs.put(&digest, &bytes).ok();
-                bytes
-            }
-            (None, None) => return Err(fail("it is not in the store".to_owned())),
-        };
-        thaw_accelerate::read_table(&bytes, &self.blob, &self.table)
-            .map(Arc::new)
-            .map_err(fail)
-    }
+/// Requests that were made one after the other for a lazy mount, at most.
+fn trips(resolved: &Resolved, found: &Accelerated) -> u64 {
+    let own = resolved.repository.stats().round_trips;
+    let other = found
+        .repository
+        .as_ref()
+        .filter(|other| !Arc::ptr_eq(other, &resolved.repository));
+    own + other.map_or(0, |other| other.stats().round_trips)
 }
 
 pub(crate) fn unusable(image: &Image, what: String, reason: String) -> NodeError {

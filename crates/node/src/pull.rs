@@ -22,6 +22,9 @@ use crate::settings::ImageWish;
 use crate::source::{Accelerated, layer_refs};
 use crate::timing::Timing;
 
+/// A pull of fewer bytes says little of how fast layers are unpacked.
+const MEASURED_BYTES: u64 = 4 << 20;
+
 /// What is remembered of a layer that was read whole on this node.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct LayerRecord {
@@ -56,6 +59,7 @@ impl Node {
         for layer in whole.values() {
             layer.sync()?;
         }
+        self.settle();
         Ok(Pulled {
             manifest: image.digest,
             compressed: image.compressed_size(),
@@ -71,7 +75,15 @@ impl Node {
         resolved: &Resolved,
         progress: &dyn Progress,
     ) -> Result<(Prepared, Artifact), NodeError> {
-        self.prepare_image(resolved, true, progress)
+        let (begin, missing) = (Instant::now(), self.missing(&resolved.image)?);
+        let pulled = self.prepare_image(resolved, true, progress)?;
+        if missing >= MEASURED_BYTES {
+            let rate = u128::from(missing) * 1_000_000 / begin.elapsed().as_micros().max(1);
+            let rate = u64::try_from(rate).unwrap_or(u64::MAX);
+            self.records
+                .measure(|measured| measured.unpack_rate = Some(rate));
+        }
+        Ok(pulled)
     }
 
     /// Reads every layer once; keeps the tars if `keep` is set.

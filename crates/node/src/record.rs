@@ -10,10 +10,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
-use thaw_accelerate::{PackOptions, WorkingSetArtifact};
-use thaw_cache::Prefetch;
-use thaw_image::{BlobSource, DiffId, Digest, Extent, Progress, WorkingSet};
-use thaw_registry::{Descriptor, Manifest};
+use thaw_accelerate::{Origin, PackOptions, WorkingSetArtifact};
+use thaw_cache::LayerTar;
+use thaw_image::{DiffId, Digest, Extent, Progress};
+use thaw_registry::Repository;
 
 use crate::Node;
 use crate::accelerate::publish;
@@ -24,11 +24,12 @@ use crate::ready::Ready;
 use crate::reports::{How, RecordOptions, Recorded, Way};
 use crate::resolve::Resolved;
 use crate::settings::ImageWish;
-use crate::source::{Accelerated, chain};
 use crate::timing::Timing;
 
-/// Most bytes of a working set's index.
-const MAX_INDEX: u64 = 64 << 20;
+/// The profile that a wish is for.
+pub(crate) fn profile(wish: &ImageWish) -> &str {
+    wish.profile.as_deref().unwrap_or("default")
+}
 
 /// What starts of one image and profile have read, in order of first read.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -87,7 +88,14 @@ impl Node {
             .map(|entry| (entry.layer, entry.extent))
             .collect();
         progress.say("packing the working set");
-        let mut recorded = self.publish_set(&resolved, &image, &trace, wish, to, local)?;
+        let target = self.target(&resolved, to, local)?;
+        let mut recorded = self.publish_set(
+            &resolved,
+            &image.parts.layers,
+            &trace,
+            (profile(wish), Origin::Recorded),
+            (target.as_deref(), to.is_some()),
+        )?;
         recorded.ready_after = ready_after;
         let ids = image.diff_ids();
         drop(image);
@@ -141,46 +149,37 @@ impl Node {
         let image = self.mounted(wish, progress, &timing)?;
         let resolved = self.resolve(wish, &timing)?;
         self.harvest(&image)?;
-        let profile = wish.profile.as_deref().unwrap_or("default");
-        let gathered = self.gathered(&image.image.digest, profile);
+        let gathered = self.gathered(&image.image.digest, profile(wish));
         if gathered.extents.is_empty() {
             return Err(NodeError::NoTraces(image.image.reference.to_string()));
         }
-        self.publish_set(&resolved, &image, &gathered.extents, wish, to, local)
+        let target = self.target(&resolved, to, local)?;
+        self.publish_set(
+            &resolved,
+            &image.parts.layers,
+            &gathered.extents,
+            (profile(wish), Origin::Recorded),
+            (target.as_deref(), to.is_some()),
+        )
     }
 
     /// The working set of a trace, published.
-    fn publish_set(
+    pub(crate) fn publish_set(
         &self,
         resolved: &Resolved,
-        image: &ImageMount,
+        layers: &[Arc<LayerTar>],
         trace: &[(DiffId, Extent)],
-        wish: &ImageWish,
-        to: Option<&str>,
-        local: bool,
+        (profile, origin): (&str, Origin),
+        (target, named): (Option<&dyn Repository>, bool),
     ) -> Result<Recorded, NodeError> {
-        let profile = wish.profile.as_deref().unwrap_or("default");
-        let layers: Vec<(DiffId, u64)> = image
-            .parts
-            .layers
+        let sizes: Vec<(DiffId, u64)> = layers
             .iter()
-            .map(|l| (l.diff_id(), l.tar_size()))
+            .map(|layer| (layer.diff_id(), layer.tar_size()))
             .collect();
-        let read = |diff_id: &DiffId, extent: Extent| {
-            let layer = image
-                .parts
-                .layers
-                .iter()
-                .find(|layer| layer.diff_id() == *diff_id);
-            let layer = layer.ok_or_else(|| std::io::Error::other("not a layer of the image"))?;
-            self.present(layer, extent)
-        };
-        let packed = thaw_accelerate::pack(trace, &layers, &read, &PackOptions::default())?;
-        let artifact = WorkingSetArtifact::build(&resolved.subject, profile, packed)?;
-        let target = self.target(resolved, to, local)?;
-        let place = publish(target.as_deref(), to.is_some(), |target| {
-            artifact.publish(target)
-        })?;
+        let read = |diff_id: &DiffId, extent: Extent| self.read_layer(layers, diff_id, extent);
+        let packed = thaw_accelerate::pack(trace, &sizes, &read, &PackOptions::default())?;
+        let artifact = WorkingSetArtifact::build(&resolved.subject, profile, origin, packed)?;
+        let place = publish(target, named, |target| artifact.publish(target))?;
         for (descriptor, bytes) in artifact.blobs() {
             self.store.blobs().put(&descriptor.digest, bytes)?;
         }
@@ -189,7 +188,7 @@ impl Node {
             .blobs()
             .put(&digest, artifact.manifest().bytes())?;
         self.update_image(resolved, |record| {
-            record.working_sets.insert(profile.to_owned(), digest);
+            record.add_working_set(profile, digest);
         })?;
         Ok(Recorded {
             profile: profile.to_owned(),
@@ -202,8 +201,15 @@ impl Node {
         })
     }
 
-    /// Bytes of a layer, fetched first if they are not here.
-    fn present(&self, layer: &thaw_cache::LayerTar, extent: Extent) -> std::io::Result<Vec<u8>> {
+    /// Bytes of one of `layers`, fetched first if they are not here.
+    pub(crate) fn read_layer(
+        &self,
+        layers: &[Arc<LayerTar>],
+        diff_id: &DiffId,
+        extent: Extent,
+    ) -> std::io::Result<Vec<u8>> {
+        let layer = layers.iter().find(|layer| layer.diff_id() == *diff_id);
+        let layer = layer.ok_or_else(|| std::io::Error::other("not a layer of the image"))?;
         if !layer.contains(extent) {
             let deadline = Instant::now() + self.settings.fault_timeout;
             let filled = self.fetcher.demand(&layer.diff_id(), extent, deadline);
@@ -214,62 +220,6 @@ impl Node {
             .read_at(&mut bytes, extent.offset)
             .map_err(std::io::Error::other)?;
         Ok(bytes)
-    }
-
-    /// Begins to stream the working set of a lazy start; without one the start is only slower.
-    pub(crate) fn stream(&self, resolved: &Resolved, found: &Accelerated) -> Option<Prefetch> {
-        let wanted = found.working_set.as_ref()?;
-        match self.load_set(wanted, resolved, found) {
-            Ok((set, data, source)) => Some(self.fetcher.prefetch(Arc::new(set), data, source)),
-            Err(reason) => {
-                let image = resolved.image.reference.to_string();
-                tracing::warn!(image, reason, "no working set");
-                None
-            }
-        }
-    }
-
-    pub(crate) fn load_set(
-        &self,
-        wanted: &Descriptor,
-        resolved: &Resolved,
-        found: &Accelerated,
-    ) -> Result<(WorkingSet, Digest, Arc<dyn BlobSource>), String> {
-        let blobs = self.store.blobs();
-        let repository = found.repository.as_ref();
-        let manifest = match blobs.get(&wanted.digest).map_err(|error| chain(&error))? {
-            Some(bytes) => Manifest::parse(bytes, None)?,
-            None => {
-                let repository = repository.ok_or("it is not in the store")?;
-                let which = crate::source::which(wanted);
-                let manifest = repository.manifest(&which).map_err(|error| chain(&error))?;
-                blobs.put(manifest.digest(), manifest.bytes()).ok();
-                manifest
-            }
-        };
-        let parts = thaw_accelerate::parse_working_set(&manifest, &resolved.image.digest)?;
-        let index = match blobs
-            .get(&parts.index.digest)
-            .map_err(|error| chain(&error))?
-        {
-            Some(bytes) => bytes,
-            None => {
-                let repository = repository.ok_or("its index is not in the store")?;
-                let bytes = repository
-                    .blob(&parts.index, MAX_INDEX)
-                    .map_err(|error| chain(&error))?;
-                blobs.put(&parts.index.digest, &bytes).ok();
-                bytes
-            }
-        };
-        let set = WorkingSet::decode(&index).map_err(|error| error.to_string())?;
-        let source: Arc<dyn BlobSource> = match repository {
-            Some(repository) if !blobs.contains(&parts.data.digest) => {
-                Arc::clone(repository) as Arc<dyn BlobSource>
-            }
-            _ => Arc::new(blobs.clone()),
-        };
-        Ok((set, parts.data.digest, source))
     }
 
     /// Keeps what was read of an image since it was mounted.

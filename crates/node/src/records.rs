@@ -8,14 +8,17 @@
 //!
 //! A record that cannot be read is treated as absent: everything in it can be asked again.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use thaw_image::{DiffId, Digest, ImageReference};
+use thaw_registry::Link;
 
+use crate::node::lock;
 use crate::pull::LayerRecord;
 
 /// What a reference meant when it was last resolved.
@@ -45,8 +48,19 @@ pub(crate) struct ImageRecord {
     /// Working set of each profile: digest of its artifact manifest.
     #[serde(default)]
     pub(crate) working_sets: BTreeMap<String, Digest>,
+    /// Profiles that have no working set, as far as the repositories were asked.
+    #[serde(default)]
+    pub(crate) no_working_set: BTreeSet<String>,
     /// Last use, in seconds since 1970.
     pub(crate) used: u64,
+}
+
+impl ImageRecord {
+    /// Enters the working set of a profile.
+    pub(crate) fn add_working_set(&mut self, profile: &str, manifest: Digest) {
+        self.no_working_set.remove(profile);
+        self.working_sets.insert(profile.to_owned(), manifest);
+    }
 }
 
 /// Where an acceleration came from.
@@ -58,12 +72,27 @@ pub(crate) struct AccelerationRecord {
     pub(crate) repository: Option<String>,
 }
 
+/// What this machine has measured.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Measured {
+    /// How registries are reached.
+    #[serde(default)]
+    pub(crate) links: BTreeMap<String, Link>,
+    /// Compressed bytes per second that the last full pull made of an image; not more than the
+    /// link gave.
+    #[serde(default)]
+    pub(crate) unpack_rate: Option<u64>,
+}
+
 /// The records below one directory.
 #[derive(Clone, Debug)]
 pub(crate) struct Records {
     refs: PathBuf,
     manifests: PathBuf,
     layers: PathBuf,
+    measured: PathBuf,
+    /// Written, and not durable yet.
+    unsettled: Arc<Mutex<BTreeSet<PathBuf>>>,
 }
 
 impl Records {
@@ -76,6 +105,8 @@ impl Records {
             refs: root.join("images/refs"),
             manifests: root.join("images/manifests"),
             layers: root.join("images/layers"),
+            measured: root.join("images/measured"),
+            unsettled: Arc::default(),
         };
         for dir in [&records.refs, &records.manifests, &records.layers] {
             fs::create_dir_all(dir)?;
@@ -99,7 +130,7 @@ impl Records {
     /// # Errors
     /// When the record cannot be written.
     pub(crate) fn put_reference(&self, record: &RefRecord) -> io::Result<()> {
-        write(&self.ref_path(&record.reference, &record.platform), record)
+        self.write_soon(&self.ref_path(&record.reference, &record.platform), record)
     }
 
     /// The image with this manifest.
@@ -113,7 +144,7 @@ impl Records {
     /// # Errors
     /// When the record cannot be written.
     pub(crate) fn put_image(&self, record: &ImageRecord) -> io::Result<()> {
-        write(&self.manifests.join(record.manifest.hex()), record)
+        self.write_soon(&self.manifests.join(record.manifest.hex()), record)
     }
 
     /// Forgets an image and all references to it.
@@ -152,7 +183,9 @@ impl Records {
 
     /// Remembers a layer.
     pub(crate) fn put_layer(&self, diff_id: &DiffId, record: &LayerRecord) -> io::Result<()> {
-        write(&self.layers.join(diff_id.0.hex()), record)
+        let path = self.layers.join(diff_id.0.hex());
+        write(&path, record)?;
+        fs::File::open(path)?.sync_all()
     }
 
     /// Forgets a layer.
@@ -160,6 +193,44 @@ impl Records {
         match fs::remove_file(self.layers.join(diff_id.0.hex())) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
             _ => Ok(()),
+        }
+    }
+
+    /// What was measured here.
+    pub(crate) fn measured(&self) -> Measured {
+        read(&self.measured).unwrap_or_default()
+    }
+
+    /// Changes what was measured here. That it cannot be kept costs a better guess.
+    pub(crate) fn measure(&self, change: impl FnOnce(&mut Measured)) {
+        let before = self.measured();
+        let mut measured = before.clone();
+        change(&mut measured);
+        if measured != before
+            && let Err(error) = self.write_soon(&self.measured, &measured)
+        {
+            tracing::debug!(%error, "measurements are not kept");
+        }
+    }
+
+    /// A start does not wait for the disk: [`Records::settle`] does.
+    fn write_soon<T: Serialize>(&self, path: &Path, record: &T) -> io::Result<()> {
+        write(path, record)?;
+        lock(&self.unsettled).insert(path.to_owned());
+        Ok(())
+    }
+
+    /// Makes durable what was written. What a crash takes is asked again.
+    pub(crate) fn settle(&self) {
+        let written = std::mem::take(&mut *lock(&self.unsettled));
+        for path in written {
+            let synced = fs::File::open(&path).and_then(|file| file.sync_all());
+            match synced {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    tracing::warn!(path = %path.display(), %error, "a record is not durable");
+                }
+                _ => {}
+            }
         }
     }
 
@@ -184,12 +255,12 @@ fn read<T: DeserializeOwned>(path: &Path) -> Option<T> {
     serde_json::from_slice(&fs::read(path).ok()?).ok()
 }
 
-/// Writes `value` beside `path`, flushes it, and renames it into place.
+/// Writes `value` beside `path` and renames it into place. What a crash makes of it is no record,
+/// which counts as none.
 pub(crate) fn write<T: Serialize>(path: &Path, value: &T) -> io::Result<()> {
     let bytes = serde_json::to_vec_pretty(value)?;
     let temporary = path.with_extension("new");
     fs::write(&temporary, bytes)?;
-    fs::File::open(&temporary)?.sync_all()?;
     fs::rename(&temporary, path)
 }
 
@@ -218,6 +289,7 @@ mod tests {
             config: Digest::of(b"c"),
             acceleration: None,
             working_sets: BTreeMap::new(),
+            no_working_set: BTreeSet::new(),
             used: 0,
         };
         records.put_image(&image).unwrap();

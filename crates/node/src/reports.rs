@@ -144,6 +144,9 @@ pub struct Accelerated {
     pub compressed: u64,
     /// Bytes of the acceleration.
     pub index: u64,
+    /// The working set that was guessed from the image's program, where no recorded one was there
+    /// or was asked for.
+    pub guessed: Option<Recorded>,
     /// Layers that have no seek table, and why.
     pub full_layers: Vec<String>,
     /// What could not be shown as it is in the image.
@@ -152,7 +155,7 @@ pub struct Accelerated {
     pub took: Duration,
 }
 
-/// A working set that was recorded.
+/// A working set that was recorded, or guessed.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Recorded {
     /// The profile.
@@ -163,7 +166,7 @@ pub struct Recorded {
     pub repository: Option<String>,
     /// Why it was not pushed, where that was wanted.
     pub not_pushed: Option<String>,
-    /// Bytes of the blocks that the start read.
+    /// Bytes of its blocks: what the start read.
     pub blocks: u64,
     /// The same, packed.
     pub packed: u64,

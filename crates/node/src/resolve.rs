@@ -1,5 +1,6 @@
 //! Reference → image: from what is remembered here, else from the registry.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use thaw_image::{Digest, ImageReference};
@@ -9,6 +10,7 @@ use crate::Node;
 use crate::error::NodeError;
 use crate::image::Image;
 use crate::records::{ImageRecord, RefRecord};
+use crate::search::Search;
 use crate::settings::ImageWish;
 use crate::timing::Timing;
 
@@ -30,10 +32,62 @@ pub(crate) struct Resolved {
     pub(crate) fresh: Vec<(Digest, Vec<u8>)>,
 }
 
+/// What a reference was found to mean.
+enum Found {
+    /// An image that is known here.
+    Image(Box<Resolved>),
+    /// A manifest of the registry, of which more has to be asked.
+    Manifest(Box<Named>),
+}
+
+/// A manifest, and where it is.
+struct Named {
+    reference: ImageReference,
+    repository: Arc<dyn Repository>,
+    platform: Platform,
+    manifest: Manifest,
+}
+
 impl Node {
     /// Finds the image that `wish` means. A reference that was resolved here before is not asked
     /// again unless the wish says so: a tag that moved is seen by `pull`.
     pub(crate) fn resolve(&self, wish: &ImageWish, timing: &Timing) -> Result<Resolved, NodeError> {
+        match self.look_up(wish, timing)? {
+            Found::Image(image) => Ok(*image),
+            Found::Manifest(named) => self.with_config(&named, timing),
+        }
+    }
+
+    /// [`Node::resolve`] for a start: while the configuration is fetched, the trusted repositories
+    /// are asked what they have for the image, and the fault transport is started.
+    pub(crate) fn resolve_to_start(
+        &self,
+        wish: &ImageWish,
+        timing: &Timing,
+    ) -> Result<(Resolved, Option<Search>), NodeError> {
+        let named = match self.look_up(wish, timing)? {
+            Found::Image(image) => return Ok((*image, None)),
+            Found::Manifest(named) => named,
+        };
+        let digest = named.manifest.digest();
+        if !self.must_search(digest, wish) {
+            return Ok((self.with_config(&named, timing)?, None));
+        }
+        std::thread::scope(|scope| {
+            let search = scope.spawn(|| {
+                let profile = wish.profile.as_deref();
+                timing.span("find acceleration", || {
+                    self.search(&named.reference, &named.repository, digest, profile)
+                })
+            });
+            // Whether it can be started is asked, and told, by whoever chooses the way.
+            scope.spawn(|| self.transport_ready(wish.transport).ok());
+            let resolved = self.with_config(&named, timing)?;
+            Ok((resolved, search.join().ok()))
+        })
+    }
+
+    fn look_up(&self, wish: &ImageWish, timing: &Timing) -> Result<Found, NodeError> {
         let reference = wish.parse()?;
         let platform = match &wish.platform {
             Some(text) => text.parse().unwrap_or_else(|never| match never {}),
@@ -45,29 +99,34 @@ impl Node {
         {
             let subject = subject_of(&image);
             let fresh = Vec::new();
-            return Ok(Resolved {
+            return Ok(Found::Image(Box::new(Resolved {
                 image,
                 repository,
                 subject,
                 platform,
                 config,
                 fresh,
-            });
+            })));
         }
+        repository.connect();
         let resolved = timing.span("resolve manifest", || {
             thaw_registry::resolve(repository.as_ref(), &reference, &platform)
         })?;
-        self.with_config(&reference, repository, platform, &resolved.manifest, timing)
+        Ok(Found::Manifest(Box::new(Named {
+            reference,
+            repository,
+            platform,
+            manifest: resolved.manifest,
+        })))
     }
 
-    fn with_config(
-        &self,
-        reference: &ImageReference,
-        repository: Arc<dyn Repository>,
-        platform: Platform,
-        manifest: &Manifest,
-        timing: &Timing,
-    ) -> Result<Resolved, NodeError> {
+    fn with_config(&self, named: &Named, timing: &Timing) -> Result<Resolved, NodeError> {
+        let Named {
+            reference,
+            repository,
+            platform,
+            manifest,
+        } = named;
         let descriptor = manifest.content()?.config;
         let (config, fetched) = match self.store.blobs().get(&descriptor.digest)? {
             Some(config) => (config, false),
@@ -80,7 +139,7 @@ impl Node {
         };
         let (digest, media_type) = (*manifest.digest(), manifest.media_type());
         let image = Image::parse(reference, digest, media_type, manifest.bytes(), &config)?;
-        check_platform(&image, &platform)?;
+        check_platform(&image, platform)?;
         let mut fresh = vec![(digest, manifest.bytes().to_vec())];
         if fetched {
             fresh.push((descriptor.digest, config));
@@ -89,9 +148,9 @@ impl Node {
         let (image, config) = (Arc::new(image), descriptor.digest);
         Ok(Resolved {
             image,
-            repository,
+            repository: Arc::clone(repository),
             subject,
-            platform,
+            platform: platform.clone(),
             config,
             fresh,
         })
@@ -142,7 +201,8 @@ impl Node {
                 manifest: image.digest,
                 config,
                 acceleration: None,
-                working_sets: std::collections::BTreeMap::new(),
+                working_sets: BTreeMap::new(),
+                no_working_set: BTreeSet::new(),
                 used: 0,
             });
         record.used = now();
@@ -154,7 +214,7 @@ impl Node {
     /// of a start: called when the root filesystem is mounted.
     pub(crate) fn remember(&self, resolved: &Resolved) -> Result<(), NodeError> {
         for (digest, bytes) in &resolved.fresh {
-            self.store.blobs().put(digest, bytes)?;
+            self.store.blobs().stash(digest, bytes.clone())?;
         }
         let record = RefRecord {
             reference: resolved.image.reference.to_string(),

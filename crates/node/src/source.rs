@@ -7,34 +7,52 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Duration;
 
-use thaw_accelerate::{Acceleration, LayerRef};
+use thaw_accelerate::{Acceleration, LayerRef, Origin};
 use thaw_cache::LayerTar;
-use thaw_image::{ImageReference, media};
-use thaw_registry::{Descriptor, Repository, Which};
+use thaw_image::Digest;
+use thaw_registry::{Manifest, Repository};
 
 use crate::Node;
 use crate::error::NodeError;
+use crate::estimate::{Needs, Speed};
 use crate::image::{Image, Layer};
-use crate::records::ImageRecord;
 use crate::resolve::Resolved;
+use crate::search::{KnownSet, Search};
 use crate::settings::{ImageWish, Pull};
 use crate::timing::Timing;
 
-/// Below so many compressed bytes the index costs as much as the image.
-const SMALL_IMAGE: u64 = 1 << 20;
-/// What a link is assumed to carry until it has been measured, in bytes per second.
-const ASSUMED_RATE: f64 = 12.5e6;
-/// How fast a full pull unpacks, in compressed bytes per second: what a slow machine makes.
-const UNPACK_RATE: f64 = 60e6;
-/// What the requests of a lazy start cost more than those of a full pull.
-const EXTRA_REQUESTS: Duration = Duration::from_millis(20);
+/// The way an image takes.
+#[derive(Debug)]
+pub(crate) enum Choice {
+    /// By this acceleration.
+    Lazy(Box<Accelerated>),
+    /// By a full pull, because.
+    Full(String),
+}
+
+/// An acceleration, and where its blobs are.
+#[derive(Clone, Debug)]
+pub(crate) struct Accelerated {
+    pub(crate) acceleration: Acceleration,
+    /// `None`: all of it is in the store.
+    pub(crate) repository: Option<Arc<dyn Repository>>,
+    /// The working set of the wanted profile.
+    pub(crate) working_set: Option<KnownSet>,
+    /// Whether that there is none is what the repositories say, and not only what is known here.
+    pub(crate) set_asked: bool,
+    /// Where it came from, for people.
+    pub(crate) from: String,
+}
 
 impl Accelerated {
-    /// Why an image starts lazily by it, in words; `set`: with a working set.
-    pub(crate) fn why(&self, image: &Image, set: bool) -> String {
-        let set = if set { " with a working set" } else { "" };
+    /// Why an image starts lazily by it, in words.
+    pub(crate) fn why(&self, image: &Image) -> String {
+        let set = match self.working_set.as_ref().map(|set| set.parts.origin) {
+            Some(Origin::Recorded) => " with a working set",
+            Some(Origin::Static) => " with a working set of its program alone",
+            None => "",
+        };
         let whole = image.layers.iter().filter(|layer| !self.has_table(layer));
         let whole = match whole.count() {
             0 => String::new(),
@@ -52,33 +70,14 @@ impl Accelerated {
     }
 }
 
-/// The way an image takes.
-#[derive(Debug)]
-pub(crate) enum Choice {
-    /// By this acceleration.
-    Lazy(Box<Accelerated>),
-    /// By a full pull, because.
-    Full(String),
-}
-
-/// An acceleration, and where its blobs are.
-#[derive(Clone, Debug)]
-pub(crate) struct Accelerated {
-    pub(crate) acceleration: Acceleration,
-    /// `None`: all of it is in the store.
-    pub(crate) repository: Option<Arc<dyn Repository>>,
-    /// Manifest of the working set of the wanted profile.
-    pub(crate) working_set: Option<Descriptor>,
-    /// Where it came from, for people.
-    pub(crate) from: String,
-}
-
 impl Node {
-    /// Decides how `resolved` gets here.
+    /// Decides how `resolved` gets here. `search`: what the repositories said, if they were asked
+    /// on the way; they are asked now if they have to be.
     pub(crate) fn choose(
         &self,
         resolved: &Resolved,
         wish: &ImageWish,
+        search: Option<Search>,
         timing: &Timing,
     ) -> Result<Choice, NodeError> {
         let image = &resolved.image;
@@ -95,20 +94,70 @@ impl Node {
         if let Err(reason) = self.transport_ready(wish.transport) {
             return refuse(reason);
         }
-        let found = match self.local(image)? {
-            Some(local) => Ok(self.with_working_set(local, resolved, wish)),
-            None => timing.span("find acceleration", || self.find(resolved, wish)),
-        };
-        match found {
-            Ok(found) if found.acceleration.tables.is_empty() => {
-                refuse("no layer of it has a seek table".to_owned())
+        let missing = self.missing(image)?;
+        let local = self.local(image)?;
+        let is_enough = local.is_some() && missing == 0;
+        let search = match search {
+            None if !is_enough && self.must_search(&image.digest, wish) => {
+                let profile = wish.profile.as_deref();
+                Some(timing.span("find acceleration", || {
+                    self.search(
+                        &image.reference,
+                        &resolved.repository,
+                        &image.digest,
+                        profile,
+                    )
+                }))
             }
-            Ok(found) => match slower_than_full(image, &found.acceleration, wish) {
-                Some(reason) => Ok(Choice::Full(reason)),
-                None => Ok(Choice::Lazy(Box::new(found))),
-            },
-            Err(reason) => refuse(reason),
-        }
+            search => search,
+        };
+        let found = match (search, local) {
+            (Some(search), local) => search.best(image, local),
+            (None, Some(local)) => self.with_working_set(local, resolved, wish),
+            (None, None) => Err("no acceleration is known here".to_owned()),
+        };
+        let found = match found {
+            Ok(found) if found.acceleration.tables.is_empty() => {
+                return refuse("no layer of it has a seek table".to_owned());
+            }
+            Ok(found) => found,
+            Err(reason) => return refuse(reason),
+        };
+        let better = match wish.pull {
+            Pull::Auto if missing > 0 => self.better_in_full(resolved, &found, missing),
+            _ => None,
+        };
+        Ok(better.map_or_else(|| Choice::Lazy(Box::new(found)), Choice::Full))
+    }
+
+    /// Why a full pull would be quicker, where it would be.
+    fn better_in_full(
+        &self,
+        resolved: &Resolved,
+        found: &Accelerated,
+        missing: u64,
+    ) -> Option<String> {
+        let here = |digest| self.store.blobs().contains(digest);
+        let acceleration = &found.acceleration;
+        let parts = [Some(&acceleration.layout), acceleration.generated.as_ref()];
+        let parts = parts.into_iter().flatten().filter(|it| !here(&it.digest));
+        let needs = Needs {
+            layers: missing,
+            index: parts.map(|packed| packed.descriptor.size).sum(),
+            set: found.working_set.as_ref().map(KnownSet::packed),
+        };
+        // Without a network between, nothing is gained by fetching all of it first.
+        let link = resolved.repository.link()?;
+        let measured = self.records.measured();
+        Speed::new(Some(&link), measured.unpack_rate).better_in_full(&needs)
+    }
+
+    /// Compressed bytes of the layers that are not whole here.
+    pub(crate) fn missing(&self, image: &Image) -> Result<u64, NodeError> {
+        let whole = self.whole_layers(image)?;
+        let layers = image.layers.iter();
+        let missing = layers.filter(|layer| !whole.contains_key(&layer.diff_id));
+        Ok(missing.map(|layer| layer.size).sum())
     }
 
     /// The acceleration that was used or made here before.
@@ -138,6 +187,7 @@ impl Node {
             acceleration,
             repository,
             working_set: None,
+            set_asked: false,
             from,
         }))
     }
@@ -145,49 +195,34 @@ impl Node {
     /// Adds what working set is known here for the wanted profile.
     fn with_working_set(
         &self,
-        mut found: Accelerated,
+        found: Accelerated,
         resolved: &Resolved,
         wish: &ImageWish,
-    ) -> Accelerated {
-        let Some(profile) = &wish.profile else {
-            return found;
-        };
+    ) -> Result<Accelerated, String> {
         let digest = resolved.image.digest;
-        let known = self
-            .records
-            .image(&digest)
-            .and_then(|record: ImageRecord| record.working_sets.get(profile).copied());
-        found.working_set = known.map(|known| Descriptor::new(media::MANIFEST, known, 0));
-        found
+        let record = wish.profile.as_ref().zip(self.records.image(&digest));
+        let known = record.and_then(|(profile, record)| record.working_sets.get(profile).copied());
+        let Some(known) = known else {
+            return Ok(found);
+        };
+        let repository = found.repository.as_ref().unwrap_or(&resolved.repository);
+        let working_set = self.known_set(&known, &digest, repository);
+        Ok(Accelerated {
+            working_set: working_set.map_err(|error| chain(&error))?,
+            ..found
+        })
     }
 
-    /// Asks the trusted repositories. The error is the reason why there is none, in words.
-    fn find(&self, resolved: &Resolved, wish: &ImageWish) -> Result<Accelerated, String> {
-        let image = &resolved.image;
-        let mut places: Vec<Arc<dyn Repository>> = Vec::new();
-        let mut why = Vec::new();
-        if own_is_trusted(&image.reference) {
-            places.push(Arc::clone(&resolved.repository));
-        } else {
-            why.push(
-                "a pinned digest takes no acceleration from the image's own repository".into(),
-            );
-        }
-        for name in &self.settings.trusted_repositories {
-            let named = name.parse().map_err(NodeError::from);
-            match named.and_then(|name| self.repository(&name)) {
-                Ok(repository) => places.push(repository),
-                Err(error) => why.push(format!("{name}: {error}")),
-            }
-        }
-        for repository in places {
-            match find_in(&repository, image, wish.profile.as_deref()) {
-                Ok(Some(found)) => return Ok(found),
-                Ok(None) => why.push(format!("no acceleration in {}", repository.name())),
-                Err(reason) => why.push(format!("{}: {reason}", repository.name())),
-            }
-        }
-        Err(why.join("; "))
+    /// A working set whose manifest is in the store.
+    pub(crate) fn known_set(
+        &self,
+        set: &Digest,
+        image: &Digest,
+        repository: &Arc<dyn Repository>,
+    ) -> Result<Option<KnownSet>, NodeError> {
+        let bytes = self.store.blobs().get(set)?;
+        let manifest = bytes.and_then(|bytes| Manifest::parse(bytes, None).ok());
+        Ok(manifest.and_then(|it| KnownSet::parse(it, image, repository)))
     }
 
     /// The layers of an image that are whole in the store, by diffID.
@@ -205,69 +240,6 @@ impl Node {
     }
 }
 
-pub(crate) fn find_in(
-    repository: &Arc<dyn Repository>,
-    image: &Image,
-    profile: Option<&str>,
-) -> Result<Option<Accelerated>, String> {
-    // Both lists are asked for at once: the second costs no round trip.
-    let (acceleration, working_set) = std::thread::scope(|scope| {
-        let set = scope.spawn(|| match profile {
-            Some(profile) => find_set(repository.as_ref(), image, profile),
-            None => None,
-        });
-        let found = thaw_accelerate::find(repository.as_ref(), &image.digest, &layer_refs(image));
-        (found, set.join().unwrap_or(None))
-    });
-    let found = acceleration.map_err(|error| chain(&error))?;
-    Ok(found.map(|acceleration| Accelerated {
-        acceleration,
-        repository: Some(Arc::clone(repository)),
-        working_set,
-        from: repository.name(),
-    }))
-}
-
-/// The newest working set of a profile; one that cannot be found is only a slower start.
-fn find_set(repository: &dyn Repository, image: &Image, profile: &str) -> Option<Descriptor> {
-    let sets = repository
-        .referrers(&image.digest, media::WORKING_SET)
-        .ok()?;
-    sets.into_iter().rev().find(|set| {
-        set.annotations
-            .get(media::ANNOTATION_PROFILE)
-            .map(String::as_str)
-            == Some(profile)
-    })
-}
-
-/// Whether the image's own repository may speak for it.
-fn own_is_trusted(reference: &ImageReference) -> bool {
-    match reference {
-        ImageReference::Registry(name) => name.tag.is_some() && name.digest.is_none(),
-        ImageReference::Layout { .. } => true,
-    }
-}
-
-/// Why a full pull would be quicker, where it would be.
-fn slower_than_full(
-    image: &Image,
-    acceleration: &Acceleration,
-    wish: &ImageWish,
-) -> Option<String> {
-    if wish.pull == Pull::Lazy {
-        return None;
-    }
-    #[expect(clippy::cast_precision_loss, reason = "an estimate")]
-    let seconds = |bytes: u64, rate: f64| bytes as f64 / rate;
-    let compressed = image.compressed_size();
-    let full = seconds(compressed, ASSUMED_RATE) + seconds(compressed, UNPACK_RATE);
-    let index = acceleration.layout.descriptor.size;
-    let lazy = seconds(index, ASSUMED_RATE) + EXTRA_REQUESTS.as_secs_f64();
-    (compressed < SMALL_IMAGE && full < lazy * 2.0)
-        .then(|| "the image is so small that fetching all of it is quicker".to_owned())
-}
-
 /// The layers as the accelerator names them.
 pub(crate) fn layer_refs(image: &Image) -> Vec<LayerRef> {
     let layers = image.layers.iter();
@@ -279,11 +251,6 @@ pub(crate) fn layer_refs(image: &Image) -> Vec<LayerRef> {
             diff_id: layer.diff_id,
         })
         .collect()
-}
-
-/// A manifest's digest as what the registry is asked for.
-pub(crate) fn which(descriptor: &Descriptor) -> Which {
-    Which::Digest(descriptor.digest)
 }
 
 /// An error and its causes, in one line.

@@ -1,5 +1,6 @@
 //! Where the time of a start went: named spans on one clock, printed as a waterfall.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -21,6 +22,7 @@ pub struct Span {
 pub struct Timing {
     zero: Instant,
     spans: Arc<Mutex<Vec<Span>>>,
+    round_trips: Arc<AtomicU64>,
 }
 
 impl Default for Timing {
@@ -28,6 +30,7 @@ impl Default for Timing {
         Self {
             zero: Instant::now(),
             spans: Arc::default(),
+            round_trips: Arc::default(),
         }
     }
 }
@@ -52,6 +55,16 @@ impl Timing {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .push(span);
+    }
+
+    /// Notes how many requests were made one after the other before the mount.
+    pub(crate) fn set_round_trips(&self, round_trips: u64) {
+        self.round_trips.store(round_trips, Ordering::Relaxed);
+    }
+
+    /// Requests that were made one after the other before the mount.
+    pub(crate) fn round_trips(&self) -> u64 {
+        self.round_trips.load(Ordering::Relaxed)
     }
 
     /// Time since the start's beginning.

@@ -60,6 +60,11 @@ impl Bridge {
         self.join(self.runtime().spawn(future))?
     }
 
+    /// Starts `future`, and lets it run.
+    pub(crate) fn spawn(&self, future: impl Future<Output = ()> + Send + 'static) {
+        self.runtime().spawn(future);
+    }
+
     fn join<T>(&self, task: JoinHandle<T>) -> Result<T, RegistryError> {
         let result = self.runtime().block_on(task);
         result.map_err(|error| RegistryError::Internal(error.to_string()))

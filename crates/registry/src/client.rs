@@ -1,7 +1,7 @@
 //! The client: settings, connections and what was learnt of registries, shared by all of a
 //! process's repositories.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -14,11 +14,12 @@ use thaw_image::ImageReference;
 
 use crate::auth::Auth;
 use crate::bridge::Bridge;
-use crate::http::Remote;
+use crate::http::{Counters, Remote, locked};
 use crate::layout::Layout;
+use crate::link::Link;
 use crate::referrers::Support;
 use crate::repository::RegistryRepository;
-use crate::{RegistryError, Repository};
+use crate::{RegistryError, Repository, Stats};
 
 /// Windows of HTTP/2: one stream must fill a fast and long link.
 const STREAM_WINDOW: u32 = 4 << 20;
@@ -73,6 +74,14 @@ pub(crate) struct Shared {
     pub(crate) http: reqwest::Client,
     pub(crate) settings: Settings,
     pub(crate) auth: Auth,
+    /// Of all requests, whichever repository they were for.
+    pub(crate) total: Counters,
+    /// How registries are reached, as measured.
+    pub(crate) links: Mutex<BTreeMap<String, Link>>,
+    /// Registries to which several connections were opened, and when.
+    pub(crate) connected: Mutex<HashMap<String, Instant>>,
+    /// Where blobs were found after a redirect, by their own address, and since when that is known.
+    pub(crate) locations: Mutex<HashMap<Url, (Url, Instant)>>,
     /// How registries list referrers, and since when that is known.
     pub(crate) support: Mutex<HashMap<String, (Support, Instant)>>,
     /// Registries that speak plain HTTP.
@@ -104,6 +113,10 @@ impl Client {
             plain_http: Mutex::new(settings.plain_http.iter().cloned().collect()),
             settings,
             auth: Auth::default(),
+            total: Counters::default(),
+            links: Mutex::default(),
+            connected: Mutex::default(),
+            locations: Mutex::default(),
             support: Mutex::default(),
         };
         Ok(Self {
@@ -118,7 +131,8 @@ impl Client {
         self.shared.plain_hosts().insert(registry.to_owned())
     }
 
-    /// The repository that holds the image: nothing is asked of a registry yet.
+    /// The repository that holds the image, with counters of its own: nothing is asked of a
+    /// registry yet.
     ///
     /// # Errors
     /// [`RegistryError::File`] and [`RegistryError::Malformed`] where a directory is no OCI
@@ -131,6 +145,26 @@ impl Client {
                 let bridge = Arc::clone(&self.bridge);
                 Ok(Arc::new(RegistryRepository::new(bridge, Arc::new(remote))))
             }
+        }
+    }
+
+    /// What all repositories of this client asked of the network so far.
+    #[must_use]
+    pub fn stats(&self) -> Stats {
+        self.shared.total.snapshot()
+    }
+
+    /// How each registry (host and port) is reached, as far as it was measured.
+    #[must_use]
+    pub fn links(&self) -> BTreeMap<String, Link> {
+        locked(&self.shared.links).clone()
+    }
+
+    /// Takes over what was measured before. What this client measured itself stays.
+    pub fn remember_links(&self, links: BTreeMap<String, Link>) {
+        let mut known = locked(&self.shared.links);
+        for (registry, link) in links {
+            known.entry(registry).or_insert(link);
         }
     }
 

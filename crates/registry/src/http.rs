@@ -5,7 +5,6 @@
 //! Redirects are followed here and not by the HTTP library: `Authorization` goes to the registry's
 //! own origin and nowhere else.
 
-use std::collections::HashMap;
 use std::error::Error as StdError;
 use std::future::Future;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -18,7 +17,6 @@ use reqwest::header::{
 };
 use reqwest::{Method, Request, Response, StatusCode, Url};
 use serde::Deserialize;
-use thaw_image::Digest;
 
 use crate::auth::Access;
 use crate::client::Shared;
@@ -41,8 +39,6 @@ pub(crate) struct Remote {
     /// `https://HOST/v2/REPOSITORY/`
     pub(crate) base: Url,
     counters: Counters,
-    /// Where blobs were found after a redirect, and since when that is known.
-    pub(crate) locations: Mutex<HashMap<Digest, (Url, Instant)>>,
 }
 
 /// A request that can be repeated.
@@ -100,29 +96,42 @@ pub(crate) struct Answer {
 }
 
 #[derive(Debug, Default)]
-struct Counters {
+pub(crate) struct Counters {
     requests: AtomicU64,
+    /// Length of the longest chain of requests that were answered.
     round_trips: AtomicU64,
-    waiting: AtomicU64,
-    bytes: AtomicU64,
+    pub(crate) bytes: AtomicU64,
 }
 
-/// A request whose answer has not begun.
-struct Waiting<'a>(&'a AtomicU64);
+/// A request whose answer has not begun: the last of a chain of so many.
+struct Waiting<'a> {
+    counters: &'a Counters,
+    chain: u64,
+}
 
 impl Counters {
     fn begin(&self) -> Waiting<'_> {
         self.requests.fetch_add(1, Ordering::Relaxed);
-        if self.waiting.fetch_add(1, Ordering::Relaxed) == 0 {
-            self.round_trips.fetch_add(1, Ordering::Relaxed);
+        Waiting {
+            counters: self,
+            chain: self.round_trips.load(Ordering::Relaxed) + 1,
         }
-        Waiting(&self.waiting)
+    }
+
+    pub(crate) fn snapshot(&self) -> Stats {
+        Stats {
+            requests: self.requests.load(Ordering::Relaxed),
+            round_trips: self.round_trips.load(Ordering::Relaxed),
+            bytes: self.bytes.load(Ordering::Relaxed),
+        }
     }
 }
 
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
+        self.counters
+            .round_trips
+            .fetch_max(self.chain, Ordering::Relaxed);
     }
 }
 
@@ -134,7 +143,6 @@ impl Remote {
             repository: repository.to_owned(),
             base,
             counters: Counters::default(),
-            locations: Mutex::default(),
         }
     }
 
@@ -148,11 +156,7 @@ impl Remote {
     }
 
     pub(crate) fn stats(&self) -> Stats {
-        Stats {
-            requests: self.counters.requests.load(Ordering::Relaxed),
-            round_trips: self.counters.round_trips.load(Ordering::Relaxed),
-            bytes: self.counters.bytes.load(Ordering::Relaxed),
-        }
+        self.counters.snapshot()
     }
 
     /// An address below the repository's, and never outside it, whatever the tag in it says.
@@ -265,12 +269,16 @@ impl Remote {
 
     /// Sends a request and waits for the head of its answer.
     pub(crate) async fn send(&self, request: Request, what: &str) -> Result<Response, Failure> {
-        let waiting = self.counters.begin();
+        let waiting = (self.counters.begin(), self.shared.total.begin());
         let patience = self.shared.settings.request_timeout;
+        let begun = Instant::now();
         let answer = tokio::time::timeout(patience, self.shared.http.execute(request)).await;
         drop(waiting);
         match answer {
-            Ok(Ok(response)) => Ok(response),
+            Ok(Ok(response)) => {
+                self.measure(|link| link.answered(begun.elapsed()));
+                Ok(response)
+            }
             Ok(Err(error)) => Err(self.unreachable(what, &error)),
             Err(_) => Err(Failure::passing(self.timed_out(what, patience))),
         }
@@ -284,7 +292,7 @@ impl Remote {
         moved: &AtomicU64,
         what: &str,
     ) -> Result<Response, Failure> {
-        let _waiting = self.counters.begin();
+        let _waiting = (self.counters.begin(), self.shared.total.begin());
         let patience = self.shared.settings.request_timeout;
         let mut answer = std::pin::pin!(self.shared.http.execute(request));
         let mut before = moved.load(Ordering::Relaxed);
@@ -314,6 +322,9 @@ impl Remote {
             Ok(Ok(chunk)) => {
                 let len = chunk.as_ref().map_or(0, Bytes::len);
                 self.counters.bytes.fetch_add(len as u64, Ordering::Relaxed);
+                let total = &self.shared.total.bytes;
+                total.fetch_add(len as u64, Ordering::Relaxed);
+                self.measure(|link| link.received(len as u64, Instant::now()));
                 Ok(chunk)
             }
             Ok(Err(error)) => Err(self.unreachable(what, &error)),

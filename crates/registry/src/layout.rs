@@ -21,7 +21,7 @@ use serde::Deserialize;
 use thaw_image::{BlobSource, Digest, Extent, Hasher, SourceError};
 
 use crate::document::check_digest;
-use crate::referrers::list_tag;
+use crate::referrers::{is_one_of, list_tag};
 use crate::{
     Body, Descriptor, IndexContent, MAX_INDEX_BYTES, MAX_MANIFEST_BYTES, Manifest, RegistryError,
     Repository, Stats, Which,
@@ -319,7 +319,7 @@ impl Repository for Layout {
     fn referrers(
         &self,
         subject: &Digest,
-        artifact_type: &str,
+        artifact_types: &[&str],
     ) -> Result<Vec<Descriptor>, RegistryError> {
         let index = self.index()?;
         let mut entries = Vec::new();
@@ -334,7 +334,7 @@ impl Repository for Layout {
             }
         }
         let mut found: Vec<Descriptor> = Vec::new();
-        let typed = |entry: &Descriptor| entry.artifact_type.as_deref() == Some(artifact_type);
+        let typed = |entry: &Descriptor| is_one_of(entry, artifact_types);
         for entry in entries.into_iter().filter(typed).take(MAX_ENTRIES) {
             let known = found.iter().any(|it| it.digest == entry.digest);
             if !known && self.speaks_for(&entry, subject)? {

@@ -16,6 +16,7 @@ mod document;
 mod error;
 mod http;
 mod layout;
+mod link;
 mod platform;
 mod push;
 mod range;
@@ -33,6 +34,7 @@ pub use document::{
     Descriptor, IndexContent, MAX_INDEX_BYTES, MAX_MANIFEST_BYTES, Manifest, ManifestContent, Which,
 };
 pub use error::RegistryError;
+pub use link::Link;
 pub use platform::Platform;
 pub use resolve::{ResolvedImage, resolve};
 
@@ -60,15 +62,15 @@ pub trait Repository: BlobSource {
     /// [`Repository::manifest`] otherwise.
     fn blob(&self, descriptor: &Descriptor, limit: u64) -> Result<Vec<u8>, RegistryError>;
 
-    /// The manifests of `artifact_type` whose subject is `subject`, none where there is no such
-    /// subject (OCI distribution-spec, "Listing Referrers").
+    /// The manifests of one of `artifact_types` whose subject is `subject`, none where there is no
+    /// such subject (OCI distribution-spec, "Listing Referrers").
     ///
     /// # Errors
     /// See [`RegistryError`].
     fn referrers(
         &self,
         subject: &Digest,
-        artifact_type: &str,
+        artifact_types: &[&str],
     ) -> Result<Vec<Descriptor>, RegistryError>;
 
     /// Puts a blob, unless it is there already.
@@ -98,6 +100,15 @@ pub trait Repository: BlobSource {
     /// See [`RegistryError`]; a registry may forbid it.
     fn delete_manifest(&self, digest: &Digest) -> Result<(), RegistryError>;
 
+    /// Says that several requests will be made at once: connections for them are opened in the
+    /// background, so that none of them waits for its own.
+    fn connect(&self) {}
+
+    /// How it is reached, as far as that was measured; `None` where there is no network between.
+    fn link(&self) -> Option<Link> {
+        None
+    }
+
     /// What was asked of the network so far.
     fn stats(&self) -> Stats;
 }
@@ -107,8 +118,8 @@ pub trait Repository: BlobSource {
 pub struct Stats {
     /// HTTP requests, those for tokens and redirects included.
     pub requests: u64,
-    /// Those of them that began when no other one of this repository awaited its answer: what a
-    /// caller waited for, one after the other.
+    /// Length of the longest chain of requests of which each began when the one before had been
+    /// answered: what a caller can have waited for, one after the other, and no less.
     pub round_trips: u64,
     /// Bytes of bodies received.
     pub bytes: u64,

@@ -192,7 +192,7 @@ impl RangeRead {
             let value = HeaderValue::from_str(&text).expect("digits are a header value");
             call.headers.insert(RANGE, value);
         }
-        if let Some(known) = self.remote.location(&self.blob) {
+        if let Some(known) = self.remote.location(&call.url) {
             let answer = self
                 .remote
                 .send(call.request(&known, None), &call.what)
@@ -202,12 +202,13 @@ impl RangeRead {
             {
                 return self.check(response);
             }
-            locked(&self.remote.locations).remove(&self.blob);
+            locked(&self.remote.shared.locations).remove(&call.url);
         }
         match self.remote.exchange(&call).await {
             Ok(response) => {
                 if !same_origin(response.url(), &call.url) {
-                    self.remote.remember(self.blob, response.url().clone());
+                    self.remote
+                        .remember(call.url.clone(), response.url().clone());
                 }
                 self.check(response)
             }
@@ -271,14 +272,14 @@ impl Remote {
         Retry::new(deadline, TRIES)
     }
 
-    fn location(&self, blob: &Digest) -> Option<Url> {
-        let locations = locked(&self.locations);
+    fn location(&self, blob: &Url) -> Option<Url> {
+        let locations = locked(&self.shared.locations);
         let (url, since) = locations.get(blob)?;
         (since.elapsed() < LOCATION_LIFE).then(|| url.clone())
     }
 
-    fn remember(&self, blob: Digest, url: Url) {
-        let mut locations = locked(&self.locations);
+    fn remember(&self, blob: Url, url: Url) {
+        let mut locations = locked(&self.shared.locations);
         if locations.len() >= MAX_LOCATIONS {
             locations.clear();
         }

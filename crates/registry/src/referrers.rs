@@ -52,6 +52,12 @@ pub(crate) enum Support {
     Tags,
 }
 
+/// Whether an entry of a list is of one of these types.
+pub(crate) fn is_one_of(entry: &Descriptor, artifact_types: &[impl AsRef<str>]) -> bool {
+    let own = entry.artifact_type.as_deref();
+    artifact_types.iter().any(|it| own == Some(it.as_ref()))
+}
+
 impl Remote {
     fn support(&self) -> Option<Support> {
         let known = locked(&self.shared.support);
@@ -66,23 +72,25 @@ impl Remote {
         locked(&self.shared.support).insert(self.registry.clone(), now);
     }
 
-    /// The referrers of `subject` that are of `artifact_type`.
+    /// The referrers of `subject` that are of one of `artifact_types`. One type the registry may
+    /// filter by; for several all are asked for, which is one request and not one for each.
     pub(crate) async fn referrers(
         self: Arc<Self>,
         subject: Digest,
-        artifact_type: &str,
+        artifact_types: &[String],
     ) -> Result<Vec<Descriptor>, RegistryError> {
+        let only = match artifact_types {
+            [only] => Some(only.as_str()),
+            _ => None,
+        };
         let mut list = match self.support() {
             Some(Support::Tags) => self.tagged_list(&subject).await?.manifests,
-            Some(Support::Api) => self
-                .api_list(&subject, artifact_type)
-                .await?
-                .unwrap_or_default(),
+            Some(Support::Api) => self.api_list(&subject, only).await?.unwrap_or_default(),
             None => {
                 // The loser runs on: to cut its answer would cost its connection.
                 let other = Arc::clone(&self);
                 let tags = tokio::spawn(async move { other.tagged_list(&subject).await });
-                if let Some(list) = self.api_list(&subject, artifact_type).await? {
+                if let Some(list) = self.api_list(&subject, only).await? {
                     self.learn(Support::Api);
                     list
                 } else {
@@ -93,7 +101,7 @@ impl Remote {
                 }
             }
         };
-        list.retain(|entry| entry.artifact_type.as_deref() == Some(artifact_type));
+        list.retain(|entry| is_one_of(entry, artifact_types));
         Ok(list)
     }
 
@@ -101,11 +109,13 @@ impl Remote {
     async fn api_list(
         &self,
         subject: &Digest,
-        artifact_type: &str,
+        artifact_type: Option<&str>,
     ) -> Result<Option<Vec<Descriptor>>, RegistryError> {
         let mut url = self.url(&format!("referrers/{subject}"))?;
-        url.query_pairs_mut()
-            .append_pair("artifactType", artifact_type);
+        if let Some(artifact_type) = artifact_type {
+            url.query_pairs_mut()
+                .append_pair("artifactType", artifact_type);
+        }
         let mut list = Vec::new();
         for _ in 0..MAX_PAGES {
             let what = format!("referrers of {subject}");

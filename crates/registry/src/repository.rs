@@ -12,6 +12,7 @@ use crate::auth::Access;
 use crate::bridge::Bridge;
 use crate::document::check_digest;
 use crate::http::{Answer, Call, Remote};
+use crate::link::Link;
 use crate::range::{Patience, RangeRead};
 use crate::{
     Body, Descriptor, MAX_INDEX_BYTES, MAX_MANIFEST_BYTES, Manifest, RegistryError, Repository,
@@ -111,10 +112,11 @@ impl Repository for RegistryRepository {
     fn referrers(
         &self,
         subject: &Digest,
-        artifact_type: &str,
+        artifact_types: &[&str],
     ) -> Result<Vec<Descriptor>, RegistryError> {
-        let (subject, artifact_type) = (*subject, artifact_type.to_owned());
-        self.run(|remote| async move { remote.referrers(subject, &artifact_type).await })
+        let subject = *subject;
+        let types: Vec<String> = artifact_types.iter().map(ToString::to_string).collect();
+        self.run(|remote| async move { remote.referrers(subject, &types).await })
     }
 
     fn put_blob(&self, descriptor: &Descriptor, body: &mut dyn Body) -> Result<(), RegistryError> {
@@ -137,6 +139,15 @@ impl Repository for RegistryRepository {
     fn delete_manifest(&self, digest: &Digest) -> Result<(), RegistryError> {
         let digest = *digest;
         self.run(|remote| async move { remote.delete_manifest(&digest).await })
+    }
+
+    fn connect(&self) {
+        let remote = Arc::clone(&self.remote);
+        self.bridge.spawn(remote.connect());
+    }
+
+    fn link(&self) -> Option<Link> {
+        Some(self.remote.link())
     }
 
     fn stats(&self) -> Stats {

@@ -115,6 +115,30 @@ fn a_token_is_fetched_once_and_renewed_when_it_is_refused() {
 }
 
 #[test]
+fn requests_at_once_find_connections_that_are_open() {
+    let blob = pattern(1000);
+    let (server, repository, digest) = serving(&blob, |seen, blob| {
+        let wait = Duration::from_millis(if seen.target == "/v2/" { 0 } else { 200 });
+        seen.serve(blob).after(wait)
+    });
+    // Said twice, it is done once.
+    repository.connect();
+    repository.connect();
+    read(&*repository, &digest, (0, 1)).unwrap();
+    let opened = server.connections();
+    assert!(opened >= 4, "{opened}");
+    let asked = repository.stats().requests;
+    assert_eq!(asked, 1, "what is asked for nobody is not counted");
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| read(&*repository, &digest, (0, 9)).unwrap());
+        }
+    });
+    assert_eq!(server.connections(), opened);
+    assert_eq!(repository.stats().round_trips, 2);
+}
+
+#[test]
 fn a_token_is_renewed_before_it_expires() {
     let (server, _address) = token_registry(1, usize::MAX);
     let (_, repository) = open(&client(), &server.reference("app"));
@@ -581,7 +605,9 @@ fn the_referrers_api_is_used_where_there_is_one() {
     let client = client();
     let (_, repository) = open(&client, &server.reference("app"));
     for round in 0..2 {
-        let list = repository.referrers(&subject, media::ACCELERATION).unwrap();
+        let list = repository
+            .referrers(&subject, &[media::ACCELERATION])
+            .unwrap();
         let digests: Vec<_> = list.iter().map(|it| it.digest).collect();
         assert_eq!(
             digests,

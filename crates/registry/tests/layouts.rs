@@ -131,14 +131,14 @@ fn referrers_are_pushed_back_and_disturb_nobody() {
     assert_eq!(accelerations(&*repository, &image), expected);
     assert!(
         repository
-            .referrers(image.digest(), "application/x")
+            .referrers(image.digest(), &["application/x"])
             .unwrap()
             .is_empty()
     );
     let none = Digest::of(b"none");
     assert!(
         repository
-            .referrers(&none, media::ACCELERATION)
+            .referrers(&none, &[media::ACCELERATION])
             .unwrap()
             .is_empty()
     );

@@ -100,7 +100,7 @@ fn what_is_not_there_is_not_found() {
     assert_eq!(error.to_string(), format!("{place} has no blob {blob}"));
     assert!(
         repository
-            .referrers(&blob, media::ACCELERATION)
+            .referrers(&blob, &[media::ACCELERATION])
             .unwrap()
             .is_empty()
     );
@@ -199,7 +199,7 @@ fn eight_adders_at_once_lose_no_referrer() {
 
     let (_, fresh) = open(&client(), &place);
     let list = fresh
-        .referrers(image.digest(), media::ACCELERATION)
+        .referrers(image.digest(), &[media::ACCELERATION])
         .unwrap();
     assert_eq!(fresh.stats().round_trips, 1, "both ways are asked at once");
     assert!(
@@ -207,7 +207,7 @@ fn eight_adders_at_once_lose_no_referrer() {
             .all(|entry| entry.annotations["name"].starts_with("number "))
     );
     fresh
-        .referrers(image.digest(), media::ACCELERATION)
+        .referrers(image.digest(), &[media::ACCELERATION])
         .unwrap();
     assert_eq!(
         fresh.stats().requests,

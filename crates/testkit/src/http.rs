@@ -18,7 +18,7 @@ const MAX_BODY: u64 = 16 << 20;
 pub struct Answer {
     /// Status code.
     pub status: u16,
-    headers: Vec<(String, String)>,
+    pub(crate) headers: Vec<(String, String)>,
     /// The body.
     pub body: Vec<u8>,
 }

@@ -4,6 +4,7 @@
 //! - [`image`]: images made entry by entry, and the real ones, from Debian and PyPI packages.
 //! - [`http`]: the few requests that tests make themselves.
 //! - [`net`]: a link with a rate and a delay, and the namespace behind it.
+//! - [`far`]: a registry far away: every answer comes late, and who waited for whom is told.
 //! - [`tree`]: everything that can be told about a directory tree, and how two of them differ.
 //! - [`unpack`]: another tool's unpacking, as the judge.
 //! - [`terminal`]: a terminal for a program that asks for one.
@@ -11,6 +12,7 @@
 //!
 //! Whatever a value here starts, mounts or writes, its `Drop` ends, unmounts and removes.
 
+pub mod far;
 pub mod http;
 pub mod image;
 pub mod net;

@@ -110,12 +110,18 @@ impl Repository for Memory {
             .into_bytes())
     }
 
-    fn referrers(&self, subject: &Digest, kind: &str) -> Result<Vec<Descriptor>, RegistryError> {
+    fn referrers(
+        &self,
+        subject: &Digest,
+        kinds: &[&str],
+    ) -> Result<Vec<Descriptor>, RegistryError> {
         let manifests = self.manifests.lock().unwrap();
         let speaks_for = |manifest: &&Manifest| {
             let content = manifest.content().unwrap();
             content.subject.is_some_and(|own| own.digest == *subject)
-                && content.artifact_type.as_deref() == Some(kind)
+                && kinds
+                    .iter()
+                    .any(|kind| content.artifact_type.as_deref() == Some(*kind))
         };
         manifests
             .iter()

@@ -78,7 +78,7 @@ pub fn artifact(repository: &dyn Repository, subject: &Manifest, name: &str) -> 
 /// The digests of the accelerations of `subject`, in order.
 pub fn accelerations(repository: &dyn Repository, subject: &Manifest) -> Vec<Digest> {
     let list = repository
-        .referrers(subject.digest(), media::ACCELERATION)
+        .referrers(subject.digest(), &[media::ACCELERATION])
         .unwrap();
     let mut digests: Vec<_> = list.iter().map(|entry| entry.digest).collect();
     digests.sort();

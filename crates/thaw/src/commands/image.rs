@@ -75,6 +75,13 @@ fn describe_accelerated(done: &Accelerated) -> String {
         bytes(done.compressed),
         done.acceleration,
     );
+    if let Some(guessed) = &done.guessed {
+        text.push_str(&format!(
+            "  working set \"{}\" of the program alone: {} packed; --record makes a better one\n",
+            guessed.profile,
+            bytes(guessed.packed),
+        ));
+    }
     for layer in &done.full_layers {
         text.push_str(&format!("  always fetched whole: {layer}\n"));
     }

@@ -1,5 +1,6 @@
 //! `accelerate`: where the acceleration goes, what a recorded start gives, and profiles.
 
+use serde_json::Value;
 use thaw_testkit::registry::{Options, Registry};
 use thaw_testkit::scratch;
 
@@ -23,6 +24,12 @@ fn a_recorded_start_waits_for_nothing_and_moves_little() {
     let recorded = &json(&said)[1];
     let blocks = recorded["blocks"].as_u64().unwrap();
     assert!((100_000..6_000_000).contains(&blocks), "{said}");
+    let said = thaw().run(["accelerate", "--json", &scene.image]).unwrap();
+    assert_eq!(
+        json(&said)[0]["guessed"],
+        Value::Null,
+        "a recorded set stays"
+    );
     let node = thaw();
     let output = node
         .output([

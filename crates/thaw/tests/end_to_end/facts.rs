@@ -176,6 +176,7 @@ fn the_keys_of_every_answer() {
             "acceleration",
             "compressed",
             "full_layers",
+            "guessed",
             "index",
             "manifest",
             "not_pushed",

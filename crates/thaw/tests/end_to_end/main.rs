@@ -8,5 +8,6 @@ mod images;
 mod messages;
 mod mount;
 mod run;
+mod starts;
 mod support;
 mod terminal;

@@ -1,0 +1,128 @@
+//! A working set without a start: what the image's program reads for certain.
+//!
+//! Guessed right behind the index of the image, whose layers are not kept: what is looked at (a
+//! few headers) and what is packed is fetched by range, through the seek tables that were just
+//! made. A recorded working set is worth more: one that is there already stays.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use thaw_accelerate::{Origin, closure};
+use thaw_cache::LayerTar;
+use thaw_image::{DiffId, Extent, media};
+use thaw_registry::Repository;
+
+use crate::Node;
+use crate::error::NodeError;
+use crate::image::Image;
+use crate::record::profile;
+use crate::reports::Recorded;
+use crate::resolve::Resolved;
+use crate::settings::ImageWish;
+use crate::source::layer_refs;
+
+impl Node {
+    /// Publishes what a start of the image reads for certain as the working set of the wanted
+    /// profile, to `target` or to this store alone; `None` where a recorded one is there, where
+    /// nothing could be guessed, or where a layer has no seek table.
+    pub(crate) fn guess(
+        &self,
+        resolved: &Resolved,
+        wish: &ImageWish,
+        target: Option<&dyn Repository>,
+    ) -> Result<Option<Recorded>, NodeError> {
+        let image = &resolved.image;
+        let Some(found) = self.local(image)? else {
+            return Ok(None);
+        };
+        let tables = &found.acceleration.tables;
+        let whole = self.whole_layers(image)?;
+        let readable = |layer: &crate::image::Layer| {
+            tables.contains_key(&layer.blob) || whole.contains_key(&layer.diff_id)
+        };
+        if !image.layers.iter().all(readable) || self.is_recorded(resolved, wish, target)? {
+            return Ok(None);
+        }
+        let before: BTreeSet<DiffId> = self.store.layers().list()?.into_iter().collect();
+        let parts = self.parts(resolved, &found)?;
+        let outcome = self.guess_from(resolved, &parts.layers, &found, wish, target);
+        drop(parts);
+        for layer in layer_refs(image) {
+            // One that somebody else uses by now stays.
+            if !before.contains(&layer.diff_id) {
+                self.store.layers().remove(&layer.diff_id).ok();
+            }
+        }
+        outcome
+    }
+
+    fn guess_from(
+        &self,
+        resolved: &Resolved,
+        layers: &[Arc<LayerTar>],
+        found: &crate::source::Accelerated,
+        wish: &ImageWish,
+        target: Option<&dyn Repository>,
+    ) -> Result<Option<Recorded>, NodeError> {
+        let Some(layout) = self.store.blobs().get(&found.acceleration.layout.digest)? else {
+            return Ok(None);
+        };
+        let ids: Vec<DiffId> = layers.iter().map(|layer| layer.diff_id()).collect();
+        let read = |diff_id: &DiffId, extent: Extent| self.read_layer(layers, diff_id, extent);
+        let start = start_of(&resolved.image);
+        let trace = closure::of_layout(&layout, &ids, &read, &start).map_err(NodeError::Guess)?;
+        if trace.is_empty() {
+            return Ok(None);
+        }
+        let of = (profile(wish), Origin::Static);
+        self.publish_set(resolved, layers, &trace, of, (target, false))
+            .map(Some)
+    }
+
+    /// Whether there is a recorded working set where the guessed one would go.
+    fn is_recorded(
+        &self,
+        resolved: &Resolved,
+        wish: &ImageWish,
+        target: Option<&dyn Repository>,
+    ) -> Result<bool, NodeError> {
+        let (digest, profile) = (resolved.image.digest, profile(wish));
+        let Some(target) = target else {
+            let record = self.records.image(&digest);
+            let known = record.and_then(|record| record.working_sets.get(profile).copied());
+            let known = known.map(|known| self.known_set(&known, &digest, &resolved.repository));
+            let known = known.transpose()?.flatten();
+            return Ok(known.is_some_and(|set| set.parts.origin == Origin::Recorded));
+        };
+        let sets = target.referrers(&digest, &[media::WORKING_SET])?;
+        Ok(sets.iter().any(|set| {
+            let says = |key| set.annotations.get(key).map(String::as_str);
+            says(media::ANNOTATION_PROFILE) == Some(profile)
+                && says(media::ANNOTATION_ORIGIN) != Some(media::ORIGIN_STATIC)
+        }))
+    }
+}
+
+/// How a container of the image starts when nothing else is asked for.
+fn start_of(image: &Image) -> closure::Start {
+    let Some(config) = image.config.config().as_ref() else {
+        return closure::Start::default();
+    };
+    let words = |words: &Option<Vec<String>>| words.clone().unwrap_or_default();
+    let command = [words(config.entrypoint()), words(config.cmd())].concat();
+    let env = words(config.env());
+    let variable = |name: &str| {
+        let value = |entry: &String| {
+            let (key, value) = entry.split_once('=')?;
+            (key == name).then(|| value.as_bytes().to_vec())
+        };
+        env.iter().rev().find_map(value)
+    };
+    let directory = config.working_dir().clone().filter(|dir| !dir.is_empty());
+    closure::Start {
+        command: command.into_iter().map(String::into_bytes).collect(),
+        path: variable("PATH"),
+        library_path: variable("LD_LIBRARY_PATH"),
+        directory: directory.unwrap_or_else(|| "/".to_owned()).into_bytes(),
+    }
+}

@@ -1,0 +1,43 @@
+//! A start waits for no disk: what it wrote is made durable when it is over.
+
+use std::time::Duration;
+
+use thaw_cache::Blobs;
+
+use crate::Node;
+use crate::records::Records;
+use crate::source::chain;
+
+/// By then a start is over, and what is written for good is in nobody's way.
+const SETTLE_AFTER: Duration = Duration::from_secs(5);
+
+impl Node {
+    /// Makes durable what was written, now.
+    pub(crate) fn settle(&self) {
+        settle(self.store.blobs(), &self.records, &self.registry);
+    }
+
+    /// Makes durable what was written in haste, when the start is over.
+    pub(crate) fn settle_soon(&self) {
+        let (blobs, records) = (self.store.blobs().clone(), self.records.clone());
+        let registry = self.registry.clone();
+        let settle = move || {
+            std::thread::sleep(SETTLE_AFTER);
+            settle(&blobs, &records, &registry);
+        };
+        let thread = std::thread::Builder::new().name("settle".into());
+        if let Err(error) = thread.spawn(settle) {
+            tracing::warn!(error = chain(&error), "blobs are not durable");
+        }
+    }
+}
+
+/// Makes durable what starts wrote, and keeps what they measured.
+fn settle(blobs: &Blobs, records: &Records, registry: &thaw_registry::Client) {
+    if let Err(error) = blobs.settle() {
+        tracing::warn!(error = chain(&error), "blobs are not durable");
+    }
+    let links = registry.links();
+    records.measure(|measured| measured.links.extend(links));
+    records.settle();
+}

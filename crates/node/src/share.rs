@@ -1,0 +1,73 @@
+//! One mount of an image, and several who want it in different ways.
+
+use std::time::{Duration, Instant};
+
+use thaw_image::Progress;
+
+use crate::Node;
+use crate::error::NodeError;
+use crate::open::ImageMount;
+use crate::reports::How;
+use crate::resolve::Resolved;
+use crate::search::Search;
+use crate::settings::{ImageWish, Pull};
+use crate::source::Choice;
+use crate::timing::Timing;
+
+/// How long one layer's completion is waited for before it is looked at again.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+impl Node {
+    /// Makes a mount that others use do what `wish` asks: a full pull completes its layers, and
+    /// another profile's working set is streamed too.
+    pub(crate) fn share(
+        &self,
+        mount: &ImageMount,
+        resolved: &Resolved,
+        wish: &ImageWish,
+        search: Option<Search>,
+        progress: &dyn Progress,
+        timing: &Timing,
+    ) -> Result<(), NodeError> {
+        if mount.way_now().how == How::Full {
+            return Ok(());
+        }
+        if wish.pull == Pull::Full {
+            progress.say("completing the layers");
+            return timing.span("full pull", || self.complete(mount));
+        }
+        let Some(profile) = wish.profile.as_ref().filter(|it| !mount.streams.know(it)) else {
+            return Ok(());
+        };
+        let lazily = ImageWish {
+            pull: Pull::Lazy,
+            ..wish.clone()
+        };
+        let set = match self.choose(resolved, &lazily, search, timing)? {
+            Choice::Lazy(found) => {
+                self.remember_choice(resolved, wish, &found)?;
+                found.working_set
+            }
+            Choice::Full(_) => None,
+        };
+        let stream = set.map(|set| self.stream(set));
+        mount.streams.add(profile, stream);
+        Ok(())
+    }
+
+    /// Completes the layers of an image that is mounted, and waits until they are.
+    fn complete(&self, image: &ImageMount) -> Result<(), NodeError> {
+        let layers = image.parts.layers.iter().filter(|it| !it.is_whole());
+        let fills: Vec<_> = layers.map(|it| self.fetcher.fill(&it.diff_id())).collect();
+        for fill in fills {
+            // It ends by itself: by being done, or by giving up.
+            let ended = loop {
+                if let Some(ended) = fill.wait(Instant::now() + PATIENCE) {
+                    break ended;
+                }
+            };
+            ended?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,178 @@
+//! How a registry is reached: its round trip and its rate, measured by the way, and connections
+//! that are opened before they are needed.
+//!
+//! Both figures are of what the client itself moved. A reader that is slower than the link makes
+//! the link look slow, so the rate rises at once and falls slowly. A server that is slow to answer
+//! makes the round trip look long: that is what a request costs, and what is wanted.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use reqwest::{Method, Request};
+use serde::{Deserialize, Serialize};
+
+use crate::http::{Remote, locked};
+
+/// Connections that [`Remote::connect`] opens beside the first request's own.
+const CONNECTIONS: usize = 3;
+/// Below the time after which the HTTP library closes a connection that is not used.
+const CONNECTED_FOR: Duration = Duration::from_secs(60);
+/// Bytes and time that make a sample of the rate: less says more of the round trip.
+const SAMPLE_BYTES: u64 = 512 << 10;
+const SAMPLE_TIME: Duration = Duration::from_millis(5);
+/// A pause between two pieces that ends a sample: the link was idle.
+const PAUSE: Duration = Duration::from_millis(250);
+
+/// How a registry is reached, as far as it was measured.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Link {
+    /// From a request to the beginning of its answer.
+    pub round_trip: Option<Duration>,
+    /// Bytes per second.
+    pub rate: Option<u64>,
+    #[serde(skip)]
+    sample: Option<Sample>,
+}
+
+/// Bytes that come one behind the other, of any number of answers.
+#[derive(Clone, Debug)]
+struct Sample {
+    begun: Instant,
+    last: Instant,
+    bytes: u64,
+}
+
+impl PartialEq for Link {
+    fn eq(&self, other: &Self) -> bool {
+        (self.round_trip, self.rate) == (other.round_trip, other.rate)
+    }
+}
+
+impl Link {
+    /// An answer began `after` its request was sent.
+    pub(crate) fn answered(&mut self, after: Duration) {
+        self.round_trip = Some(match self.round_trip {
+            // The shortest is the nearest to the truth: the rest is handshakes and queues.
+            Some(old) if after >= old => old - old / 8 + after.min(old * 4) / 8,
+            _ => after,
+        });
+    }
+
+    /// A piece of an answer has come.
+    pub(crate) fn received(&mut self, bytes: u64, now: Instant) {
+        let Some(sample) = self.sample.as_mut().filter(|it| now - it.last < PAUSE) else {
+            // What came with the first piece began to come before it.
+            let (begun, last) = (now, now);
+            self.sample = Some(Sample {
+                begun,
+                last,
+                bytes: 0,
+            });
+            return;
+        };
+        sample.bytes += bytes;
+        sample.last = now;
+        let took = now - sample.begun;
+        if sample.bytes < SAMPLE_BYTES || took < SAMPLE_TIME {
+            return;
+        }
+        let rate = u128::from(sample.bytes) * 1_000_000_000 / took.as_nanos();
+        let rate = u64::try_from(rate).unwrap_or(u64::MAX);
+        self.rate = Some(match self.rate {
+            Some(old) if rate < old => old - old / 8 + rate / 8,
+            _ => rate,
+        });
+        self.sample = None;
+    }
+}
+
+impl Remote {
+    pub(crate) fn measure(&self, note: impl FnOnce(&mut Link)) {
+        let mut links = locked(&self.shared.links);
+        note(links.entry(self.registry.clone()).or_default());
+    }
+
+    /// How the registry is reached, as far as it was measured.
+    pub(crate) fn link(&self) -> Link {
+        let links = locked(&self.shared.links);
+        links.get(&self.registry).cloned().unwrap_or_default()
+    }
+
+    /// Opens connections, unless that was done a short while ago: requests that are then made at
+    /// once find one each, and wait for no handshake. Nothing is asked that anybody wants to know,
+    /// so nothing is counted. By TLS requests share a connection wherever HTTP/2 is spoken.
+    pub(crate) async fn connect(self: Arc<Self>) {
+        {
+            let mut connected = locked(&self.shared.connected);
+            let since = connected.get(&self.registry);
+            let is_new = since.is_none_or(|since| since.elapsed() > CONNECTED_FOR);
+            if !is_new || self.base.scheme() != "http" {
+                return;
+            }
+            connected.insert(self.registry.clone(), Instant::now());
+        }
+        let Ok(root) = self.base.join("/v2/") else {
+            return;
+        };
+        for _ in 0..CONNECTIONS {
+            let (remote, request) = (Arc::clone(&self), Request::new(Method::GET, root.clone()));
+            tokio::spawn(async move {
+                // Whatever is answered, or if nothing is: who asks for something will hear it.
+                if let Ok(response) = remote.shared.http.execute(request).await {
+                    let _ = response.bytes().await;
+                }
+            });
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MS: Duration = Duration::from_millis(1);
+
+    #[test]
+    fn the_round_trip_is_the_shortest_and_follows_slowly() {
+        let mut link = Link::default();
+        link.answered(MS * 40);
+        link.answered(MS * 2);
+        assert_eq!(link.round_trip, Some(MS * 2));
+        link.answered(MS * 1000);
+        assert!(link.round_trip.unwrap() < MS * 3, "{link:?}");
+        for _ in 0..64 {
+            link.answered(MS * 20);
+        }
+        assert!(link.round_trip.unwrap() > MS * 18, "{link:?}");
+    }
+
+    #[test]
+    fn the_rate_is_that_of_bytes_that_come_without_a_pause() {
+        let (mut link, start) = (Link::default(), Instant::now());
+        let mut receive = |from: Duration, pieces: u32, every: Duration| {
+            for piece in 0..pieces {
+                link.received(100_000, start + from + every * piece);
+            }
+            link.rate
+        };
+        assert_eq!(receive(MS, 5, MS), None, "too little to say");
+        let seconds = Duration::from_secs(10);
+        let rate = receive(seconds, 200, MS).unwrap();
+        assert!((99_000_000..=101_000_000).contains(&rate), "{rate}");
+        let once_slower = receive(seconds * 2, 8, MS * 10).unwrap();
+        assert!(
+            (80_000_000..100_000_000).contains(&once_slower),
+            "{once_slower}"
+        );
+        let with_pauses = receive(seconds * 3, 200, PAUSE);
+        assert_eq!(with_pauses, Some(once_slower), "an idle link says nothing");
+    }
+
+    #[test]
+    fn what_was_measured_comes_back() {
+        let mut link = Link::default();
+        link.answered(MS * 7);
+        let text = serde_json::to_string(&link).unwrap();
+        assert_eq!(serde_json::from_str::<Link>(&text).unwrap(), link);
+    }
+}

@@ -1,0 +1,128 @@
+//! Starts: what they wait for, and which way they take.
+
+use std::fs;
+use std::os::unix::fs::FileExt;
+use std::process::Output;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use thaw_testkit::far::{Far, Trip, longest_chain};
+use thaw_testkit::image::{Entry, Image, Layer};
+use thaw_testkit::registry::Registry;
+use thaw_testkit::scratch;
+
+use crate::support::{BUSYBOX, Scene, json, target, thaw};
+
+/// What `--timing --json` says of a start.
+fn report(output: &Output) -> Value {
+    assert!(output.status.success(), "{output:?}");
+    let text = String::from_utf8_lossy(&output.stderr);
+    let line = text.lines().find(|line| line.starts_with('{'));
+    json(line.unwrap_or_else(|| panic!("no timing: {text}")))["report"].clone()
+}
+
+#[test]
+fn a_cold_start_makes_few_round_trips() {
+    let scene = Scene::accelerated();
+    let far = Far::new(scene.registry.host(), Duration::from_millis(60)).unwrap();
+    let image = scene.image.replace(scene.registry.host(), &far.host());
+    let node = thaw();
+    let run = |name: &str| {
+        let options = [
+            "run", "--net", "none", "--pull", "lazy", "--timing", "--json",
+        ];
+        let named = ["--name", name, &image];
+        report(&node.output(options.into_iter().chain(named)).unwrap())
+    };
+    let cold = run("cold");
+    let why = cold["way"]["why"].as_str().unwrap();
+    assert!(why.contains("with a working set"), "{why}");
+
+    let inspected = json(&node.run(["inspect", "--json", &image]).unwrap());
+    let acceleration = inspected["acceleration"]["manifest"].as_str().unwrap();
+    let manifest = scene.registry.blob(&acceleration.parse().unwrap());
+    let manifest = json(&fs::read_to_string(manifest).unwrap());
+    let layout = manifest["layers"][0]["digest"].as_str().unwrap();
+    // Connections that are opened ahead ask for nothing: nobody waits for their answers.
+    let mut trips = far.trips();
+    trips.retain(|trip| trip.path != "/v2/");
+    let last = trips.iter().find(|trip| trip.path.ends_with(layout));
+    // Manifest; configuration and lists; artifacts; layout.
+    assert_eq!(longest_chain(&trips, last.unwrap()), 4, "{trips:#?}");
+    assert_eq!(cold["round_trips"], 4, "{trips:#?}");
+
+    let asked = trips.len();
+    assert_eq!(run("shared")["round_trips"], 0);
+    node.run(["unmount", "--all"]).unwrap();
+    assert_eq!(run("again")["round_trips"], 0);
+    let manifests = |trips: &[Trip]| {
+        let of = |trip: &&Trip| trip.path.contains("/manifests/") || trip.path.ends_with(layout);
+        trips.iter().filter(of).count()
+    };
+    let all = far.trips();
+    assert_eq!(manifests(&all), manifests(&trips[..asked]), "{all:#?}");
+}
+
+#[test]
+fn a_guessed_working_set_brings_the_program() {
+    let scene = Scene::new();
+    let said = thaw().run(["accelerate", "--json", &scene.image]).unwrap();
+    let guessed = &json(&said)[0]["guessed"];
+    assert_eq!(guessed["profile"], "default", "{said}");
+    let program = fs::metadata(BUSYBOX).unwrap().len();
+    let blocks = guessed["blocks"].as_u64().unwrap();
+    assert!((program / 2..program + 100_000).contains(&blocks), "{said}");
+
+    let node = thaw();
+    let mount = |dir: &str, profile: &str| {
+        fs::create_dir_all(dir).unwrap();
+        let options = ["mount", "--json", "--pull", "lazy", "--profile", profile];
+        let said = node
+            .run(options.into_iter().chain([&*scene.image, dir]))
+            .unwrap();
+        json(&said)["way"]["why"].as_str().unwrap().to_owned()
+    };
+    let cached = || {
+        let images = json(&node.run(["images", "--json"]).unwrap());
+        images[0]["cached"].as_u64().unwrap()
+    };
+    let (one, other) = (target(&node), format!("{}-2", target(&node)));
+    assert!(!mount(&one, "none").contains("working set"));
+    assert!(cached() < program / 2);
+    // Whoever shares the mount and wants a working set gets it.
+    mount(&other, "default");
+    let began = Instant::now();
+    while cached() < blocks && began.elapsed() < Duration::from_secs(20) {
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    drop(scene);
+    // The linker's own sections, at the end of the file, are nothing that a start reads.
+    let mut loaded = vec![0; usize::try_from(program / 2).unwrap()];
+    let busybox = fs::File::open(format!("{one}/bin/busybox")).unwrap();
+    busybox.read_exact_at(&mut loaded, 0).unwrap();
+    assert!(loaded == fs::read(BUSYBOX).unwrap()[..loaded.len()]);
+}
+
+#[test]
+fn an_image_that_is_fetched_sooner_than_mounted_is_fetched() {
+    let registry = Registry::start().unwrap();
+    let directory = scratch::directory().unwrap();
+    let layer = Layer::new([Entry::directory("./"), Entry::file("file", "small")]);
+    let layout = Image::new([layer])
+        .write(&directory.path().join("layout"), "latest")
+        .unwrap();
+    let image = layout.push(&registry, "small:1").unwrap();
+    thaw().run(["accelerate", &image]).unwrap();
+    let node = thaw();
+    for command in ["inspect", "mount"] {
+        let mut args = vec![command, "--json", &image];
+        let dir = target(&node);
+        args.extend((command == "mount").then_some(&*dir));
+        let way = &json(&node.run(args).unwrap())["way"];
+        assert_eq!(way["how"], "full", "{way}");
+        assert!(
+            way["why"].as_str().unwrap().contains("takes about"),
+            "{way}"
+        );
+    }
+}
