@@ -102,7 +102,7 @@ fn side_by_side(full: &Start, lazy: &Start) -> String {
     let mut text = format!("{:<22}{:<47}{}\n", "", "full pull", "thaw");
     for name in names {
         let cells = [full, lazy].map(|start| cell(start, name, scale));
-        text.push_str(&format!("{name:<22}{}  {}", cells[0], cells[1]).trim_end());
+        text.push_str(format!("{name:<22}{}  {}", cells[0], cells[1]).trim_end());
         text.push('\n');
     }
     text
