@@ -101,6 +101,10 @@ fn a_guessed_working_set_brings_the_program() {
     let busybox = fs::File::open(format!("{one}/bin/busybox")).unwrap();
     busybox.read_exact_at(&mut loaded, 0).unwrap();
     assert!(loaded == fs::read(BUSYBOX).unwrap()[..loaded.len()]);
+    drop(busybox);
+    for dir in [&one, &other] {
+        node.run(["unmount", dir]).unwrap();
+    }
 }
 
 #[test]
