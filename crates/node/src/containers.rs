@@ -117,6 +117,7 @@ impl Node {
         progress: &dyn Progress,
     ) -> Result<PreparedContainer, NodeError> {
         let timing = Timing::default();
+        self.containers.expect(&options)?;
         let before = self.spent();
         let image = self.mounted(wish, progress, &timing)?;
         let prepared = self.prepare_over(&image, wish, options, storage, before, &timing)?;

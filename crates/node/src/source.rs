@@ -141,10 +141,13 @@ impl Node {
         let acceleration = &found.acceleration;
         let parts = [Some(&acceleration.layout), acceleration.generated.as_ref()];
         let parts = parts.into_iter().flatten().filter(|it| !here(&it.digest));
+        // A guessed one has the program and its libraries; what the program reads is not in it.
+        let known = found.working_set.as_ref();
+        let recorded = known.filter(|set| set.parts.origin == Origin::Recorded);
         let needs = Needs {
             layers: missing,
             index: parts.map(|packed| packed.descriptor.size).sum(),
-            set: found.working_set.as_ref().map(KnownSet::packed),
+            set: recorded.map(KnownSet::packed),
         };
         // Without a network between, nothing is gained by fetching all of it first.
         let link = resolved.repository.link()?;

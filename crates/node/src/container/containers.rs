@@ -71,6 +71,23 @@ impl Containers {
         Ok(Self { root, settings })
     }
 
+    /// Finds the OCI runtime for a container that is to be created, and has it read from disk in
+    /// the background, while its image is still on its way.
+    ///
+    /// # Errors
+    /// [`ContainerError::NoRuntime`] where there is none.
+    pub fn expect(&self, options: &Options) -> Result<(), ContainerError> {
+        runtime(&self.settings_for(options)).map(RuncLike::warm)
+    }
+
+    fn settings_for(&self, options: &Options) -> Settings {
+        let mut settings = self.settings.clone();
+        if options.runtime.is_some() {
+            settings.runtime.clone_from(&options.runtime);
+        }
+        settings
+    }
+
     /// Makes a container with a new id and a directory: nothing runs yet. The calling process
     /// is responsible for it until it is started: when that process ends before, the container
     /// counts as dead.
@@ -80,10 +97,7 @@ impl Containers {
     pub fn create(&self, new: NewContainer) -> Result<Container, ContainerError> {
         let id = ContainerId::generate()?;
         let dir = self.dir().join(id.as_str());
-        let mut settings = self.settings.clone();
-        if let Some(runtime) = &new.options.runtime {
-            settings.runtime = Some(runtime.clone());
-        }
+        let settings = self.settings_for(&new.options);
         check_ports(&new.options)?;
         let _lock = self.lock()?;
         let others = self.list()?;

@@ -101,6 +101,21 @@ impl RuncLike {
         &self.program
     }
 
+    /// Has the program, its libraries and what else it needs read into the page cache, in the
+    /// background: cold, that is 20 ms of a start. Whether it works is seen when it is run.
+    pub(super) fn warm(self) {
+        let work = move || {
+            let mut command = self.command(None);
+            command.arg("--version");
+            let quiet = command.stdin(Stdio::null()).stdout(Stdio::null());
+            quiet.stderr(Stdio::null()).status().ok();
+        };
+        let thread = std::thread::Builder::new().name("warm-runtime".to_owned());
+        if let Err(error) = thread.spawn(work) {
+            tracing::debug!(%error, "the runtime is not warmed");
+        }
+    }
+
     fn command(&self, log: Option<&Path>) -> Command {
         let mut command = if self.hide_unified {
             let mut command = Command::new("unshare");

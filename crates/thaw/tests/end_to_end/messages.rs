@@ -23,6 +23,9 @@ fn bad_input_gets_a_clear_error() {
     assert!(said(&["pull", "oci:/nonexistent"]).contains("/nonexistent"));
     assert!(said(&["pull", "127.0.0.1:1/none"]).contains("127.0.0.1:1/none"));
     assert!(said(&["run", "--memory", "lots", "x"]).contains("lots"));
+    // Before anything is fetched: nobody listens at that address.
+    let nothing = ["run", "--runtime", "no-such-runtime", "127.0.0.1:1/none"];
+    assert!(said(&nothing).contains("no-such-runtime"));
     assert!(said(&["unmount", "/nowhere"]).contains("/nowhere"));
     assert!(said(&["logs", "nobody"]).contains("nobody"));
 }
