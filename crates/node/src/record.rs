@@ -31,11 +31,27 @@ pub(crate) fn profile(wish: &ImageWish) -> &str {
     wish.profile.as_deref().unwrap_or("default")
 }
 
+/// zstd level of a guessed working set.
+const GUESSED_LEVEL: i32 = 3;
+
 /// What starts of one image and profile have read, in order of first read.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 struct Gathered {
     starts: u64,
     extents: Vec<(DiffId, Extent)>,
+}
+
+/// A guess is made with every acceleration and replaced by the first recording: it is not worth
+/// the time of the highest compression.
+fn packing(origin: Origin) -> PackOptions {
+    let recorded = PackOptions::default();
+    match origin {
+        Origin::Recorded => recorded,
+        Origin::Static => PackOptions {
+            level: GUESSED_LEVEL,
+            ..recorded
+        },
+    }
 }
 
 impl Node {
@@ -177,7 +193,7 @@ impl Node {
             .map(|layer| (layer.diff_id(), layer.tar_size()))
             .collect();
         let read = |diff_id: &DiffId, extent: Extent| self.read_layer(layers, diff_id, extent);
-        let packed = thaw_accelerate::pack(trace, &sizes, &read, &PackOptions::default())?;
+        let packed = thaw_accelerate::pack(trace, &sizes, &read, &packing(origin))?;
         let artifact = WorkingSetArtifact::build(&resolved.subject, profile, origin, packed)?;
         let place = publish(target, named, |target| artifact.publish(target))?;
         for (descriptor, bytes) in artifact.blobs() {
