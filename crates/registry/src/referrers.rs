@@ -36,6 +36,8 @@ const MAX_PAGES: usize = 64;
 const MAX_TAGS_BYTES: u64 = 4 << 20;
 /// Most entries of a list of referrers that are taken.
 const MAX_REFERRERS: usize = 4096;
+/// Most entries without a type whose manifests are asked for it.
+const MAX_UNTYPED: usize = 16;
 /// Repairs of a list before giving up.
 const ROUNDS: u32 = 24;
 /// Before a list that others write too is read again.
@@ -84,12 +86,12 @@ impl Remote {
             _ => None,
         };
         let mut list = match self.support() {
-            Some(Support::Tags) => self.tagged_list(&subject).await?.manifests,
+            Some(Support::Tags) => self.typed_list(&subject).await?,
             Some(Support::Api) => self.api_list(&subject, only).await?.unwrap_or_default(),
             None => {
                 // The loser runs on: to cut its answer would cost its connection.
                 let other = Arc::clone(&self);
-                let tags = tokio::spawn(async move { other.tagged_list(&subject).await });
+                let tags = tokio::spawn(async move { other.typed_list(&subject).await });
                 if let Some(list) = self.api_list(&subject, only).await? {
                     self.learn(Support::Api);
                     list
@@ -97,7 +99,7 @@ impl Remote {
                     let list = tags.await;
                     let list = list.map_err(|it| RegistryError::Internal(it.to_string()))??;
                     self.learn(Support::Tags);
-                    list.manifests
+                    list
                 }
             }
         };
@@ -145,6 +147,23 @@ impl Remote {
             }
         }
         Ok(Some(list))
+    }
+
+    /// The list under the subject's tag, with the types of its entries. Tools that copy the list
+    /// leave them out: what has none is described by its own manifest.
+    async fn typed_list(&self, subject: &Digest) -> Result<Vec<Descriptor>, RegistryError> {
+        let mut list = self.tagged_list(subject).await?.manifests;
+        let untyped = list
+            .iter_mut()
+            .filter(|entry| entry.artifact_type.is_none());
+        for entry in untyped.take(MAX_UNTYPED) {
+            match self.manifest(&Which::Digest(entry.digest)).await {
+                Ok(manifest) => *entry = manifest.descriptor()?,
+                Err(error) if error.is_not_found() => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(list)
     }
 
     /// The list under the subject's tag; an empty one where there is none.

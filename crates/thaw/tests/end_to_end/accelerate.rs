@@ -1,6 +1,9 @@
 //! `accelerate`: where the acceleration goes, what a recorded start gives, and profiles.
 
+use std::process::Command;
+
 use serde_json::Value;
+use thaw_testkit::process;
 use thaw_testkit::registry::{Options, Registry};
 use thaw_testkit::scratch;
 
@@ -267,4 +270,53 @@ fn a_transport_that_is_not_there_is_refused_with_the_reason() {
         &[],
     );
     assert_eq!(stdout(&output), "read from the second layer\n");
+}
+
+/// `skopeo ARGS…`, against registries in plain HTTP.
+fn skopeo(args: &[&str]) -> String {
+    let mut command = Command::new("skopeo");
+    let output = process::run(command.arg("--insecure-policy").args(args)).unwrap();
+    String::from_utf8(output.stdout).unwrap()
+}
+
+#[test]
+fn an_acceleration_is_copied_and_deleted_by_an_ordinary_tool() {
+    let scene = Scene::accelerated();
+    let name = |image: &str, tag: &str| {
+        let repository = image.rsplit_once(':').unwrap().0;
+        format!("docker://{repository}:{tag}")
+    };
+    // Where there is no referrers API, all that speaks for an image hangs on this tag.
+    let referrers = scene.layout.digest().to_string().replace(':', "-");
+    let other = Registry::start().unwrap();
+    let copied = format!("{}/elsewhere:1", other.host());
+    for (tag, to) in [("1", "1"), (&*referrers, &*referrers)] {
+        let (from, to) = (name(&scene.image, tag), name(&copied, to));
+        let plain = ["--src-tls-verify=false", "--dest-tls-verify=false"];
+        skopeo(&[&["copy", "--all"], &plain[..], &[&from, &to]].concat());
+    }
+    let run = ["run", "--rm", "--net", "none", "--pull", "lazy", &copied];
+    assert_eq!(thaw().run(run).unwrap(), "read from the second layer\n");
+
+    let list = name(&scene.image, &referrers);
+    let raw = skopeo(&["inspect", "--tls-verify=false", "--raw", &list]);
+    let entries = json(&raw)["manifests"].as_array().unwrap().clone();
+    let acceleration = entries
+        .iter()
+        .find(|entry| entry["artifactType"] == "application/vnd.thaw.acceleration.v1");
+    let digest = acceleration.unwrap()["digest"].as_str().unwrap();
+    let list = name(&copied, &referrers);
+    let repository = list.rsplit_once(':').unwrap().0;
+    skopeo(&[
+        "delete",
+        "--tls-verify=false",
+        &format!("{repository}@{digest}"),
+    ]);
+    let node = thaw();
+    assert_eq!(
+        node.run(["run", "--rm", "--net", "none", &copied]).unwrap(),
+        "read from the second layer\n"
+    );
+    let (code, said) = refused(&thaw(), &run);
+    assert_eq!(code, 125, "{said}");
 }
