@@ -157,10 +157,10 @@ impl Remote {
             .iter_mut()
             .filter(|entry| entry.artifact_type.is_none());
         for entry in untyped.take(MAX_UNTYPED) {
-            match self.manifest(&Which::Digest(entry.digest)).await {
-                Ok(manifest) => *entry = manifest.descriptor()?,
-                Err(error) if error.is_not_found() => {}
-                Err(error) => return Err(error),
+            // One that is gone, or is no manifest, stays without a type and hides no other.
+            let manifest = self.manifest(&Which::Digest(entry.digest)).await;
+            if let Ok(descriptor) = manifest.and_then(|manifest| manifest.descriptor()) {
+                *entry = descriptor;
             }
         }
         Ok(list)
