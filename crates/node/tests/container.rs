@@ -10,6 +10,7 @@ use std::net::TcpStream;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -18,9 +19,24 @@ use serde_json::{Value, json};
 /// A store, a root filesystem and the machine's settings, all of one test.
 struct Fixture {
     dir: tempfile::TempDir,
+    #[allow(dead_code, reason = "held, not read")]
+    bridge: Option<MutexGuard<'static, ()>>,
 }
 
+/// Whoever has the bridge: tests run side by side, each with leases of its own, so that two would
+/// lease the same address and the first to end would take the bridge away from the other, and with
+/// it the host's forwarding.
+static BRIDGE: Mutex<()> = Mutex::new(());
+
 impl Fixture {
+    /// For containers on the bridge: one such test at a time.
+    fn with_bridge() -> Self {
+        let bridge = BRIDGE.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut fixture = Self::new();
+        fixture.bridge = Some(bridge);
+        fixture
+    }
+
     fn new() -> Self {
         assert!(
             rustix::process::geteuid().is_root(),
@@ -68,7 +84,7 @@ impl Fixture {
             "bridge": { "name": format!("tt{number}"), "subnet": subnet },
         });
         fs::write(dir.path().join("settings.json"), settings.to_string()).unwrap();
-        Self { dir }
+        Self { dir, bridge: None }
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -522,7 +538,7 @@ fn stop_kills_what_does_not_end() {
 
 #[test]
 fn a_killed_monitor_leaves_a_dead_container_that_can_be_removed() {
-    let fixture = Fixture::new();
+    let fixture = Fixture::with_bridge();
     let id = fixture.start(json!({ "net": "bridge" }), &["/bin/sleep", "1000"]);
     let state = fixture.state(&id);
     let netns = state["endpoint"]["netns"].as_str().unwrap().to_owned();
@@ -612,7 +628,7 @@ fn a_terminal_is_a_terminal() {
 
 #[test]
 fn a_bridge_connects_containers_and_publishes_ports() {
-    let fixture = Fixture::new();
+    let fixture = Fixture::with_bridge();
     let serve = "while :; do echo pong | nc -l -p 80; done";
     let options = json!({
         "net": "bridge", "name": "server",
@@ -652,8 +668,9 @@ fn a_bridge_connects_containers_and_publishes_ports() {
         .run(taken, json!({}), &["--rm"], &["/bin/id"])
         .output()
         .unwrap();
-    assert_eq!(refused.status.code(), Some(125));
-    assert!(String::from_utf8_lossy(&refused.stderr).contains("cannot listen on 127.0.0.1:"));
+    let why = String::from_utf8_lossy(&refused.stderr);
+    assert_eq!(refused.status.code(), Some(125), "{why}");
+    assert!(why.contains("cannot listen on 127.0.0.1:"), "{why}");
 
     fixture.verb("stop", &["server", "--timeout", "0"]);
     assert!(
@@ -753,7 +770,7 @@ impl Drop for Outside {
 
 #[test]
 fn containers_reach_beyond_the_host() {
-    let fixture = Fixture::new();
+    let fixture = Fixture::with_bridge();
     let mut settings: Value =
         serde_json::from_slice(&fs::read(fixture.path("settings.json")).unwrap()).unwrap();
     let number = std::process::id();
