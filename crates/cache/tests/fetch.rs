@@ -138,6 +138,16 @@ fn what_lies_behind_a_demand_near_another_comes_by_itself() {
             .demand(&seek.diff_id, chunk(number), deadline)
             .unwrap();
     };
+    let exactly = |number| {
+        let deadline = Instant::now() + Duration::from_secs(10);
+        fetcher
+            .demand_only(&seek.diff_id, chunk(number), deadline)
+            .unwrap();
+    };
+    // What is asked for exactly brings nothing with it, wherever it lies: what would have come has
+    // been planned before the demands below, and would be among what came.
+    exactly(26);
+    exactly(27);
     demand(20);
     demand(2);
     demand(4);
@@ -149,11 +159,11 @@ fn what_lies_behind_a_demand_near_another_comes_by_itself() {
     let here: Vec<u64> = (0..32).filter(|n| layer.contains(chunk(*n))).collect();
     assert_eq!(
         here,
-        [2, 4, 5, 6, 7, 8, 20],
+        [2, 4, 5, 6, 7, 8, 20, 26, 27],
         "no more than was set, and none for a lone demand"
     );
     let stats = fetcher.stats();
-    assert_eq!(stats.demand.fetched, 3 * 65_536);
+    assert_eq!(stats.demand.fetched, 5 * 65_536);
     assert_eq!(stats.ahead.fetched, 4 * 65_536);
 }
 

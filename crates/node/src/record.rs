@@ -32,7 +32,7 @@ pub(crate) fn profile(wish: &ImageWish) -> &str {
 }
 
 /// zstd level of a guessed working set.
-const GUESSED_LEVEL: i32 = 3;
+const GUESSED_LEVEL: i32 = 1;
 
 /// What starts of one image and profile have read, in order of first read.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -228,7 +228,7 @@ impl Node {
         let layer = layer.ok_or_else(|| std::io::Error::other("not a layer of the image"))?;
         if !layer.contains(extent) {
             let deadline = Instant::now() + self.settings.fault_timeout;
-            let filled = self.fetcher.demand(&layer.diff_id(), extent, deadline);
+            let filled = self.fetcher.demand_only(&layer.diff_id(), extent, deadline);
             filled.map_err(std::io::Error::other)?;
         }
         let mut bytes = vec![0; usize::try_from(extent.len).unwrap_or(0)];

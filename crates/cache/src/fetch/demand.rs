@@ -27,6 +27,8 @@ pub(crate) struct Demand<'a> {
     pub(crate) extent: Extent,
     pub(crate) started: Instant,
     pub(crate) deadline: Instant,
+    /// Whether more may come than was asked for.
+    pub(crate) ahead: bool,
 }
 
 /// What one round needs.
@@ -80,7 +82,9 @@ impl Demand<'_> {
             self.shared
                 .board
                 .chunks(origin, needs.chunks.iter().copied(), self.deadline);
-        super::ahead::plan(self.shared, origin, &needs.chunks);
+        if self.ahead {
+            super::ahead::plan(self.shared, origin, &needs.chunks);
+        }
         self.shared.counters.joined(joined);
         let waits: Vec<_> = needs
             .frames

@@ -197,7 +197,8 @@ impl Fetcher {
         }
     }
 
-    /// Waits until every block that `extent` touches is there, and fetches what is not.
+    /// Waits until every block that `extent` touches is there, and fetches what is not. What lies
+    /// behind it comes ahead of the next demand where neighbours are read.
     ///
     /// # Errors
     /// [`FetchError`]; none later than `deadline`, but for what the disk takes.
@@ -206,6 +207,30 @@ impl Fetcher {
         layer: &DiffId,
         extent: Extent,
         deadline: Instant,
+    ) -> Result<(), FetchError> {
+        self.wait_for(layer, extent, deadline, true)
+    }
+
+    /// Like [`demand`](Fetcher::demand), of one who knows all that it will read: nothing comes
+    /// ahead.
+    ///
+    /// # Errors
+    /// Those of [`demand`](Fetcher::demand).
+    pub fn demand_only(
+        &self,
+        layer: &DiffId,
+        extent: Extent,
+        deadline: Instant,
+    ) -> Result<(), FetchError> {
+        self.wait_for(layer, extent, deadline, false)
+    }
+
+    fn wait_for(
+        &self,
+        layer: &DiffId,
+        extent: Extent,
+        deadline: Instant,
+        ahead: bool,
     ) -> Result<(), FetchError> {
         let entry = self.shared.entry(layer)?;
         if entry.layer.contains(extent) {
@@ -219,6 +244,7 @@ impl Fetcher {
             extent,
             started,
             deadline,
+            ahead,
         };
         let result = demand.run();
         self.shared.counters.waited(started.elapsed());
