@@ -4,7 +4,8 @@
 //! its [`Ticket`]; a ticket that is dropped without an answer answers that it was given up, so no
 //! waiter depends on another thread's good manners.
 //!
-//! Locks: `state`, then a flight's `answer`; both leaves otherwise, neither held over I/O.
+//! Locks: `state`, then a flight's `answer` or a layer's edges; leaves otherwise, and none held
+//! over I/O.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -13,7 +14,7 @@ use std::time::Instant;
 use thaw_image::{Extent, SeekTable};
 
 use super::ahead::AT_ONCE;
-use super::chunks::Loaded;
+use super::chunks::{self, Loaded};
 use super::error::FetchError;
 use super::origin::Attached;
 use super::set::Claim;
@@ -170,7 +171,9 @@ impl Board {
     }
 
     /// The flights of chunks, those that are not on their way being put into the queue together,
-    /// so that neighbours become one request. Also says how many were on their way.
+    /// so that neighbours become one request. Also says how many were on their way. A chunk that
+    /// has landed since somebody missed it has no flight: that is looked at under the lock that
+    /// ends flights, so that none starts twice.
     pub(crate) fn chunks(
         self: &Arc<Self>,
         attached: &Arc<Attached>,
@@ -187,6 +190,9 @@ impl Board {
                 joined += 1;
                 continue;
             }
+            if !is_missing(attached, number) {
+                continue;
+            }
             let ticket = self.start(&mut state, key);
             flights.push(ticket.flight.clone());
             let want = vec![Want { number, ticket }];
@@ -197,8 +203,8 @@ impl Board {
         (flights, joined)
     }
 
-    /// Tickets for those of the chunks that are not on their way: for fill, which fetches them
-    /// itself.
+    /// Tickets for those of the chunks that are neither there nor on their way: for fill, which
+    /// fetches them itself.
     pub(crate) fn claim(
         self: &Arc<Self>,
         attached: &Attached,
@@ -208,7 +214,7 @@ impl Board {
         let mut wants = Vec::new();
         for number in numbers {
             let key = Key::Chunk(attached.id, number);
-            if !state.flights.contains_key(&key) {
+            if !state.flights.contains_key(&key) && is_missing(attached, number) {
                 let ticket = self.start(&mut state, key);
                 wants.push(Want { number, ticket });
             }
@@ -297,6 +303,12 @@ impl Board {
         drop(queue);
         self.work.notify_all();
     }
+}
+
+/// Whether a chunk has bytes that are not written yet.
+fn is_missing(attached: &Attached, number: usize) -> bool {
+    let table = attached.table();
+    table.is_none_or(|table| chunks::is_missing(attached, table, number))
 }
 
 /// Takes out of the queue what one request can read together with `wants`.

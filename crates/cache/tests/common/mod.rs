@@ -142,16 +142,34 @@ impl Scene {
         Self::build(scratch(), noise(11, size), spacing, sources)
     }
 
+    /// Like [`Scene::new`]; chunks with more than `gap` bytes between them are read one by one.
+    pub(crate) fn with_gap(size: usize, spacing: usize, gap: u64) -> Self {
+        let source = Double::new("first");
+        Self::build_with(scratch(), noise(11, size), spacing, &[source], gap)
+    }
+
     pub(crate) fn build(
         dir: tempfile::TempDir,
         content: Vec<u8>,
         spacing: usize,
         sources: &[Arc<Double>],
     ) -> Self {
+        let gap = thaw_cache::Settings::default().merge_gap;
+        Self::build_with(dir, content, spacing, sources, gap)
+    }
+
+    fn build_with(
+        dir: tempfile::TempDir,
+        content: Vec<u8>,
+        spacing: usize,
+        sources: &[Arc<Double>],
+        merge_gap: u64,
+    ) -> Self {
         let store = store(dir.path(), 1);
         // Only what a test asks for.
         let settings = thaw_cache::Settings {
             ahead_bytes: 0,
+            merge_gap,
             ..thaw_cache::Settings::default()
         };
         let fetcher = Fetcher::new(settings).unwrap();
