@@ -1,7 +1,7 @@
 //! What a repository has for an image: accelerations and working sets, as its referrers.
 //!
-//! Looking takes two round trips: the list, then all manifests at once. Neither needs more of the
-//! image than its digest; its configuration, against which an acceleration is checked, may come
+//! Looking takes two round trips: the list, then all manifests at once; or one, where the list holds
+//! them. Neither needs more of the image than its digest; its configuration, against which an acceleration is checked, may come
 //! meanwhile.
 
 use thaw_image::{Digest, media};
@@ -40,7 +40,10 @@ pub fn offers(
     let listed = repository.referrers(subject, types)?;
     let set = profile.and_then(|profile| best_set(&listed, profile));
     let of_type = |entry: &&Descriptor| entry.artifact_type.as_deref() == Some(media::ACCELERATION);
-    let fetch = |entry: &Descriptor| repository.manifest(&Which::Digest(entry.digest));
+    let fetch = |entry: &Descriptor| match entry.embedded() {
+        Some(manifest) => Ok(manifest),
+        None => repository.manifest(&Which::Digest(entry.digest)),
+    };
     std::thread::scope(|scope| {
         let set = set.map(|entry| scope.spawn(move || fetch(entry).ok()));
         let candidates = listed.iter().filter(of_type).take(MAX_CANDIDATES);

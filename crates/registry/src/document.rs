@@ -6,6 +6,8 @@
 
 use std::collections::BTreeMap;
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use thaw_image::{Digest, media};
@@ -100,7 +102,43 @@ impl Descriptor {
     pub fn is_index(&self) -> bool {
         is_index(&self.media_type)
     }
+
+    /// The same with the bytes that it names inside (OCI image-spec, "Content Descriptors", field
+    /// `data`): who has the descriptor need not ask for them.
+    #[must_use]
+    pub(crate) fn with_data(mut self, bytes: &[u8]) -> Self {
+        let text = STANDARD.encode(bytes);
+        self.other.insert(DATA.to_owned(), Value::String(text));
+        self
+    }
+
+    /// Takes the bytes out again. Gives how long their text was.
+    pub(crate) fn drop_data(&mut self) -> usize {
+        let text = self.other.remove(DATA);
+        text.and_then(|text| text.as_str().map(str::len))
+            .unwrap_or(0)
+    }
+
+    /// How long the text of the bytes inside is.
+    pub(crate) fn data_len(&self) -> usize {
+        let text = self.other.get(DATA).and_then(Value::as_str);
+        text.map_or(0, str::len)
+    }
+
+    /// The manifest that it names, where its bytes are inside and are those that it names.
+    #[must_use]
+    pub fn embedded(&self) -> Option<Manifest> {
+        let Value::String(text) = self.other.get(DATA)? else {
+            return None;
+        };
+        let bytes = STANDARD.decode(text).ok()?;
+        let manifest = Manifest::parse(bytes, Some(&self.media_type)).ok()?;
+        (manifest.digest == self.digest).then_some(manifest)
+    }
 }
+
+/// The field of a descriptor that holds what it names, in base64.
+const DATA: &str = "data";
 
 /// The fields of an image or artifact manifest (OCI image-spec, "Image Manifest"; Docker's
 /// schema 2 has a subset of them).

@@ -12,6 +12,9 @@
 //!   its own. Whoever writes last reads after all other writes, and every artifact of a writer
 //!   that was done before was tagged before: so it puts back what its write dropped.
 //!
+//! The entries of such a list hold the manifests that they name, where these are small: a start that
+//! has the list has them, too, and makes a round trip less.
+//!
 //! Which way a registry goes is asked both ways at once the first time, and remembered.
 
 use std::sync::Arc;
@@ -20,7 +23,7 @@ use std::time::{Duration, Instant};
 use reqwest::header::{HeaderMap, HeaderName, LINK};
 use reqwest::{Method, Url};
 use serde::Deserialize;
-use thaw_image::Digest;
+use thaw_image::{Digest, media};
 
 use crate::auth::Access;
 use crate::http::{Call, Remote, locked, same_origin};
@@ -38,6 +41,10 @@ const MAX_TAGS_BYTES: u64 = 4 << 20;
 const MAX_REFERRERS: usize = 4096;
 /// Most entries without a type whose manifests are asked for it.
 const MAX_UNTYPED: usize = 16;
+/// Most bytes of a manifest that goes into its entry.
+const MAX_EMBEDDED: usize = 16 << 10;
+/// Most characters that manifests take in a list; what is older than the newest so long goes out.
+const MAX_EMBEDDED_TEXT: usize = 128 << 10;
 /// Repairs of a list before giving up.
 const ROUNDS: u32 = 24;
 /// Before a list that others write too is read again.
@@ -190,7 +197,7 @@ impl Remote {
         }
         let tag = own_tag(&subject.digest, referrer.digest());
         self.put_manifest(Some(&tag), referrer).await?;
-        let entry = referrer.descriptor()?;
+        let entry = entry_of(referrer)?;
         self.settle(&subject.digest, Change::Add(entry)).await
     }
 
@@ -222,6 +229,7 @@ impl Remote {
             if list.manifests.len() == before && !shrunk {
                 return Ok(());
             }
+            shorten(&mut list.manifests, MAX_EMBEDDED_TEXT);
             self.put_list(&tag, list).await?;
             tokio::time::sleep(jitter(ROUND_PAUSE)).await;
         }
@@ -259,7 +267,7 @@ impl Remote {
                     .subject
                     .is_some_and(|it| it.digest == *subject);
             if speaks && !gone {
-                list.manifests.push(manifest.descriptor()?);
+                list.manifests.push(entry_of(&manifest)?);
             }
         }
         Ok(())
@@ -354,6 +362,27 @@ enum Change {
     Remove(Digest),
 }
 
+/// A manifest's entry in a list.
+fn entry_of(manifest: &Manifest) -> Result<Descriptor, RegistryError> {
+    let entry = manifest.descriptor()?;
+    let bytes = manifest.bytes();
+    Ok(match bytes.len() <= MAX_EMBEDDED {
+        true => entry.with_data(bytes),
+        false => entry,
+    })
+}
+
+/// Takes embedded manifests out of a list, the oldest first, until they are no longer than `most`.
+/// What others have embedded stays.
+fn shorten(entries: &mut [Descriptor], most: usize) {
+    let mut length: usize = entries.iter().map(Descriptor::data_len).sum();
+    for entry in entries {
+        if length > most && is_one_of(entry, &[media::ACCELERATION, media::WORKING_SET]) {
+            length -= entry.drop_data();
+        }
+    }
+}
+
 fn lists(list: &IndexContent, digest: &Digest) -> bool {
     list.manifests.iter().any(|entry| entry.digest == *digest)
 }
@@ -380,6 +409,7 @@ fn next_page(url: &Url, headers: &HeaderMap) -> Option<Url> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ManifestContent;
 
     #[test]
     fn own_tags_are_tags() {
@@ -387,6 +417,32 @@ mod tests {
         assert!(tag.len() <= 128);
         let reference = format!("r.example/a:{tag}");
         assert!(reference.parse::<thaw_image::ImageReference>().is_ok());
+    }
+
+    #[test]
+    fn entries_hold_small_manifests_and_a_list_only_so_many() {
+        let manifest = |name: &str| {
+            let subject = Descriptor::of(media::MANIFEST, b"subject");
+            let layer = Descriptor::of("application/octet-stream", name.as_bytes());
+            let content = ManifestContent::artifact(media::WORKING_SET, subject, vec![layer]);
+            Manifest::parse(content.to_bytes(), None).unwrap()
+        };
+        let all: Vec<Manifest> = ["a", "b", "c"].map(manifest).into();
+        let mut entries: Vec<Descriptor> = all.iter().map(|it| entry_of(it).unwrap()).collect();
+        for (entry, manifest) in entries.iter().zip(&all) {
+            assert_eq!(entry.embedded().unwrap().bytes(), manifest.bytes());
+        }
+        // Other bytes than those that the entry names are none.
+        let mut lying = entries[0].clone();
+        lying.digest = entries[1].digest;
+        assert!(lying.embedded().is_none());
+        let two = entries[1].data_len() + entries[2].data_len();
+        let mut foreign = entries[0].clone();
+        foreign.artifact_type = Some("application/spdx+json".to_owned());
+        entries.insert(0, foreign);
+        shorten(&mut entries, two);
+        let embedded: Vec<bool> = entries.iter().map(|it| it.embedded().is_some()).collect();
+        assert_eq!(embedded, [true, false, false, true]);
     }
 
     #[test]

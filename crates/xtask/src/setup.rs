@@ -40,6 +40,11 @@ const NEEDS: &[Need] = &[
         "mke2fs",
         "a fresh ext4 for each run of the bench",
     ),
+    need(
+        "util-linux-extra",
+        "fincore",
+        "what is in the page cache, in bench and tests",
+    ),
     need("crun", "crun", "runs containers"),
     need("runc", "runc", "runs containers"),
     need(
