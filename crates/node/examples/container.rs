@@ -140,7 +140,7 @@ fn run(
         println!("{}", container.id());
         return Ok(ExitCode::SUCCESS);
     }
-    let code = foreground(&container, has(flags, "--log"), report);
+    let code = foreground(&container, report);
     if has(flags, "--rm") {
         container.remove(true)?;
     }

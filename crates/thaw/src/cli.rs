@@ -68,7 +68,7 @@ pub(crate) enum Command {
     Ps(Ps),
     /// Run a command in a running container
     Exec(Exec),
-    /// Show what a detached container printed
+    /// Show what a container printed
     Logs(Logs),
     /// Stop containers
     Stop(Stop),

@@ -42,7 +42,7 @@ pub(super) fn run(context: &Context, args: Run) -> anyhow::Result<ExitCode> {
     if args.detach {
         return detach(context, &container, &prepared, args.rm, asked, &clock);
     }
-    let outcome = monitor::foreground(&container, false, |started| {
+    let outcome = monitor::foreground(&container, |started| {
         if let Err(error) = clock.report(context, &container, &prepared, &started.spans.0, asked) {
             eprintln!("thaw: {error:#}");
         }

@@ -52,28 +52,20 @@ pub struct Started {
 }
 
 /// Runs a prepared container until it ends, with the caller's standard streams and as its parent.
-/// `started` is called once it runs. Its exit code comes back.
-///
-/// With `tee_log` the log gets a copy of the output, which then passes through this process.
+/// `started` is called once it runs. Its exit code comes back. The log gets a copy of the output.
 ///
 /// # Errors
 /// Whatever keeps it from starting; [`ContainerError::exit_code`] says what to exit with.
 pub fn foreground(
     container: &Container,
-    tee_log: bool,
     started: impl FnOnce(&Started),
 ) -> Result<u8, ContainerError> {
     let state = container.state()?;
-    let log = if tee_log {
-        Some(Arc::new(LogWriter::open(container.dir())?))
-    } else {
-        None
-    };
     let wanted = Wanted {
         tty: state.options.process.tty,
         stdin: state.options.process.interactive,
         output: true,
-        log,
+        log: Some(Arc::new(LogWriter::open(container.dir())?)),
     };
     monitor(container, state, wanted, started)
 }
