@@ -1,6 +1,6 @@
 //! The commands' side of the daemon's socket. Starts the daemon when there is none.
 
-use std::io::ErrorKind::{ConnectionRefused, NotFound};
+use std::io::ErrorKind::{BrokenPipe, ConnectionRefused, ConnectionReset, NotFound};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
@@ -14,6 +14,22 @@ use serde::de::DeserializeOwned;
 use crate::config::Config;
 use crate::progress::Bars;
 use crate::protocol::{Envelope, Failure, Line, MAX_LINE, Request, VERSION, reply};
+
+/// As many daemons as may end one after the other under one request.
+const TRIES: u32 = 3;
+
+/// What became of a request.
+enum Heard {
+    /// The daemon's answer.
+    Answer(serde_json::Value),
+    /// The daemon is gone; whether it had begun.
+    End { begun: bool },
+}
+
+/// Whether the other end is gone.
+fn is_end(error: &std::io::Error) -> bool {
+    matches!(error.kind(), ConnectionReset | BrokenPipe)
+}
 
 /// A store and how to reach the daemon that owns it.
 #[derive(Clone, Debug, Default)]
@@ -53,11 +69,12 @@ impl Client {
 
     /// Asks, and starts a daemon first when there is none.
     pub(crate) fn ask<T: DeserializeOwned>(&self, request: Request) -> anyhow::Result<T> {
-        let stream = match self.connect()? {
-            Some(stream) => stream,
-            None => self.start_daemon()?,
+        let there = || match self.connect()? {
+            Some(stream) => Ok(Some(stream)),
+            None => self.start_daemon().map(Some),
         };
-        self.exchange(stream, request)
+        let answer = self.converse(request, there)?;
+        answer.context("no daemon was started").and_then(reply)
     }
 
     /// Asks the daemon if there is one.
@@ -65,10 +82,39 @@ impl Client {
         &self,
         request: Request,
     ) -> anyhow::Result<Option<T>> {
-        let stream = self.connect()?;
-        stream
-            .map(|stream| self.exchange(stream, request))
-            .transpose()
+        let answer = self.converse(request, || self.connect())?;
+        answer.map(reply).transpose()
+    }
+
+    /// Asks whichever daemon is there, and the next one when that ends before it has begun, or
+    /// where a second time does no harm. `None` where there is no daemon.
+    fn converse(
+        &self,
+        request: Request,
+        there: impl Fn() -> anyhow::Result<Option<UnixStream>>,
+    ) -> anyhow::Result<Option<serde_json::Value>> {
+        let log = self.root.join("daemon.log");
+        let log = log.display();
+        let repeatable = request.may_be_repeated();
+        let mut line = serde_json::to_vec(&Envelope {
+            version: VERSION,
+            plain_http: self.plain_http.clone(),
+            request,
+        })?;
+        line.push(b'\n');
+        for _ in 0..TRIES {
+            let Some(stream) = there()? else {
+                return Ok(None);
+            };
+            match self.exchange(stream, &line)? {
+                Heard::Answer(value) => return Ok(Some(value)),
+                Heard::End { begun } if begun && !repeatable => {
+                    bail!("the daemon ended in the middle of the request: try again; see {log}")
+                }
+                Heard::End { .. } => {}
+            }
+        }
+        bail!("{TRIES} daemons, one after the other, ended before they answered; see {log}")
     }
 
     /// The daemon's socket; `None` where no daemon is.
@@ -91,37 +137,31 @@ impl Client {
         }
     }
 
-    fn exchange<T: DeserializeOwned>(
-        &self,
-        mut stream: UnixStream,
-        request: Request,
-    ) -> anyhow::Result<T> {
-        let mut line = serde_json::to_vec(&Envelope {
-            version: VERSION,
-            plain_http: self.plain_http.clone(),
-            request,
-        })?;
-        line.push(b'\n');
-        stream
-            .write_all(&line)
-            .context("cannot speak to the daemon")?;
+    /// One request, one daemon.
+    fn exchange(&self, mut stream: UnixStream, line: &[u8]) -> anyhow::Result<Heard> {
+        let mut begun = false;
+        match stream.write_all(line) {
+            Err(error) if is_end(&error) => return Ok(Heard::End { begun }),
+            written => written.context("cannot speak to the daemon")?,
+        }
         let mut reader = BufReader::new(stream);
         let mut bars = Bars::new(self.quiet);
         loop {
             let mut line = Vec::new();
-            let read = reader.by_ref().take(MAX_LINE).read_until(b'\n', &mut line);
-            if read.context("lost the daemon")? == 0 {
-                let log = self.root.join("daemon.log");
-                bail!(
-                    "the daemon ended in the middle of the request; see {}",
-                    log.display()
-                );
+            match reader.by_ref().take(MAX_LINE).read_until(b'\n', &mut line) {
+                Err(error) if is_end(&error) => line.clear(),
+                read => drop(read.context("cannot hear the daemon")?),
+            }
+            if !line.ends_with(b"\n") {
+                bars.clear();
+                return Ok(Heard::End { begun });
             }
             match serde_json::from_slice(&line).context("the daemon's answer is malformed")? {
+                Line::Begin => begun = true,
                 Line::Progress(progress) => bars.show(&progress),
                 Line::Reply(value) => {
                     bars.clear();
-                    return reply(value);
+                    return Ok(Heard::Answer(value));
                 }
                 Line::Error(failure) => {
                     bars.clear();

@@ -3,6 +3,9 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that fails says where")]
 
+#[path = "deaths/commands.rs"]
+mod commands;
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::io;
