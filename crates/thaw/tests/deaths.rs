@@ -5,6 +5,8 @@
 
 #[path = "deaths/commands.rs"]
 mod commands;
+#[path = "deaths/wishes.rs"]
+mod wishes;
 
 use std::collections::BTreeMap;
 use std::fs;
