@@ -153,9 +153,13 @@ impl Node {
                 why: format!("acceleration from {}", found.from),
             },
             profile: None,
+            fill: false,
         });
         let (profile, way) = (memo.profile, memo.way);
         let mount = ImageMount::new(&resolved, profile, way, parts, mount, dir.to_owned());
+        if memo.fill {
+            self.fill(&mount);
+        }
         lock(&self.images).insert(
             digest,
             Arc::new(std::sync::Mutex::new(Some(Arc::new(mount)))),

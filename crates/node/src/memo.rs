@@ -16,6 +16,9 @@ pub(crate) struct Memo {
     pub(crate) way: Way,
     /// Whose starts it is traced for.
     pub(crate) profile: Option<String>,
+    /// Whether it is to be completed while nobody waits.
+    #[serde(default)]
+    pub(crate) fill: bool,
 }
 
 fn path(dir: &Path) -> PathBuf {

@@ -87,10 +87,11 @@ impl ImageMount {
     }
 
     /// For the next node.
-    fn memo(&self) -> Memo {
+    pub(crate) fn memo(&self) -> Memo {
         Memo {
             way: self.way.clone(),
             profile: self.profile.clone(),
+            fill: false,
         }
     }
 

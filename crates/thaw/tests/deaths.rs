@@ -53,7 +53,7 @@ struct Scene {
     image: String,
     /// What must be read, by path in the image.
     files: BTreeMap<String, Vec<u8>>,
-    _registry: Registry,
+    registry: Registry,
     _directory: TempDir,
 }
 
@@ -90,7 +90,7 @@ impl Scene {
         Self {
             image,
             files,
-            _registry: registry,
+            registry,
             _directory: directory,
         }
     }

@@ -1,9 +1,12 @@
 //! What was wished of a mount outlives the daemon.
 
+use std::time::Duration;
+
 use serde_json::Value;
+use thaw_testkit::far::Far;
 use thaw_testkit::thaw::Thaw;
 
-use super::{FILE_BYTES, Scene, kill, nothing_is_left, thaw};
+use super::{FILE_BYTES, Scene, eventually, kill, nothing_is_left, thaw};
 
 /// Kills the daemon; the next one takes over.
 fn succeed(node: &Thaw) {
@@ -35,5 +38,21 @@ fn what_a_start_reads_is_kept_over_the_death_of_the_daemon() {
     let set = json(&node, &[&publish[..], &["--json", &scene.image]].concat());
     let both = 2 * FILE_BYTES as u64;
     assert!(set["blocks"].as_u64().unwrap() >= both, "{set}");
+    nothing_is_left(&node);
+}
+
+#[test]
+fn a_fill_goes_on_after_the_death_of_the_daemon() {
+    let mut scene = Scene::new();
+    // So far away that it takes seconds.
+    let far = Far::new(scene.registry.host(), Duration::from_millis(150)).unwrap();
+    scene.image = scene.image.replace(scene.registry.host(), &far.host());
+    let node = thaw();
+    scene.start(&node, &["--net", "none", "--fill"]);
+    succeed(&node);
+    let whole = || json(&node, &["images", "--json"])[0]["whole"] == true;
+    assert!(!whole(), "it was filled before the daemon died");
+    eventually("the whole image", whole);
+    node.run(["rm", "-f", "box"]).unwrap();
     nothing_is_left(&node);
 }
