@@ -45,6 +45,33 @@ fn collecting_everything_leaves_nothing() {
 }
 
 #[test]
+fn traces_go_with_their_image() {
+    let scene = Scene::accelerated();
+    let node = thaw();
+    let start = |profile: &str| {
+        let flags = ["--pull", "lazy", "--profile", profile];
+        assert!(run(&node, &flags, &scene.image, &[]).status.success());
+        node.run(["unmount", "--all"]).unwrap();
+    };
+    let traces = || fs::read_dir(node.root().join("traces")).unwrap().count();
+    start("default");
+    start("never-published");
+    assert_eq!(traces(), 2);
+    node.run(["gc"]).unwrap();
+    assert_eq!(traces(), 2, "their image is there");
+    let plan = node.run(["gc", "--all", "--dry-run"]).unwrap();
+    for profile in ["default", "never-published"] {
+        assert!(
+            plan.contains(&format!("trace \"{profile}\" of sha256:")),
+            "{plan}"
+        );
+    }
+    assert_eq!(traces(), 2, "a plan removes nothing");
+    node.run(["gc", "--all"]).unwrap();
+    assert_eq!(traces(), 0);
+}
+
+#[test]
 fn a_plan_says_what_will_be_done_and_does_nothing() {
     let scene = Scene::accelerated();
     let node = thaw();
@@ -104,7 +131,8 @@ fn a_plan_says_what_will_be_done_and_does_nothing() {
     // The image is still mounted, for the next start; nobody uses it.
     let second = plan(&node);
     let removed = names(&second, "removals");
-    assert_eq!(removed, ["mount", "image", "layer", "blob"], "{second}");
+    let wanted = ["mount", "image", "layer", "blob", "trace"];
+    assert_eq!(removed, wanted, "{second}");
     assert!(
         fs::read(format!("{dir}/srv/message")).is_ok(),
         "a plan unmounts nothing"
