@@ -49,6 +49,17 @@ pub enum Transport {
     Fuse,
 }
 
+impl Transport {
+    /// The name of the one that is asked for.
+    pub(crate) const fn name(self) -> Option<&'static str> {
+        match self {
+            Self::Auto => None,
+            Self::Fanotify => Some("fanotify"),
+            Self::Fuse => Some("fuse"),
+        }
+    }
+}
+
 /// An image that somebody wants, and how.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct ImageWish {
