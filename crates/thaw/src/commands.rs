@@ -80,7 +80,10 @@ pub(crate) fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     match command {
         Command::Run(args) => run::run(&context, *args),
         Command::Accelerate(args) => image::accelerate(&context, *args),
-        Command::Mount(args) => image::mount(&context, &args),
+        Command::Mount(args) => match (args.image, args.dir) {
+            (Some(image), Some(dir)) => image::mount(&context, &image, &dir),
+            _ => facts::mounts(&context),
+        },
         Command::Unmount(args) => image::unmount(&context, args),
         Command::Pull(args) => image::pull(&context, &args),
         Command::Inspect(args) => facts::inspect(&context, &args),

@@ -48,6 +48,7 @@ pub(crate) enum Request {
         image: ImageWish,
         dir: PathBuf,
     },
+    Mounts,
     Unmount {
         dir: Option<PathBuf>,
     },
@@ -92,6 +93,7 @@ impl Request {
             | Self::Inspect { .. }
             | Self::Ps { .. }
             | Self::Images
+            | Self::Mounts
             | Self::Login { .. } => true,
             Self::Prepare { .. }
             | Self::Mount { .. }
