@@ -23,6 +23,13 @@ pub struct Settings {
     pub program: PathBuf,
 }
 
+impl Settings {
+    /// Where the keeper listens.
+    pub(crate) fn keeper_socket(&self) -> PathBuf {
+        self.root.join("keeper.sock")
+    }
+}
+
 /// How an image gets here.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]

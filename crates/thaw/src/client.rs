@@ -32,7 +32,7 @@ fn is_end(error: &std::io::Error) -> bool {
 }
 
 /// A store and how to reach the daemon that owns it.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub(crate) struct Client {
     root: PathBuf,
     /// Arguments that a daemon started from here gets, besides `--root`.
@@ -50,15 +50,6 @@ impl Client {
             daemon_args: config.daemon_args(),
             plain_http: config.plain_http.clone(),
             quiet,
-        }
-    }
-
-    /// To a daemon that may be there, and says nothing on the way.
-    pub(crate) fn silent(root: &Path) -> Self {
-        Self {
-            root: root.to_owned(),
-            quiet: true,
-            ..Self::default()
         }
     }
 
@@ -84,6 +75,19 @@ impl Client {
     ) -> anyhow::Result<Option<T>> {
         let answer = self.converse(request, || self.connect())?;
         answer.map(reply).transpose()
+    }
+
+    /// Sees to it that there is a daemon.
+    pub(crate) fn revive(&self) -> anyhow::Result<()> {
+        if self.connect()?.is_none() {
+            self.start_daemon()?;
+        }
+        Ok(())
+    }
+
+    /// Arguments for a process that may have to start a daemon.
+    pub(crate) fn daemon_args(&self) -> &[String] {
+        &self.daemon_args
     }
 
     /// Asks whichever daemon is there, and the next one when that ends before it has begun, or

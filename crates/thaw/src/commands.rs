@@ -65,9 +65,6 @@ pub(crate) fn run(cli: Cli) -> anyhow::Result<ExitCode> {
             return Ok(ExitCode::SUCCESS);
         }
         Command::Keeper => return Ok(daemon::keeper()),
-        Command::Monitor { dir, rm } => {
-            return Ok(container::monitor(global.root.as_deref(), &dir, rm));
-        }
         _ => {}
     }
     let config = Config::load(&global)?;
@@ -97,10 +94,10 @@ pub(crate) fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Login(args) => image::login(&context, args),
         Command::Daemon(args) => daemon::daemon(&context, &args),
         Command::Doctor => doctor::doctor(&context),
-        Command::Completions { .. }
-        | Command::Man { .. }
-        | Command::Keeper
-        | Command::Monitor { .. } => Ok(ExitCode::SUCCESS),
+        Command::Monitor { dir, rm } => Ok(container::monitor(&context.client, &dir, rm)),
+        Command::Completions { .. } | Command::Man { .. } | Command::Keeper => {
+            Ok(ExitCode::SUCCESS)
+        }
     }
 }
 

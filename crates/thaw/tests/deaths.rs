@@ -5,6 +5,8 @@
 
 #[path = "deaths/commands.rs"]
 mod commands;
+#[path = "deaths/vigil.rs"]
+mod vigil;
 #[path = "deaths/wishes.rs"]
 mod wishes;
 
@@ -101,13 +103,7 @@ impl Scene {
         args.extend(more);
         args.extend([self.image.as_str(), "--", "sleep", "1000"]);
         let id = node.run(args).unwrap();
-        let state = node
-            .root()
-            .join("containers")
-            .join(id.trim())
-            .join("state.json");
-        let state: Value = serde_json::from_slice(&fs::read(state).unwrap()).unwrap();
-        let root = PathBuf::from(format!("/proc/{}/root", state["phase"]["init"]["pid"]));
+        let root = inside(node, id.trim());
         // A page of the program that cannot be read is its death, not only an error.
         fs::read(root.join("bin/busybox")).unwrap();
         root
@@ -145,6 +141,14 @@ impl Scene {
         assert!(bytes == self.files[name], "wrong bytes in {name}");
         Ok(())
     }
+}
+
+/// The root directory of a container's first process.
+fn inside(node: &Thaw, id: &str) -> PathBuf {
+    let dir = node.root().join("containers").join(id);
+    let state = fs::read(dir.join("state.json")).unwrap();
+    let state: Value = serde_json::from_slice(&state).unwrap();
+    PathBuf::from(format!("/proc/{}/root", state["phase"]["init"]["pid"]))
 }
 
 /// A directory to mount at, gone with the store.
