@@ -5,6 +5,8 @@
 
 #[path = "deaths/commands.rs"]
 mod commands;
+#[path = "deaths/stopped.rs"]
+mod stopped;
 #[path = "deaths/vigil.rs"]
 mod vigil;
 #[path = "deaths/wishes.rs"]
@@ -19,7 +21,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open, pidfd_send_signal};
 use serde_json::Value;
 use tempfile::TempDir;
 use thaw_testkit::image::{Entry, Image, Layer};
@@ -143,6 +145,17 @@ impl Scene {
     }
 }
 
+/// A configuration whose bound is as many seconds, beside the store.
+fn bound(node: &Thaw, seconds: u32) -> String {
+    let path = node.root().with_file_name("config.toml");
+    fs::write(&path, format!("fault-timeout-seconds = {seconds}\n")).unwrap();
+    path.to_str().unwrap().to_owned()
+}
+
+fn signal(pid: u32, signal: Signal) {
+    kill_process(Pid::from_raw(pid.cast_signed()).unwrap(), signal).unwrap();
+}
+
 /// The root directory of a container's first process.
 fn inside(node: &Thaw, id: &str) -> PathBuf {
     let dir = node.root().join("containers").join(id);
@@ -208,7 +221,13 @@ fn leftovers(node: &Thaw) -> Vec<PathBuf> {
             }
         }
     }
-    let always = ["daemon.pid", "daemon.log", "thaw.sock", ".lock"];
+    let always = [
+        "daemon.pid",
+        "daemon.log",
+        "thaw.sock",
+        ".lock",
+        "images/measured",
+    ];
     left.retain(|path| !always.iter().any(|name| path.ends_with(name)));
     left
 }

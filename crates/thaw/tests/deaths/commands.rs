@@ -7,10 +7,10 @@ use std::thread;
 use std::time::Duration;
 
 use rustix::fs::{FlockOperation, flock};
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::Signal;
 use thaw_testkit::thaw::Thaw;
 
-use super::{eventually, kill, processes, thaw};
+use super::{eventually, kill, processes, signal, thaw};
 
 /// A command in the background, its output caught.
 fn spawn(node: &Thaw, args: &[&str]) -> Child {
@@ -23,10 +23,6 @@ fn spawn(node: &Thaw, args: &[&str]) -> Child {
 fn end(command: Child) -> (Option<i32>, String) {
     let Output { status, stderr, .. } = command.wait_with_output().unwrap();
     (status.code(), String::from_utf8_lossy(&stderr).into_owned())
-}
-
-fn signal(pid: u32, signal: Signal) {
-    kill_process(Pid::from_raw(pid.cast_signed()).unwrap(), signal).unwrap();
 }
 
 /// Whether a command has asked and waits: it sleeps, and has a socket.
