@@ -5,6 +5,8 @@
 
 #[path = "deaths/commands.rs"]
 mod commands;
+#[path = "deaths/registries.rs"]
+mod registries;
 #[path = "deaths/stopped.rs"]
 mod stopped;
 #[path = "deaths/vigil.rs"]
@@ -25,10 +27,11 @@ use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open, pidfd_s
 use serde_json::Value;
 use tempfile::TempDir;
 use thaw_testkit::image::{Entry, Image, Layer};
-use thaw_testkit::registry::Registry;
+use thaw_testkit::registry::{self, Registry};
 use thaw_testkit::scratch;
 use thaw_testkit::thaw::Thaw;
 
+const NAME: &str = "read:1";
 const BUSYBOX: &str = "/bin/busybox";
 const LAYERS: usize = 3;
 const FILES: usize = 24;
@@ -57,14 +60,17 @@ struct Scene {
     image: String,
     /// What must be read, by path in the image.
     files: BTreeMap<String, Vec<u8>>,
-    registry: Registry,
-    _directory: TempDir,
+    /// `None` while it is down.
+    registry: Option<Registry>,
+    /// Its address.
+    host: String,
+    directory: TempDir,
 }
 
 impl Scene {
     fn new() -> Self {
-        let registry = Registry::start().unwrap();
         let directory = scratch::directory().unwrap();
+        let registry = registry("127.0.0.1:0", &directory.path().join("registry"));
         let program = fs::read(BUSYBOX).expect("busybox-static is needed: cargo xtask setup");
         let mut files = BTreeMap::new();
         let mut layers = vec![Layer::new([
@@ -89,14 +95,21 @@ impl Scene {
             .config("Env", serde_json::json!(["PATH=/bin"]))
             .write(&directory.path().join("layout"), "latest")
             .unwrap();
-        let image = layout.push(&registry, "read:1").unwrap();
+        let image = layout.push(&registry, NAME).unwrap();
         thaw().run(["accelerate", &image]).unwrap();
         Self {
             image,
             files,
-            registry,
-            _directory: directory,
+            host: registry.host().to_owned(),
+            registry: Some(registry),
+            directory,
         }
+    }
+
+    /// Has the registry come up again, with what it had.
+    fn restore(&mut self) {
+        let storage = self.directory.path().join("registry");
+        self.registry = Some(registry(&self.host, &storage));
     }
 
     /// Starts a container that does nothing; answers with its first process's root directory.
@@ -154,6 +167,16 @@ fn bound(node: &Thaw, seconds: u32) -> String {
 
 fn signal(pid: u32, signal: Signal) {
     kill_process(Pid::from_raw(pid.cast_signed()).unwrap(), signal).unwrap();
+}
+
+/// A registry whose storage stays where it is.
+fn registry(address: &str, storage: &Path) -> Registry {
+    let options = registry::Options {
+        address: address.to_owned(),
+        storage: Some(storage.to_owned()),
+        ..registry::Options::default()
+    };
+    Registry::start_with(&options).unwrap()
 }
 
 /// The root directory of a container's first process.

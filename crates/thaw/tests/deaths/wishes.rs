@@ -45,8 +45,8 @@ fn what_a_start_reads_is_kept_over_the_death_of_the_daemon() {
 fn a_fill_goes_on_after_the_death_of_the_daemon() {
     let mut scene = Scene::new();
     // So far away that it takes seconds.
-    let far = Far::new(scene.registry.host(), Duration::from_millis(150)).unwrap();
-    scene.image = scene.image.replace(scene.registry.host(), &far.host());
+    let far = Far::new(&scene.host, Duration::from_millis(150)).unwrap();
+    scene.image = scene.image.replace(&scene.host, &far.host());
     let node = thaw();
     scene.start(&node, &["--net", "none", "--fill"]);
     succeed(&node);
