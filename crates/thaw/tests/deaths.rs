@@ -5,6 +5,8 @@
 
 #[path = "deaths/commands.rs"]
 mod commands;
+#[path = "deaths/disks.rs"]
+mod disks;
 #[path = "deaths/registries.rs"]
 mod registries;
 #[path = "deaths/stopped.rs"]

@@ -153,7 +153,8 @@ pub(super) fn monitor(client: &Client, dir: &Path, remove: bool) -> ExitCode {
         let released: anyhow::Result<Option<()>> =
             client.ask_if_running(Request::Release { id, remove });
         if let Err(error) = released {
-            eprintln!("thaw: {error:#}");
+            // Its file may be on a disk that is full.
+            writeln!(std::io::stderr(), "thaw: {error:#}").ok();
         }
     })
 }
