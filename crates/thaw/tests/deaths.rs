@@ -3,6 +3,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that fails says where")]
 
+#[path = "deaths/clock.rs"]
+mod clock;
 #[path = "deaths/commands.rs"]
 mod commands;
 #[path = "deaths/disks.rs"]
