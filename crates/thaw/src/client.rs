@@ -6,9 +6,11 @@ use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
+use rustix::net::sockopt::socket_peercred;
 use serde::de::DeserializeOwned;
 
 use crate::config::Config;
@@ -16,7 +18,10 @@ use crate::progress::Bars;
 use crate::protocol::{Envelope, Failure, Line, MAX_LINE, Request, VERSION, reply};
 
 /// As many daemons as may end one after the other under one request.
-const TRIES: u32 = 3;
+const TRIES: usize = 3;
+/// For how long one of them may go on to end.
+const PATIENCE: Duration = Duration::from_secs(30);
+const PAUSE: Duration = Duration::from_millis(10);
 
 /// What became of a request.
 enum Heard {
@@ -106,19 +111,26 @@ impl Client {
             request,
         })?;
         line.push(b'\n');
-        for _ in 0..TRIES {
+        let (begin, mut ended) = (Instant::now(), Vec::new());
+        while ended.len() < TRIES && begin.elapsed() < PATIENCE {
             let Some(stream) = there()? else {
                 return Ok(None);
             };
+            let daemon = socket_peercred(&stream)?.pid;
             match self.exchange(stream, &line)? {
                 Heard::Answer(value) => return Ok(Some(value)),
                 Heard::End { begun } if begun && !repeatable => {
                     bail!("the daemon ended in the middle of the request: try again; see {log}")
                 }
-                Heard::End { .. } => {}
+                // It takes connections until the last moment.
+                Heard::End { .. } if ended.contains(&daemon) => thread::sleep(PAUSE),
+                Heard::End { .. } => ended.push(daemon),
             }
         }
-        bail!("{TRIES} daemons, one after the other, ended before they answered; see {log}")
+        bail!(
+            "{} daemons, one after the other, ended before they answered; see {log}",
+            ended.len()
+        )
     }
 
     /// The daemon's socket; `None` where no daemon is.
@@ -211,7 +223,7 @@ impl Client {
             if let Some(stream) = self.connect()? {
                 return Ok(stream);
             }
-            std::thread::sleep(Duration::from_millis(20));
+            thread::sleep(Duration::from_millis(20));
         }
         let tail = last_line(&log_path);
         bail!(
