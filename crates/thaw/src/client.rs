@@ -202,7 +202,7 @@ impl Client {
             .append(true)
             .open(&log_path)
             .with_context(|| format!("cannot write {}{}", log_path.display(), Self::who()))?;
-        let mut child = Command::new(std::env::current_exe()?)
+        let mut child = Command::new(program()?)
             .arg("--root")
             .arg(&self.root)
             .args(&self.daemon_args)
@@ -231,6 +231,16 @@ impl Client {
             log_path.display()
         )
     }
+}
+
+/// This program, or the one that has taken its place: who asks may have run for long.
+fn program() -> std::io::Result<PathBuf> {
+    let own = std::env::current_exe()?;
+    let replaced = own.to_str().and_then(|own| own.strip_suffix(" (deleted)"));
+    Ok(match replaced {
+        Some(path) if !own.exists() => path.into(),
+        _ => own,
+    })
 }
 
 fn last_line(path: &Path) -> String {

@@ -94,7 +94,10 @@ pub(crate) fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Login(args) => image::login(&context, args),
         Command::Daemon(args) => daemon::daemon(&context, &args),
         Command::Doctor => doctor::doctor(&context),
-        Command::Monitor { dir, rm } => Ok(container::monitor(&context.client, &dir, rm)),
+        Command::Monitor { dir, rm } => {
+            daemon::log_to_stderr();
+            Ok(container::monitor(&context.client, &dir, rm))
+        }
         Command::Completions { .. } | Command::Man { .. } | Command::Keeper => {
             Ok(ExitCode::SUCCESS)
         }

@@ -62,7 +62,8 @@ fn say_ready() {
     }
 }
 
-fn log_to_stderr() {
+/// Logs, in a process that nobody looks at.
+pub(super) fn log_to_stderr() {
     let filter = tracing_subscriber::EnvFilter::try_from_env("THAW_LOG")
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
     tracing_subscriber::fmt()

@@ -21,7 +21,7 @@ const LOOK: Duration = Duration::from_millis(500);
 const PATIENCE: Duration = Duration::from_secs(2);
 const SPREAD: Duration = Duration::from_secs(1);
 /// How long until that is tried again where it failed.
-const RETRY: Duration = Duration::from_secs(10);
+const RETRY: Duration = Duration::from_secs(5);
 
 /// Sees to it that the container's store has a daemon; the error is why it has none.
 pub type Revive = Box<dyn Fn() -> Result<(), String> + Send>;
