@@ -23,7 +23,8 @@
 //!
 //! **Both die.** A third process holds the group and the tars, too ([`Keepsake`]; it is the
 //! monitor of a container): readers wait. The next daemon gets them from there, denies what the
-//! dead keeper had read, and starts another keeper. Where no third process lives the
+//! dead keeper had read, and starts another keeper. The third process has a daemon started when
+//! it sees no keeper, and denies what waits when none can be. Where no third process lives the
 //! group is gone, and the kernel lets holes be read as zeros: whatever was mounted must not be used
 //! any more. [`Keeper::start`] gives an empty list of inherited layers, and the caller unmounts
 //! what it finds.
@@ -36,6 +37,7 @@ mod client;
 mod daemon;
 mod keepsake;
 mod layers;
+mod life;
 mod link;
 mod message;
 mod pool;

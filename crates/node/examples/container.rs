@@ -45,9 +45,13 @@ fn execute(arguments: &[String]) -> Result<ExitCode, Box<dyn Error>> {
         return Err("usage: container STORE VERB …".into());
     };
     if verb == "monitor" {
-        return Ok(run_detached(Path::new(store), |container, state| {
-            eprintln!("{} ended: {}", container.id().short(), state.status());
-        }));
+        return Ok(run_detached(
+            Path::new(store),
+            Box::new(no_daemon),
+            |container, state| {
+                eprintln!("{} ended: {}", container.id().short(), state.status());
+            },
+        ));
     }
     let (flags, command) = match rest.iter().position(|argument| argument == "--") {
         Some(place) => (&rest[..place], &rest[place + 1..]),
@@ -140,11 +144,16 @@ fn run(
         println!("{}", container.id());
         return Ok(ExitCode::SUCCESS);
     }
-    let code = foreground(&container, has(flags, "--log"), report);
+    let code = foreground(&container, Box::new(no_daemon), report);
     if has(flags, "--rm") {
         container.remove(true)?;
     }
     Ok(ExitCode::from(code?))
+}
+
+/// There is no lazy image here, so nobody asks.
+fn no_daemon() -> Result<(), String> {
+    Err("this program has no daemon".to_owned())
 }
 
 fn timing(prepared: &Prepared, started: &Started, total: Duration) {

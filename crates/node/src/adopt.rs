@@ -14,6 +14,7 @@ use crate::Node;
 use crate::container::{Signal, State};
 use crate::containers::Held;
 use crate::error::NodeError;
+use crate::memo::{self, Memo};
 use crate::node::lock;
 use crate::open::ImageMount;
 use crate::reports::{How, Way};
@@ -53,6 +54,9 @@ impl Node {
                 }
             }
         }
+        let taken: Vec<String> = lock(&self.images).keys().map(Digest::hex).collect();
+        memo::sweep(&mounts, |name| taken.iter().any(|it| it == name))
+            .map_err(NodeError::dir("list", &mounts))?;
         let blobs = self.settings.root.join("blobs");
         for entry in table.iter().filter(|entry| !is_image(entry)) {
             let layout = Path::new(&entry.source);
@@ -143,11 +147,19 @@ impl Node {
             // Nobody holds its events: holes would be read as zeros. Dropped, it is unmounted.
             return Err(NodeError::Lost(dir.to_owned()));
         }
-        let way = Way {
-            how: How::Lazy,
-            why: format!("acceleration from {}", found.from),
-        };
-        let mount = ImageMount::new(&resolved, None, way, parts, mount, dir.to_owned());
+        let memo = Memo::of(dir).unwrap_or_else(|| Memo {
+            way: Way {
+                how: How::Lazy,
+                why: format!("acceleration from {}", found.from),
+            },
+            profile: None,
+            fill: false,
+        });
+        let (profile, way) = (memo.profile, memo.way);
+        let mount = ImageMount::new(&resolved, profile, way, parts, mount, dir.to_owned());
+        if memo.fill {
+            self.fill(&mount);
+        }
         lock(&self.images).insert(
             digest,
             Arc::new(std::sync::Mutex::new(Some(Arc::new(mount)))),

@@ -176,7 +176,7 @@ impl Node {
         lock(&self.held).insert(container.id().to_string(), held);
         crate::records::write(&dir.join("way.json"), &image.way_now())
             .map_err(NodeError::records)?;
-        crate::keepsake::leave(dir, &image.parts.layers)?;
+        crate::keepsake::leave(dir, &image.parts.layers, &self.settings)?;
         let prepared = container.prepare(&dir.join("rootfs"), &image.image.config)?;
         Ok((prepared.spans.0, prepared.warnings))
     }

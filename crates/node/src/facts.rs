@@ -1,7 +1,10 @@
 //! What is here: `ps`, `images`, and the counters.
 
 use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
 
+use thaw_cache::LayerTar;
 use thaw_image::{DiffId, Digest};
 
 use crate::Node;
@@ -9,8 +12,10 @@ use crate::container::{State, Status};
 use crate::containers::Spent;
 use crate::error::NodeError;
 use crate::image::Image;
+use crate::node::lock;
+use crate::open::ImageMount;
 use crate::records::ImageRecord;
-use crate::reports::{ContainerFacts, How, ImageFacts, Traffic, Way};
+use crate::reports::{ContainerFacts, How, ImageFacts, MountFacts, Traffic, Way};
 
 impl Node {
     /// The containers, and how their images were started.
@@ -48,6 +53,18 @@ impl Node {
             },
             way: serde_json::from_slice(&way).unwrap_or_else(|_| unknown()),
         }
+    }
+
+    /// What `mount` mounted, by directory.
+    #[must_use]
+    pub fn list_mounts(&self) -> Vec<MountFacts> {
+        let mounts = lock(&self.mounts);
+        let mut facts: Vec<MountFacts> = mounts
+            .iter()
+            .map(|(dir, held)| mount_facts(dir, &held.image))
+            .collect();
+        facts.sort_by(|a, b| a.dir.cmp(&b.dir));
+        facts
     }
 
     /// The images in the store.
@@ -147,5 +164,23 @@ impl Node {
     /// What the registry says.
     pub fn login(&self, registry: &str, user: &str, password: &str) -> Result<(), NodeError> {
         Ok(self.registry.login(registry, user, password)?)
+    }
+}
+
+fn mount_facts(dir: &Path, mount: &ImageMount) -> MountFacts {
+    // A layer may be in an image twice.
+    let layers: BTreeMap<DiffId, &Arc<LayerTar>> = mount
+        .parts
+        .layers
+        .iter()
+        .map(|layer| (layer.diff_id(), layer))
+        .collect();
+    MountFacts {
+        dir: dir.to_owned(),
+        image: mount.image.reference.to_string(),
+        manifest: mount.image.digest,
+        way: mount.way_now(),
+        present: layers.values().map(|layer| layer.present_bytes()).sum(),
+        size: layers.values().map(|layer| layer.tar_size()).sum(),
     }
 }

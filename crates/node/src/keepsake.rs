@@ -3,6 +3,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use thaw_cache::LayerTar;
@@ -10,6 +11,7 @@ use thaw_mount::Keepsake;
 
 use crate::container::ProcessId;
 use crate::error::NodeError;
+use crate::settings::Settings;
 
 /// `keepsake.json` in a container's directory.
 #[derive(Debug, Serialize, Deserialize)]
@@ -18,6 +20,10 @@ struct Wanted {
     daemon: ProcessId,
     /// Tars of the image's layers that are not whole.
     tars: Vec<PathBuf>,
+    /// Where the keeper listens.
+    socket: PathBuf,
+    /// How long a read may wait for bytes.
+    fault_timeout: Duration,
 }
 
 fn path(container: &Path) -> PathBuf {
@@ -26,25 +32,35 @@ fn path(container: &Path) -> PathBuf {
 
 /// Writes down what the monitor of the container in `dir` is to hold; nothing, where its image
 /// needs nobody.
-pub(crate) fn leave(dir: &Path, layers: &[Arc<LayerTar>]) -> Result<(), NodeError> {
+pub(crate) fn leave(
+    dir: &Path,
+    layers: &[Arc<LayerTar>],
+    settings: &Settings,
+) -> Result<(), NodeError> {
     let tars = layers.iter().filter(|layer| !layer.is_whole());
     let tars: Vec<PathBuf> = tars.map(|layer| layer.path().to_owned()).collect();
     if tars.is_empty() {
         return Ok(());
     }
-    let daemon = ProcessId::own();
-    crate::records::write(&path(dir), &Wanted { daemon, tars }).map_err(NodeError::records)
+    let wanted = Wanted {
+        daemon: ProcessId::own(),
+        tars,
+        socket: settings.keeper_socket(),
+        fault_timeout: settings.fault_timeout,
+    };
+    crate::records::write(&path(dir), &wanted).map_err(NodeError::records)
 }
 
-/// Takes what the container in `dir` relies on. Without it the container runs all the same.
-pub(crate) fn take(dir: &Path) -> Option<Keepsake> {
+/// Takes what the container in `dir` relies on, and how long a read may wait. Without it the
+/// container runs all the same.
+pub(crate) fn take(dir: &Path) -> Option<(Keepsake, Duration)> {
     let text = std::fs::read(path(dir)).ok()?;
     let wanted: Wanted = serde_json::from_slice(&text).ok()?;
     if !wanted.daemon.is_alive() {
         return None;
     }
-    match Keepsake::of(wanted.daemon.pid, &wanted.tars) {
-        Ok(keepsake) => Some(keepsake),
+    match Keepsake::of(wanted.daemon.pid, &wanted.tars, wanted.socket) {
+        Ok(keepsake) => Some((keepsake, wanted.fault_timeout)),
         Err(error) => {
             tracing::warn!(%error, "the monitor does not hold the event group");
             None

@@ -10,7 +10,8 @@
 //! - [`resolve`](Node) finds the image; `source` decides the way: lazy or full, and says why.
 //! - `open` turns the image into one EROFS mount, shared by all containers of that image.
 //! - `containers` puts an overlay over it, has the bundle written, and undoes both.
-//! - `marks` lets layers go that need no events any more; `adopt` takes over from a node before.
+//! - `marks` lets layers go that need no events any more; `adopt` takes over from a node before,
+//!   with what that one has left in a `memo`.
 //! - `accelerate` and `record` make accelerations and working sets.
 //! - `space` gives space back; `facts` and `inspect` say what is here.
 //!
@@ -29,6 +30,7 @@ mod image;
 mod inspect;
 mod keepsake;
 mod marks;
+mod memo;
 mod node;
 mod open;
 mod origin;

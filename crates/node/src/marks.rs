@@ -20,6 +20,7 @@ use thaw_image::DiffId;
 use thaw_mount::MountError;
 
 use crate::Node;
+use crate::memo::Memo;
 use crate::node::lock;
 use crate::open::ImageMount;
 use crate::source::chain;
@@ -122,8 +123,13 @@ impl Node {
         }
     }
 
-    /// Completes the layers of an image while nobody waits.
+    /// Completes the layers of an image while nobody waits; the next node goes on with it.
     pub(crate) fn fill(&self, image: &ImageMount) {
+        let memo = Memo {
+            fill: true,
+            ..image.memo()
+        };
+        memo.leave(image.dir());
         let mut fills = lock(&self.fills);
         for layer in image.diff_ids() {
             fills.insert(layer, Some(self.fetcher.fill(&layer)));

@@ -184,7 +184,7 @@ impl Node {
 
     fn keeper_settings(&self) -> KeeperSettings {
         let program = self.settings.program.clone();
-        let socket = self.settings.root.join("keeper.sock");
+        let socket = self.settings.keeper_socket();
         // The store is in its command line for whoever looks at a process list.
         let args = vec![
             "--root".into(),
@@ -200,7 +200,7 @@ impl Node {
     /// Takes over a keeper that serves mounts of a node before this one. Its waiting readers are
     /// served when everything is open again.
     fn adopt(&self) -> Result<(), NodeError> {
-        if !self.settings.root.join("keeper.sock").exists() {
+        if !self.settings.keeper_socket().exists() {
             return self.adopt_mounts();
         }
         match self.start_transport(Transport::Auto) {

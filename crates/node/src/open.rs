@@ -15,6 +15,7 @@ use thaw_mount::{Device, FaultTransport, LayerSpec, LayoutMount, Unmount};
 use crate::Node;
 use crate::error::NodeError;
 use crate::image::Image;
+use crate::memo::{self, Memo};
 use crate::node::{Slot, lock};
 use crate::reports::{How, Way};
 use crate::resolve::Resolved;
@@ -85,6 +86,15 @@ impl ImageMount {
         }
     }
 
+    /// For the next node.
+    pub(crate) fn memo(&self) -> Memo {
+        Memo {
+            way: self.way.clone(),
+            profile: self.profile.clone(),
+            fill: false,
+        }
+    }
+
     /// The layers, each once.
     pub(crate) fn diff_ids(&self) -> Vec<DiffId> {
         let mut ids: Vec<DiffId> = self
@@ -104,6 +114,7 @@ impl ImageMount {
         if let Some(mount) = lock(&self.mount).take() {
             mount.unmount(Unmount::Lazy)?;
         }
+        memo::forget(&self.dir);
         std::fs::remove_dir(&self.dir).ok();
         Ok(())
     }
@@ -172,6 +183,7 @@ impl Node {
         self.settle_soon();
         let profile = wish.profile.clone();
         let mount = ImageMount::new(resolved, profile, way, parts, mount, dir);
+        mount.memo().leave(&mount.dir);
         if let Some(profile) = &wish.profile {
             mount.streams.add(profile, stream);
         }

@@ -37,8 +37,20 @@ const GUESSED_LEVEL: i32 = 1;
 /// What starts of one image and profile have read, in order of first read.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 struct Gathered {
+    /// Whose it is: the file's name is a digest of both.
+    #[serde(default)]
+    of: Option<(Digest, String)>,
     starts: u64,
     extents: Vec<(DiffId, Extent)>,
+}
+
+/// A file of [`Gathered`].
+#[derive(Debug)]
+pub(crate) struct TraceFile {
+    pub(crate) path: PathBuf,
+    pub(crate) bytes: u64,
+    /// The image's manifest and the profile, where the file can be read.
+    pub(crate) of: Option<(Digest, String)>,
 }
 
 /// A guess is made with every acceleration and replaced by the first recording: it is not worth
@@ -256,6 +268,7 @@ impl Node {
         gathered.extents =
             thaw_accelerate::merge_traces(&gathered.extents, &new.collect::<Vec<_>>());
         gathered.starts += 1;
+        gathered.of = Some((image.image.digest, profile.clone()));
         if gathered.extents.len() == known {
             return Ok(());
         }
@@ -276,17 +289,25 @@ impl Node {
         serde_json::from_slice(&bytes).unwrap_or_default()
     }
 
-    /// Forgets what starts of an image have read.
-    pub(crate) fn forget_traces(&self, manifest: &Digest) {
-        for profile in self
-            .records
-            .image(manifest)
-            .into_iter()
-            .flat_map(|r| r.working_sets)
-        {
-            std::fs::remove_file(self.trace_path(manifest, &profile.0)).ok();
+    /// All that starts have read here, by image and profile.
+    pub(crate) fn traces(&self) -> std::io::Result<Vec<TraceFile>> {
+        let list = match std::fs::read_dir(self.settings.root.join("traces")) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+            list => list?,
+        };
+        let mut traces = Vec::new();
+        for entry in list {
+            let entry = entry?;
+            let text = std::fs::read(entry.path())?;
+            let gathered: Gathered = serde_json::from_slice(&text).unwrap_or_default();
+            traces.push(TraceFile {
+                path: entry.path(),
+                bytes: text.len() as u64,
+                of: gathered.of,
+            });
         }
-        std::fs::remove_file(self.trace_path(manifest, "default")).ok();
+        traces.sort_by(|a, b| (&a.of, &a.path).cmp(&(&b.of, &b.path)));
+        Ok(traces)
     }
 
     fn trace_path(&self, manifest: &Digest, profile: &str) -> PathBuf {

@@ -278,6 +278,23 @@ pub struct ContainerFacts {
     pub way: Way,
 }
 
+/// What `mount` mounted.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct MountFacts {
+    /// Where.
+    pub dir: PathBuf,
+    /// The image, by a reference that it can be fetched by.
+    pub image: String,
+    /// Its manifest.
+    pub manifest: Digest,
+    /// How its bytes come, and why.
+    pub way: Way,
+    /// Bytes of its tars that are here.
+    pub present: u64,
+    /// Bytes of its tars.
+    pub size: u64,
+}
+
 /// An image in the store.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct ImageFacts {

@@ -23,6 +23,13 @@ pub struct Settings {
     pub program: PathBuf,
 }
 
+impl Settings {
+    /// Where the keeper listens.
+    pub(crate) fn keeper_socket(&self) -> PathBuf {
+        self.root.join("keeper.sock")
+    }
+}
+
 /// How an image gets here.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -47,6 +54,17 @@ pub enum Transport {
     Fanotify,
     /// A FUSE server.
     Fuse,
+}
+
+impl Transport {
+    /// The name of the one that is asked for.
+    pub(crate) const fn name(self) -> Option<&'static str> {
+        match self {
+            Self::Auto => None,
+            Self::Fanotify => Some("fanotify"),
+            Self::Fuse => Some("fuse"),
+        }
+    }
 }
 
 /// An image that somebody wants, and how.

@@ -19,7 +19,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 impl Node {
     /// Makes a mount that others use do what `wish` asks: a full pull completes its layers, and
-    /// another profile's working set is streamed too.
+    /// another profile's working set is streamed too. Its transport cannot be changed.
     pub(crate) fn share(
         &self,
         mount: &ImageMount,
@@ -31,6 +31,16 @@ impl Node {
     ) -> Result<(), NodeError> {
         if mount.way_now().how == How::Full {
             return Ok(());
+        }
+        if let Some(wanted) = wish.transport.name()
+            && let Some(running) = self.running_transport()
+            && running.name() != wanted
+        {
+            return Err(NodeError::OtherTransport {
+                image: resolved.image.reference.to_string(),
+                used: running.name(),
+                wanted,
+            });
         }
         if wish.pull == Pull::Full {
             progress.say("completing the layers");

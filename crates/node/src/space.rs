@@ -2,6 +2,7 @@
 //! refers to it.
 
 use std::collections::BTreeSet;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use thaw_cache::RemoveError;
@@ -24,6 +25,7 @@ struct Plan {
     images: Vec<ImageRecord>,
     layers: Vec<DiffId>,
     blobs: Vec<Digest>,
+    traces: Vec<PathBuf>,
     containers: Vec<String>,
     /// Whether the bridge goes, too.
     network: bool,
@@ -59,6 +61,7 @@ impl Node {
             self.plan_volumes(&mut plan)?;
         }
         let (mut used_layers, mut used_blobs) = (BTreeSet::new(), BTreeSet::new());
+        let mut used_images = BTreeSet::new();
         for record in self.records.images().map_err(NodeError::records)? {
             let image = self.recorded_image(&record)?;
             // What is only mounted, and used by nobody, is unmounted before anything is removed.
@@ -76,6 +79,7 @@ impl Node {
                 plan.images.push(record);
                 continue;
             }
+            used_images.insert(record.manifest);
             used_blobs.extend(self.blobs_of(&record)?);
             used_layers.extend(
                 image
@@ -108,7 +112,24 @@ impl Node {
                 plan.blobs.push(digest);
             }
         }
+        self.plan_traces(&mut plan, &used_images)?;
         Ok(plan)
+    }
+
+    /// What starts have read goes with the image, whether or not it was ever published.
+    fn plan_traces(&self, plan: &mut Plan, used: &BTreeSet<Digest>) -> Result<(), NodeError> {
+        for trace in self.traces().map_err(NodeError::records)? {
+            let name = match &trace.of {
+                Some((manifest, _)) if used.contains(manifest) => continue,
+                Some((manifest, profile)) => format!("trace \"{profile}\" of {manifest}"),
+                None => format!("trace {}", trace.path.display()),
+            };
+            plan.told
+                .removals
+                .push(removal(name, "no image has it", trace.bytes));
+            plan.traces.push(trace.path);
+        }
+        Ok(())
     }
 
     fn plan_containers(&self, plan: &mut Plan) -> Result<(), NodeError> {
@@ -157,7 +178,6 @@ impl Node {
             self.release(id, true)?;
         }
         for record in &plan.images {
-            self.forget_traces(&record.manifest);
             self.records
                 .remove_image(&record.manifest)
                 .map_err(NodeError::records)?;
@@ -175,6 +195,9 @@ impl Node {
         }
         for digest in &plan.blobs {
             self.store.blobs().remove(digest)?;
+        }
+        for trace in &plan.traces {
+            std::fs::remove_file(trace).map_err(NodeError::dir("remove", trace))?;
         }
         if plan.network {
             self.containers.remove_network()?;

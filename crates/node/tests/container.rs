@@ -449,7 +449,7 @@ fn standard_input_is_passed_only_when_asked() {
     let fixture = Fixture::new();
     let run = |interactive: bool| {
         let options = json!({ "process": { "interactive": interactive } });
-        let mut command = fixture.run(options, json!({}), &["--rm", "--log"], &["/bin/cat"]);
+        let mut command = fixture.run(options, json!({}), &["--rm"], &["/bin/cat"]);
         let mut child = command
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())

@@ -219,6 +219,16 @@ impl Group {
         }
     }
 
+    /// Whether any file raises events.
+    ///
+    /// # Errors
+    /// When proc(5) is not mounted.
+    pub fn has_marks(&self) -> io::Result<bool> {
+        let info = format!("/proc/self/fdinfo/{}", self.fd.as_raw_fd());
+        let info = std::fs::read_to_string(info)?;
+        Ok(info.lines().any(|line| line.starts_with("fanotify ino:")))
+    }
+
     fn change_mark(&self, change: libc::c_uint, file: BorrowedFd<'_>) -> io::Result<()> {
         let group = self.fd.as_raw_fd();
         // SAFETY: both descriptors are borrowed for the call; a null path means "the file that

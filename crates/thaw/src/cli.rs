@@ -56,7 +56,7 @@ pub(crate) enum Command {
     Run(Box<Run>),
     /// Index an image once, so that every later start loads only what it reads
     Accelerate(Box<Accelerate>),
-    /// Mount an image's root filesystem, lazily and read-only
+    /// Mount an image's root filesystem, lazily and read-only; without arguments: list such mounts
     Mount(Mount),
     /// Undo `mount`
     Unmount(Unmount),
@@ -68,7 +68,7 @@ pub(crate) enum Command {
     Ps(Ps),
     /// Run a command in a running container
     Exec(Exec),
-    /// Show what a detached container printed
+    /// Show what a container printed
     Logs(Logs),
     /// Stop containers
     Stop(Stop),
@@ -288,11 +288,13 @@ pub(crate) struct Accelerate {
 }
 
 #[derive(Debug, Args)]
+#[command(mut_arg("image", |image| image.required(false).requires("dir").index(1)))]
 pub(crate) struct Mount {
     #[command(flatten)]
-    pub(crate) image: ImageArgs,
+    pub(crate) image: Option<ImageArgs>,
     /// Where
-    pub(crate) dir: PathBuf,
+    #[arg(index = 2, requires = "image")]
+    pub(crate) dir: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]

@@ -1,22 +1,43 @@
 //! The commands' side of the daemon's socket. Starts the daemon when there is none.
 
-use std::io::ErrorKind::{ConnectionRefused, NotFound};
+use std::io::ErrorKind::{BrokenPipe, ConnectionRefused, ConnectionReset, NotFound};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
+use rustix::net::sockopt::socket_peercred;
 use serde::de::DeserializeOwned;
 
 use crate::config::Config;
 use crate::progress::Bars;
 use crate::protocol::{Envelope, Failure, Line, MAX_LINE, Request, VERSION, reply};
 
+/// As many daemons as may end one after the other under one request.
+const TRIES: usize = 3;
+/// For how long one of them may go on to end.
+const PATIENCE: Duration = Duration::from_secs(30);
+const PAUSE: Duration = Duration::from_millis(10);
+
+/// What became of a request.
+enum Heard {
+    /// The daemon's answer.
+    Answer(serde_json::Value),
+    /// The daemon is gone; whether it had begun.
+    End { begun: bool },
+}
+
+/// Whether the other end is gone.
+fn is_end(error: &std::io::Error) -> bool {
+    matches!(error.kind(), ConnectionReset | BrokenPipe)
+}
+
 /// A store and how to reach the daemon that owns it.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub(crate) struct Client {
     root: PathBuf,
     /// Arguments that a daemon started from here gets, besides `--root`.
@@ -37,15 +58,6 @@ impl Client {
         }
     }
 
-    /// To a daemon that may be there, and says nothing on the way.
-    pub(crate) fn silent(root: &Path) -> Self {
-        Self {
-            root: root.to_owned(),
-            quiet: true,
-            ..Self::default()
-        }
-    }
-
     /// The directory of the store.
     pub(crate) fn root(&self) -> &Path {
         &self.root
@@ -53,11 +65,12 @@ impl Client {
 
     /// Asks, and starts a daemon first when there is none.
     pub(crate) fn ask<T: DeserializeOwned>(&self, request: Request) -> anyhow::Result<T> {
-        let stream = match self.connect()? {
-            Some(stream) => stream,
-            None => self.start_daemon()?,
+        let there = || match self.connect()? {
+            Some(stream) => Ok(Some(stream)),
+            None => self.start_daemon().map(Some),
         };
-        self.exchange(stream, request)
+        let answer = self.converse(request, there)?;
+        answer.context("no daemon was started").and_then(reply)
     }
 
     /// Asks the daemon if there is one.
@@ -65,10 +78,59 @@ impl Client {
         &self,
         request: Request,
     ) -> anyhow::Result<Option<T>> {
-        let stream = self.connect()?;
-        stream
-            .map(|stream| self.exchange(stream, request))
-            .transpose()
+        let answer = self.converse(request, || self.connect())?;
+        answer.map(reply).transpose()
+    }
+
+    /// Sees to it that there is a daemon.
+    pub(crate) fn revive(&self) -> anyhow::Result<()> {
+        if self.connect()?.is_none() {
+            self.start_daemon()?;
+        }
+        Ok(())
+    }
+
+    /// Arguments for a process that may have to start a daemon.
+    pub(crate) fn daemon_args(&self) -> &[String] {
+        &self.daemon_args
+    }
+
+    /// Asks whichever daemon is there, and the next one when that ends before it has begun, or
+    /// where a second time does no harm. `None` where there is no daemon.
+    fn converse(
+        &self,
+        request: Request,
+        there: impl Fn() -> anyhow::Result<Option<UnixStream>>,
+    ) -> anyhow::Result<Option<serde_json::Value>> {
+        let log = self.root.join("daemon.log");
+        let log = log.display();
+        let repeatable = request.may_be_repeated();
+        let mut line = serde_json::to_vec(&Envelope {
+            version: VERSION,
+            plain_http: self.plain_http.clone(),
+            request,
+        })?;
+        line.push(b'\n');
+        let (begin, mut ended) = (Instant::now(), Vec::new());
+        while ended.len() < TRIES && begin.elapsed() < PATIENCE {
+            let Some(stream) = there()? else {
+                return Ok(None);
+            };
+            let daemon = socket_peercred(&stream)?.pid;
+            match self.exchange(stream, &line)? {
+                Heard::Answer(value) => return Ok(Some(value)),
+                Heard::End { begun } if begun && !repeatable => {
+                    bail!("the daemon ended in the middle of the request: try again; see {log}")
+                }
+                // It takes connections until the last moment.
+                Heard::End { .. } if ended.contains(&daemon) => thread::sleep(PAUSE),
+                Heard::End { .. } => ended.push(daemon),
+            }
+        }
+        bail!(
+            "{} daemons, one after the other, ended before they answered; see {log}",
+            ended.len()
+        )
     }
 
     /// The daemon's socket; `None` where no daemon is.
@@ -91,37 +153,31 @@ impl Client {
         }
     }
 
-    fn exchange<T: DeserializeOwned>(
-        &self,
-        mut stream: UnixStream,
-        request: Request,
-    ) -> anyhow::Result<T> {
-        let mut line = serde_json::to_vec(&Envelope {
-            version: VERSION,
-            plain_http: self.plain_http.clone(),
-            request,
-        })?;
-        line.push(b'\n');
-        stream
-            .write_all(&line)
-            .context("cannot speak to the daemon")?;
+    /// One request, one daemon.
+    fn exchange(&self, mut stream: UnixStream, line: &[u8]) -> anyhow::Result<Heard> {
+        let mut begun = false;
+        match stream.write_all(line) {
+            Err(error) if is_end(&error) => return Ok(Heard::End { begun }),
+            written => written.context("cannot speak to the daemon")?,
+        }
         let mut reader = BufReader::new(stream);
         let mut bars = Bars::new(self.quiet);
         loop {
             let mut line = Vec::new();
-            let read = reader.by_ref().take(MAX_LINE).read_until(b'\n', &mut line);
-            if read.context("lost the daemon")? == 0 {
-                let log = self.root.join("daemon.log");
-                bail!(
-                    "the daemon ended in the middle of the request; see {}",
-                    log.display()
-                );
+            match reader.by_ref().take(MAX_LINE).read_until(b'\n', &mut line) {
+                Err(error) if is_end(&error) => line.clear(),
+                read => drop(read.context("cannot hear the daemon")?),
+            }
+            if !line.ends_with(b"\n") {
+                bars.clear();
+                return Ok(Heard::End { begun });
             }
             match serde_json::from_slice(&line).context("the daemon's answer is malformed")? {
+                Line::Begin => begun = true,
                 Line::Progress(progress) => bars.show(&progress),
                 Line::Reply(value) => {
                     bars.clear();
-                    return reply(value);
+                    return Ok(Heard::Answer(value));
                 }
                 Line::Error(failure) => {
                     bars.clear();
@@ -146,7 +202,7 @@ impl Client {
             .append(true)
             .open(&log_path)
             .with_context(|| format!("cannot write {}{}", log_path.display(), Self::who()))?;
-        let mut child = Command::new(std::env::current_exe()?)
+        let mut child = Command::new(program()?)
             .arg("--root")
             .arg(&self.root)
             .args(&self.daemon_args)
@@ -167,7 +223,7 @@ impl Client {
             if let Some(stream) = self.connect()? {
                 return Ok(stream);
             }
-            std::thread::sleep(Duration::from_millis(20));
+            thread::sleep(Duration::from_millis(20));
         }
         let tail = last_line(&log_path);
         bail!(
@@ -175,6 +231,16 @@ impl Client {
             log_path.display()
         )
     }
+}
+
+/// This program, or the one that has taken its place: who asks may have run for long.
+fn program() -> std::io::Result<PathBuf> {
+    let own = std::env::current_exe()?;
+    let replaced = own.to_str().and_then(|own| own.strip_suffix(" (deleted)"));
+    Ok(match replaced {
+        Some(path) if !own.exists() => path.into(),
+        _ => own,
+    })
 }
 
 fn last_line(path: &Path) -> String {

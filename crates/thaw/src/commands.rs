@@ -65,9 +65,6 @@ pub(crate) fn run(cli: Cli) -> anyhow::Result<ExitCode> {
             return Ok(ExitCode::SUCCESS);
         }
         Command::Keeper => return Ok(daemon::keeper()),
-        Command::Monitor { dir, rm } => {
-            return Ok(container::monitor(global.root.as_deref(), &dir, rm));
-        }
         _ => {}
     }
     let config = Config::load(&global)?;
@@ -80,7 +77,10 @@ pub(crate) fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     match command {
         Command::Run(args) => run::run(&context, *args),
         Command::Accelerate(args) => image::accelerate(&context, *args),
-        Command::Mount(args) => image::mount(&context, &args),
+        Command::Mount(args) => match (args.image, args.dir) {
+            (Some(image), Some(dir)) => image::mount(&context, &image, &dir),
+            _ => facts::mounts(&context),
+        },
         Command::Unmount(args) => image::unmount(&context, args),
         Command::Pull(args) => image::pull(&context, &args),
         Command::Inspect(args) => facts::inspect(&context, &args),
@@ -94,10 +94,13 @@ pub(crate) fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Login(args) => image::login(&context, args),
         Command::Daemon(args) => daemon::daemon(&context, &args),
         Command::Doctor => doctor::doctor(&context),
-        Command::Completions { .. }
-        | Command::Man { .. }
-        | Command::Keeper
-        | Command::Monitor { .. } => Ok(ExitCode::SUCCESS),
+        Command::Monitor { dir, rm } => {
+            daemon::log_to_stderr();
+            Ok(container::monitor(&context.client, &dir, rm))
+        }
+        Command::Completions { .. } | Command::Man { .. } | Command::Keeper => {
+            Ok(ExitCode::SUCCESS)
+        }
     }
 }
 

@@ -52,6 +52,8 @@ impl Config {
             Some(path) => Some(path.clone()),
             None => Some(PathBuf::from(DEFAULT_FILE)).filter(|path| path.exists()),
         };
+        // Whoever is told of it may have another working directory.
+        let file = file.map(std::path::absolute).transpose()?;
         let read = file.as_deref().map(parse).transpose()?.unwrap_or_default();
         let root = global
             .root

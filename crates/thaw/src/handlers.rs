@@ -28,6 +28,7 @@ pub(crate) fn handle(
         Request::Release { id, remove } => json(node.release(&id, remove)?),
         Request::Report { id } => json(node.report(&id)?),
         Request::Mount { image, dir } => json(node.mount(&image, &dir, progress)?),
+        Request::Mounts => json(node.list_mounts()),
         Request::Unmount { dir: Some(dir) } => json(node.unmount(&dir)?),
         Request::Unmount { dir: None } => json(node.unmount_all()?),
         Request::Pull { image } => json(node.pull(&image, progress)?),

@@ -1,5 +1,8 @@
-//! What a command and the daemon say to each other: one request line, any number of progress
-//! lines, one reply line; JSON, over the Unix socket in the store.
+//! What a command and the daemon say to each other: one request line, one line that the daemon
+//! begins, any number of progress lines, one reply line; JSON, over the Unix socket in the store.
+//!
+//! A daemon that ends before it has said that it begins has done nothing of the request: the
+//! command asks the next one.
 
 use std::path::PathBuf;
 
@@ -8,7 +11,7 @@ use thaw_node::container::Options as ContainerOptions;
 use thaw_node::{GcOptions, ImageWish, Ready, RecordOptions};
 
 /// Both sides say it; another version is refused with a message that says what to do.
-pub(crate) const VERSION: u32 = 2;
+pub(crate) const VERSION: u32 = 3;
 /// Longest line either side accepts.
 pub(crate) const MAX_LINE: u64 = 64 << 20;
 
@@ -45,6 +48,7 @@ pub(crate) enum Request {
         image: ImageWish,
         dir: PathBuf,
     },
+    Mounts,
     Unmount {
         dir: Option<PathBuf>,
     },
@@ -78,6 +82,30 @@ pub(crate) enum Request {
     Shutdown,
 }
 
+impl Request {
+    /// Whether doing it twice is the same as doing it once: a daemon that ended in the middle of it
+    /// costs nothing but time.
+    pub(crate) fn may_be_repeated(&self) -> bool {
+        match self {
+            Self::Release { .. }
+            | Self::Report { .. }
+            | Self::Pull { .. }
+            | Self::Inspect { .. }
+            | Self::Ps { .. }
+            | Self::Images
+            | Self::Mounts
+            | Self::Login { .. } => true,
+            Self::Prepare { .. }
+            | Self::Mount { .. }
+            | Self::Unmount { .. }
+            | Self::Accelerate { .. }
+            | Self::FromTraces { .. }
+            | Self::Gc(_)
+            | Self::Shutdown => false,
+        }
+    }
+}
+
 /// How to record a start.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Record {
@@ -90,6 +118,8 @@ pub(crate) struct Record {
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum Line {
+    /// The request is understood, and is begun now.
+    Begin,
     Progress(ProgressLine),
     Reply(serde_json::Value),
     Error(Failure),

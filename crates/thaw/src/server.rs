@@ -18,6 +18,8 @@ use crate::OWN_FAILURE;
 use crate::progress::Wire;
 use crate::protocol::{Envelope, Failure, Line, MAX_LINE, Request, VERSION};
 
+/// For how long the daemon before us may take to be gone, once its socket is.
+const PREDECESSOR_PATIENCE: Duration = Duration::from_secs(20);
 /// How often the node does what nobody asks for.
 const TEND_PAUSE: Duration = Duration::from_secs(1);
 /// Commands served at once; more wait in the socket's queue.
@@ -30,7 +32,8 @@ pub(crate) struct Ownership {
 }
 
 impl Ownership {
-    /// Takes the store at `root`.
+    /// Takes the store at `root`. Waits for a daemon that is about to end: it has closed its socket,
+    /// and makes durable what it has.
     ///
     /// # Errors
     /// When another daemon owns it: the message has its process id.
@@ -45,7 +48,13 @@ impl Ownership {
             .read(true)
             .write(true)
             .open(&path)?;
-        if flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
+        let begin = Instant::now();
+        while flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
+            let serves = UnixStream::connect(root.join("thaw.sock")).is_ok();
+            if !serves && begin.elapsed() < PREDECESSOR_PATIENCE {
+                std::thread::sleep(Duration::from_millis(20));
+                continue;
+            }
             let mut pid = String::new();
             file.read_to_string(&mut pid).ok();
             bail!(
@@ -146,16 +155,20 @@ impl Server {
         if line.is_empty() {
             return Ok(());
         }
-        let progress = Arc::new(Wire::new(stream.try_clone()?));
-        let outcome = self.request(&line, &progress);
-        drop(progress);
-        let last = match outcome {
+        let last = match understand(&line) {
+            // Whoever asks hears nothing, and asks the next daemon.
+            Ok(_) if self.stopping.load(Ordering::Acquire) => return Ok(()),
+            Ok(envelope) => {
+                say(&stream, &Line::Begin)?;
+                self.request(envelope, &Arc::new(Wire::new(stream.try_clone()?)))
+            }
+            Err(error) => Err(error),
+        };
+        let last = match last {
             Ok(value) => Line::Reply(value),
             Err(error) => Line::Error(failure(&error)),
         };
-        let mut bytes = serde_json::to_vec(&last)?;
-        bytes.push(b'\n');
-        (&stream).write_all(&bytes)?;
+        say(&stream, &last)?;
         // Who asked for the end hears that it comes.
         if self.stopping.load(Ordering::Acquire) {
             self.wake();
@@ -163,17 +176,11 @@ impl Server {
         Ok(())
     }
 
-    fn request(self: &Arc<Self>, line: &[u8], progress: &Arc<Wire>) -> anyhow::Result<Value> {
-        let version = serde_json::from_slice::<Value>(line)
-            .ok()
-            .and_then(|value| value.get("version").and_then(Value::as_u64));
-        if version != Some(u64::from(VERSION)) {
-            bail!(
-                "this command speaks version {version:?} of the protocol, the daemon {VERSION}: \
-                 stop the daemon (thaw daemon --stop) and try again"
-            );
-        }
-        let envelope: Envelope = serde_json::from_slice(line).context("malformed request")?;
+    fn request(
+        self: &Arc<Self>,
+        envelope: Envelope,
+        progress: &Arc<Wire>,
+    ) -> anyhow::Result<Value> {
         if matches!(envelope.request, Request::Shutdown) {
             self.stopping.store(true, Ordering::Release);
             return Ok(Value::Null);
@@ -209,6 +216,25 @@ impl Server {
             }
         }
     }
+}
+
+fn understand(line: &[u8]) -> anyhow::Result<Envelope> {
+    let version = serde_json::from_slice::<Value>(line)
+        .ok()
+        .and_then(|value| value.get("version").and_then(Value::as_u64));
+    if version != Some(u64::from(VERSION)) {
+        bail!(
+            "this command speaks version {version:?} of the protocol, the daemon {VERSION}: \
+             stop the daemon (thaw daemon --stop) and try again"
+        );
+    }
+    serde_json::from_slice(line).context("malformed request")
+}
+
+fn say(mut stream: &UnixStream, line: &Line) -> anyhow::Result<()> {
+    let mut bytes = serde_json::to_vec(line)?;
+    bytes.push(b'\n');
+    Ok(stream.write_all(&bytes)?)
 }
 
 fn failure(error: &anyhow::Error) -> Failure {

@@ -3,6 +3,21 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that fails says where")]
 
+#[path = "deaths/clock.rs"]
+mod clock;
+#[path = "deaths/commands.rs"]
+mod commands;
+#[path = "deaths/disks.rs"]
+mod disks;
+#[path = "deaths/registries.rs"]
+mod registries;
+#[path = "deaths/stopped.rs"]
+mod stopped;
+#[path = "deaths/vigil.rs"]
+mod vigil;
+#[path = "deaths/wishes.rs"]
+mod wishes;
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::io;
@@ -12,14 +27,15 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open, pidfd_send_signal};
 use serde_json::Value;
 use tempfile::TempDir;
 use thaw_testkit::image::{Entry, Image, Layer};
-use thaw_testkit::registry::Registry;
+use thaw_testkit::registry::{self, Registry};
 use thaw_testkit::scratch;
 use thaw_testkit::thaw::Thaw;
 
+const NAME: &str = "read:1";
 const BUSYBOX: &str = "/bin/busybox";
 const LAYERS: usize = 3;
 const FILES: usize = 24;
@@ -48,14 +64,17 @@ struct Scene {
     image: String,
     /// What must be read, by path in the image.
     files: BTreeMap<String, Vec<u8>>,
-    _registry: Registry,
-    _directory: TempDir,
+    /// `None` while it is down.
+    registry: Option<Registry>,
+    /// Its address.
+    host: String,
+    directory: TempDir,
 }
 
 impl Scene {
     fn new() -> Self {
-        let registry = Registry::start().unwrap();
         let directory = scratch::directory().unwrap();
+        let registry = registry("127.0.0.1:0", &directory.path().join("registry"));
         let program = fs::read(BUSYBOX).expect("busybox-static is needed: cargo xtask setup");
         let mut files = BTreeMap::new();
         let mut layers = vec![Layer::new([
@@ -80,14 +99,21 @@ impl Scene {
             .config("Env", serde_json::json!(["PATH=/bin"]))
             .write(&directory.path().join("layout"), "latest")
             .unwrap();
-        let image = layout.push(&registry, "read:1").unwrap();
+        let image = layout.push(&registry, NAME).unwrap();
         thaw().run(["accelerate", &image]).unwrap();
         Self {
             image,
             files,
-            _registry: registry,
-            _directory: directory,
+            host: registry.host().to_owned(),
+            registry: Some(registry),
+            directory,
         }
+    }
+
+    /// Has the registry come up again, with what it had.
+    fn restore(&mut self) {
+        let storage = self.directory.path().join("registry");
+        self.registry = Some(registry(&self.host, &storage));
     }
 
     /// Starts a container that does nothing; answers with its first process's root directory.
@@ -96,13 +122,7 @@ impl Scene {
         args.extend(more);
         args.extend([self.image.as_str(), "--", "sleep", "1000"]);
         let id = node.run(args).unwrap();
-        let state = node
-            .root()
-            .join("containers")
-            .join(id.trim())
-            .join("state.json");
-        let state: Value = serde_json::from_slice(&fs::read(state).unwrap()).unwrap();
-        let root = PathBuf::from(format!("/proc/{}/root", state["phase"]["init"]["pid"]));
+        let root = inside(node, id.trim());
         // A page of the program that cannot be read is its death, not only an error.
         fs::read(root.join("bin/busybox")).unwrap();
         root
@@ -140,6 +160,35 @@ impl Scene {
         assert!(bytes == self.files[name], "wrong bytes in {name}");
         Ok(())
     }
+}
+
+/// A configuration whose bound is as many seconds, beside the store.
+fn bound(node: &Thaw, seconds: u32) -> String {
+    let path = node.root().with_file_name("config.toml");
+    fs::write(&path, format!("fault-timeout-seconds = {seconds}\n")).unwrap();
+    path.to_str().unwrap().to_owned()
+}
+
+fn signal(pid: u32, signal: Signal) {
+    kill_process(Pid::from_raw(pid.cast_signed()).unwrap(), signal).unwrap();
+}
+
+/// A registry whose storage stays where it is.
+fn registry(address: &str, storage: &Path) -> Registry {
+    let options = registry::Options {
+        address: address.to_owned(),
+        storage: Some(storage.to_owned()),
+        ..registry::Options::default()
+    };
+    Registry::start_with(&options).unwrap()
+}
+
+/// The root directory of a container's first process.
+fn inside(node: &Thaw, id: &str) -> PathBuf {
+    let dir = node.root().join("containers").join(id);
+    let state = fs::read(dir.join("state.json")).unwrap();
+    let state: Value = serde_json::from_slice(&state).unwrap();
+    PathBuf::from(format!("/proc/{}/root", state["phase"]["init"]["pid"]))
 }
 
 /// A directory to mount at, gone with the store.
@@ -199,7 +248,13 @@ fn leftovers(node: &Thaw) -> Vec<PathBuf> {
             }
         }
     }
-    let always = ["daemon.pid", "daemon.log", "thaw.sock", ".lock"];
+    let always = [
+        "daemon.pid",
+        "daemon.log",
+        "thaw.sock",
+        ".lock",
+        "images/measured",
+    ];
     left.retain(|path| !always.iter().any(|name| path.ends_with(name)));
     left
 }

@@ -25,8 +25,8 @@ use crate::{
 const REPLACE_TIMEOUT: Duration = Duration::from_secs(10);
 /// For how long the kernel may hold a superblock's files after its unmount.
 const UNMOUNT_TIMEOUT: Duration = Duration::from_secs(1);
-/// How often a silent keeper is asked whether it lives.
-const HEARTBEAT: Duration = Duration::from_secs(5);
+/// How often a silent keeper is asked whether it lives: at least and at most.
+const HEARTBEAT: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(5));
 /// Silent heartbeats after which it is taken for hung.
 const MAX_SILENCE: u32 = 3;
 /// Between two tries to start a keeper.
@@ -374,8 +374,11 @@ impl Shared {
     /// Takes messages until the keeper is gone, or must go.
     fn listen(&self, link: &Arc<Link>) {
         let mut silence = 0;
+        // So that a reader whom a hung keeper does not hear is heard before the time is over.
+        let bound = self.settings.fault_timeout;
+        let heartbeat = (bound / (2 * (MAX_SILENCE + 1))).clamp(HEARTBEAT.0, HEARTBEAT.1);
         loop {
-            if !link.wait(HEARTBEAT) {
+            if !link.wait(heartbeat) {
                 silence += 1;
                 let asked = link.tell(&Command::Counters { request: 0 }, None);
                 if asked.is_err() || silence > MAX_SILENCE {

@@ -26,6 +26,7 @@ type Questions = Option<HashMap<Request, SyncSender<Reply>>>;
 #[derive(Debug)]
 pub(crate) struct Link {
     socket: OwnedFd,
+    pid: Pid,
     process: OwnedFd,
     child: Mutex<Option<Child>>,
     questions: Mutex<(Request, Questions)>,
@@ -47,6 +48,7 @@ impl Link {
     fn new(socket: OwnedFd, pid: Pid, child: Option<Child>) -> io::Result<Self> {
         Ok(Self {
             socket,
+            pid,
             process: pidfd_open(pid, PidfdFlags::empty())?,
             child: Mutex::new(child),
             questions: Mutex::new((0, Some(HashMap::new()))),
@@ -131,6 +133,11 @@ impl Link {
     /// Ends the connection; the keeper goes on.
     pub(crate) fn disconnect(&self) {
         let _ = rustix::net::shutdown(&self.socket, rustix::net::Shutdown::Both);
+    }
+
+    /// The keeper's process id.
+    pub(crate) fn pid(&self) -> i32 {
+        self.pid.as_raw_nonzero().get()
     }
 
     /// Kills the keeper, if it lives.

@@ -1,6 +1,7 @@
 //! The keeper process: one thread, which never waits for anything but the next thing to do.
 
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
@@ -16,6 +17,7 @@ use thaw_sys::socket::{self, Wait};
 
 use super::daemon::Daemon;
 use super::layers::{FileId, Layers};
+use super::life;
 use super::message::{Command, Notice, Reply, Request};
 use super::wire::MAX_MESSAGE;
 use super::{EVENT_FD_LIMIT, PROTOCOL};
@@ -88,6 +90,7 @@ struct Server {
     settings: Settings,
     group: Arc<Group>,
     listener: OwnedFd,
+    _life: File,
     daemon: Option<Daemon>,
     layers: Layers,
     /// By number, which is also the order of deadlines.
@@ -133,6 +136,7 @@ impl Server {
         let group = fds.pop().ok_or(MountError::Protocol("no group"))?;
         let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
         let limit = usize::try_from(limit.unwrap_or(0)).unwrap_or(0);
+        let life = life::show(&socket).map_err(failed("lock the file of"))?;
         let listener = socket::listen(&socket).map_err(failed("listen on"))?;
         Ok(Self {
             settings: Settings {
@@ -146,6 +150,7 @@ impl Server {
             },
             group: Arc::new(Group::from_fd(group)),
             listener,
+            _life: life,
             daemon: Some(Daemon::new(control)),
             layers: Layers::new(),
             pending: BTreeMap::new(),
@@ -389,6 +394,7 @@ impl Server {
     }
 
     fn stop_listening(&self) {
+        life::forget(&self.settings.socket);
         if let Err(error) = std::fs::remove_file(&self.settings.socket) {
             tracing::warn!(%error, "the keeper's socket stays");
         }

@@ -15,8 +15,8 @@ use super::message::{Command, Notice};
 use super::{EVENT_FD_LIMIT, Inherited, KeeperSettings, PROTOCOL};
 use crate::{LayerSpec, MountError};
 
-/// For how long a keeper that is there may take to say what it has.
-const GREETING_TIMEOUT: Duration = Duration::from_secs(10);
+/// For how long a keeper that is there may take to say what it has, until it is taken for hung.
+const GREETING_TIMEOUT: Duration = Duration::from_secs(5);
 /// For how long the daemon before us may take to be gone for good: its connection to the keeper
 /// may end later than what made it the owner of the store.
 const PREDECESSOR_TIMEOUT: Duration = Duration::from_secs(2);
@@ -63,6 +63,15 @@ fn take_over_any(
     }
 }
 
+/// Another keeper for the group of one that hangs: what it holds is duplicated before it is killed.
+fn replace(hung: &Link, settings: &KeeperSettings) -> Result<Succession, MountError> {
+    tracing::error!(pid = hung.pid(), "the keeper hangs and is replaced");
+    let saved = keepsake::find(&[hung.pid()]);
+    hung.kill();
+    hung.wait_dead();
+    revive(settings, saved.ok_or(MountError::Gone)?)
+}
+
 /// Another keeper for a group whose keeper and daemon are dead.
 fn revive(settings: &KeeperSettings, saved: Saved) -> Result<Succession, MountError> {
     let Saved { group, layers } = saved;
@@ -70,7 +79,7 @@ fn revive(settings: &KeeperSettings, saved: Saved) -> Result<Succession, MountEr
     tracing::error!(
         denied,
         layers = layers.len(),
-        "daemon and keeper died; the keeper's waiting reads were denied"
+        "daemon and keeper are dead; the keeper's waiting reads were denied"
     );
     let link = spawn(settings, &group)?;
     tell_layers(
@@ -135,7 +144,7 @@ fn take_over(socket: OwnedFd, settings: &KeeperSettings) -> Result<Succession, M
     let mut inherited = Vec::new();
     loop {
         if !link.wait(GREETING_TIMEOUT) {
-            return Err(MountError::Gone);
+            return replace(&link, settings);
         }
         let (notice, mut fds) = link.receive()?.ok_or(MountError::Gone)?;
         match notice {

@@ -147,15 +147,20 @@ fn each(
 
 /// The parent of a detached container. When it has ended the daemon, if there is one, takes its
 /// root filesystem away; else the next daemon finds it ended.
-pub(super) fn monitor(root: Option<&Path>, dir: &Path, remove: bool) -> ExitCode {
-    monitor::run_detached(dir, |container, _state| {
-        let Some(root) = root else { return };
-        let client = Client::silent(root);
+pub(super) fn monitor(client: &Client, dir: &Path, remove: bool) -> ExitCode {
+    monitor::run_detached(dir, revive(client), |container, _state| {
         let id = container.id().to_string();
         let released: anyhow::Result<Option<()>> =
             client.ask_if_running(Request::Release { id, remove });
         if let Err(error) = released {
-            eprintln!("thaw: {error:#}");
+            // Its file may be on a disk that is full.
+            writeln!(std::io::stderr(), "thaw: {error:#}").ok();
         }
     })
+}
+
+/// What a monitor calls when its image has lost daemon and keeper.
+pub(super) fn revive(client: &Client) -> monitor::Revive {
+    let client = client.clone();
+    Box::new(move || client.revive().map_err(|error| format!("{error:#}")))
 }

@@ -62,14 +62,30 @@ fn say_ready() {
     }
 }
 
-fn log_to_stderr() {
+/// Logs, in a process that nobody looks at.
+pub(super) fn log_to_stderr() {
     let filter = tracing_subscriber::EnvFilter::try_from_env("THAW_LOG")
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
     tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_writer(std::io::stderr)
+        .with_writer(|| Lossy)
         .with_ansi(false)
         .init();
+}
+
+/// Standard error, which is a file of the store: what cannot be written there, because the disk is
+/// full, say, is lost. The thread that says it goes on; the subscriber would have it panic.
+struct Lossy;
+
+impl Write for Lossy {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        std::io::stderr().write_all(bytes).ok();
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
 }
 
 /// What the node is told, from file and flags.
@@ -94,7 +110,7 @@ pub(super) fn keeper() -> ExitCode {
     match std::io::stdin().as_fd().try_clone_to_owned() {
         Ok(control) => thaw_mount::keeper_main(control),
         Err(error) => {
-            eprintln!("thaw: the keeper has no control socket: {error}");
+            writeln!(Lossy, "thaw: the keeper has no control socket: {error}").ok();
             ExitCode::FAILURE
         }
     }

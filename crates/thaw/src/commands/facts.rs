@@ -1,11 +1,11 @@
-//! `inspect`, `ps`, `images`, `gc`: facts about what is here.
+//! `inspect`, `ps`, `mount` without arguments, `images`, `gc`: facts about what is here.
 
 use std::fmt::Write as _;
 use std::process::ExitCode;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use thaw_node::container::{Protocol, Published};
-use thaw_node::{Collected, ContainerFacts, GcOptions, ImageFacts, Inspection};
+use thaw_node::{Collected, ContainerFacts, GcOptions, ImageFacts, Inspection, MountFacts};
 
 use super::{Context, plain_wish};
 use crate::cli::{Gc, Inspect, Ps};
@@ -146,6 +146,28 @@ pub(super) fn ps(context: &Context, args: &Ps) -> anyhow::Result<ExitCode> {
             ],
             &rows,
         )
+    })?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// `mount` without arguments, as mount(8).
+pub(super) fn mounts(context: &Context) -> anyhow::Result<ExitCode> {
+    let mounts: Vec<MountFacts> = context.client.ask(Request::Mounts)?;
+    context.print(&mounts, |mounts| {
+        let rows: Vec<Vec<String>> = mounts
+            .iter()
+            .map(|mount| {
+                vec![
+                    mount.dir.display().to_string(),
+                    mount.image.clone(),
+                    mount.manifest.hex()[..SHORT].to_owned(),
+                    mount.way.how.to_string(),
+                    format!("{} of {}", bytes(mount.present), bytes(mount.size)),
+                    mount.way.why.clone(),
+                ]
+            })
+            .collect();
+        table(&["DIR", "IMAGE", "MANIFEST", "HOW", "HERE", "WHY"], &rows)
     })?;
     Ok(ExitCode::SUCCESS)
 }

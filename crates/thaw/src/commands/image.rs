@@ -1,6 +1,7 @@
 //! `accelerate`, `mount`, `unmount`, `pull`, `login`.
 
 use std::io::Read;
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -8,7 +9,7 @@ use anyhow::{Context as _, bail};
 use thaw_node::{Accelerated, Mounted, Pulled, RecordOptions, Recorded};
 
 use super::{Context, plain_wish, run, wish};
-use crate::cli::{Accelerate, Login, Mount, Pull, Unmount};
+use crate::cli::{Accelerate, ImageArgs, Login, Pull, Unmount};
 use crate::output::{bytes, percent};
 use crate::protocol::{Record, Request};
 
@@ -105,12 +106,12 @@ fn describe_recorded(done: &Recorded) -> String {
     )
 }
 
-pub(super) fn mount(context: &Context, args: &Mount) -> anyhow::Result<ExitCode> {
-    let dir = std::path::absolute(&args.dir)?;
+pub(super) fn mount(context: &Context, image: &ImageArgs, dir: &Path) -> anyhow::Result<ExitCode> {
+    let dir = std::path::absolute(dir)?;
     if !dir.is_dir() {
         bail!("{} is not a directory", dir.display());
     }
-    let image = wish(&args.image)?;
+    let image = wish(image)?;
     let mounted: Mounted = context.client.ask(Request::Mount { image, dir })?;
     context.print(&mounted, |mounted| {
         let Mounted {

@@ -42,7 +42,8 @@ pub(super) fn run(context: &Context, args: Run) -> anyhow::Result<ExitCode> {
     if args.detach {
         return detach(context, &container, &prepared, args.rm, asked, &clock);
     }
-    let outcome = monitor::foreground(&container, false, |started| {
+    let revive = super::container::revive(&context.client);
+    let outcome = monitor::foreground(&container, revive, |started| {
         if let Err(error) = clock.report(context, &container, &prepared, &started.spans.0, asked) {
             eprintln!("thaw: {error:#}");
         }
@@ -75,6 +76,8 @@ fn detach(
     program
         .arg("--root")
         .arg(context.client.root())
+        .args(context.client.daemon_args())
+        .arg("--quiet")
         .arg("monitor")
         .arg(container.dir());
     if remove {

@@ -45,6 +45,33 @@ fn collecting_everything_leaves_nothing() {
 }
 
 #[test]
+fn traces_go_with_their_image() {
+    let scene = Scene::accelerated();
+    let node = thaw();
+    let start = |profile: &str| {
+        let flags = ["--pull", "lazy", "--profile", profile];
+        assert!(run(&node, &flags, &scene.image, &[]).status.success());
+        node.run(["unmount", "--all"]).unwrap();
+    };
+    let traces = || fs::read_dir(node.root().join("traces")).unwrap().count();
+    start("default");
+    start("never-published");
+    assert_eq!(traces(), 2);
+    node.run(["gc"]).unwrap();
+    assert_eq!(traces(), 2, "their image is there");
+    let plan = node.run(["gc", "--all", "--dry-run"]).unwrap();
+    for profile in ["default", "never-published"] {
+        assert!(
+            plan.contains(&format!("trace \"{profile}\" of sha256:")),
+            "{plan}"
+        );
+    }
+    assert_eq!(traces(), 2, "a plan removes nothing");
+    node.run(["gc", "--all"]).unwrap();
+    assert_eq!(traces(), 0);
+}
+
+#[test]
 fn a_plan_says_what_will_be_done_and_does_nothing() {
     let scene = Scene::accelerated();
     let node = thaw();
@@ -104,7 +131,8 @@ fn a_plan_says_what_will_be_done_and_does_nothing() {
     // The image is still mounted, for the next start; nobody uses it.
     let second = plan(&node);
     let removed = names(&second, "removals");
-    assert_eq!(removed, ["mount", "image", "layer", "blob"], "{second}");
+    let wanted = ["mount", "image", "layer", "blob", "trace"];
+    assert_eq!(removed, wanted, "{second}");
     assert!(
         fs::read(format!("{dir}/srv/message")).is_ok(),
         "a plan unmounts nothing"
@@ -124,6 +152,49 @@ fn a_plan_says_what_will_be_done_and_does_nothing() {
         fs::read_dir(&dir).unwrap().next().is_none(),
         "the mount is gone"
     );
+}
+
+#[test]
+fn mounts_are_listed_with_how_and_how_much() {
+    let scene = Scene::accelerated();
+    let node = thaw();
+    let list = || json(&node.run(["mount", "--json"]).unwrap());
+    assert_eq!(list(), serde_json::json!([]));
+    let dir = target(&node);
+    node.run(["mount", "--pull", "lazy", &scene.image, &dir])
+        .unwrap();
+    let facts = |of: &Value| {
+        assert_eq!(
+            (&of[0]["dir"], &of[0]["image"]),
+            (&dir.as_str().into(), &scene.image.as_str().into())
+        );
+        let bytes = |key: &str| of[0][key].as_u64().unwrap();
+        (bytes("present"), bytes("size"), of[0]["way"].clone())
+    };
+    let (present, size, way) = facts(&list());
+    assert!(present < size && size > 12_000_000, "{present} of {size}");
+    assert_eq!(way["how"], "lazy");
+    assert!(
+        way["why"].as_str().unwrap().contains("acceleration from "),
+        "{way}"
+    );
+    let text = node.run(["mount"]).unwrap();
+    assert!(text.starts_with("DIR ") && text.contains(&dir), "{text}");
+
+    // The next daemon knows as much.
+    node.run(["daemon", "--stop"]).unwrap();
+    assert_eq!(facts(&list()).2, way);
+    fs::read(format!("{dir}/srv/never-read")).unwrap();
+    assert!(facts(&list()).0 > present + 11_000_000);
+    node.run(["unmount", &dir]).unwrap();
+    assert_eq!(list(), serde_json::json!([]));
+    for half in [&["mount", &scene.image][..], &["mount", "--pull", "lazy"]] {
+        assert_eq!(
+            node.output(half).unwrap().status.code(),
+            Some(125),
+            "{half:?}"
+        );
+    }
 }
 
 #[test]
@@ -244,6 +315,10 @@ fn the_keys_of_every_answer() {
     assert_eq!(
         keys(&ask(&["mount", image, &dir])),
         ["dir", "manifest", "spans", "way"]
+    );
+    assert_eq!(
+        keys(&ask(&["mount"])[0]),
+        ["dir", "image", "manifest", "present", "size", "way"]
     );
     assert_eq!(ask(&["unmount", &dir]), serde_json::json!([dir]));
     let started = ask(&[

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 use thaw_testkit::image::Compression;
 use thaw_testkit::scratch;
+use thaw_testkit::terminal::Session;
 use thaw_testkit::thaw::Thaw;
 
 use crate::support::{Scene, image, json, refused, run, sh, stdout, thaw};
@@ -430,6 +431,47 @@ fn signals_reach_the_container_and_stop_asks_as_the_image_says() {
             "{status}"
         );
     }
+}
+
+#[test]
+fn what_a_foreground_container_printed_is_in_its_log() {
+    let scene = Scene::accelerated();
+    let node = thaw();
+    let start = |more: &[&str], script: &str| {
+        let mut args = vec!["run", "--net", "none", "--name"];
+        args.extend(more);
+        args.extend([scene.image.as_str(), "--", "sh", "-c", script]);
+        node.command(args)
+    };
+    let script = "echo out; echo err >&2; printf unfinished";
+    let ran = start(&["plain"], script).output().unwrap();
+    let logged = node.output(["logs", "plain"]).unwrap();
+    assert_eq!(stdout(&ran), "out\nunfinished");
+    assert_eq!(stdout(&logged), "out\nunfinished\n");
+    assert_eq!(
+        [ran.stderr, logged.stderr],
+        [b"err\n", b"err\n"],
+        "each stream is kept apart"
+    );
+
+    let session = Session::start(start(&["terminal", "-t"], "echo shown; exit 3")).unwrap();
+    let (status, shown) = session.end().unwrap();
+    assert_eq!(status.code(), Some(3), "{shown}");
+    assert!(shown.contains("shown"), "{shown}");
+    assert_eq!(node.run(["logs", "terminal"]).unwrap(), "shown\r\n");
+
+    // Who stops reading stops the program, as if there were no log.
+    let mut command = start(&["endless"], "exec busybox yes");
+    let mut endless = command.stdout(Stdio::piped()).spawn().unwrap();
+    let mut first = [0; 2];
+    let mut pipe = endless.stdout.take().unwrap();
+    pipe.read_exact(&mut first).unwrap();
+    drop(pipe);
+    let status = eventually("the end of what nobody reads", || {
+        endless.try_wait().unwrap()
+    });
+    assert!(!status.success(), "{status}");
+    node.run(["rm", "plain", "terminal", "endless"]).unwrap();
 }
 
 fn eventually<T>(what: &str, mut probe: impl FnMut() -> Option<T>) -> T {

@@ -10,7 +10,7 @@ use rustix::stdio::{dup2_stderr, dup2_stdout};
 use serde::{Deserialize, Serialize};
 
 use super::streams::read_all;
-use super::{Started, Wanted, monitor};
+use super::{Revive, Started, Wanted, monitor};
 use crate::container::log::LogWriter;
 use crate::container::{Container, ContainerError, State};
 
@@ -61,13 +61,18 @@ pub fn detach(container: &Container, program: &mut Command) -> Result<Started, C
 }
 
 /// The life of a detached monitor: starts the container in `dir`, says so on standard output,
-/// keeps its log until it ends, then calls `ended` with its last state.
+/// keeps its log until it ends, then calls `ended` with its last state. `revive` is called when its
+/// image has lost daemon and keeper.
 ///
 /// Standard error should be a file, as [`detach`] makes it.
-pub fn run_detached(dir: &Path, ended: impl FnOnce(&Container, &State)) -> ExitCode {
+pub fn run_detached(
+    dir: &Path,
+    revive: Revive,
+    ended: impl FnOnce(&Container, &State),
+) -> ExitCode {
     // A session of its own: no terminal's signals. It fails only where we lead one already.
     let _ = rustix::process::setsid();
-    let result = supervise(dir);
+    let result = supervise(dir, revive);
     if let Err(error) = &result {
         let word = Word::Failed {
             message: chain(error),
@@ -86,7 +91,7 @@ pub fn run_detached(dir: &Path, ended: impl FnOnce(&Container, &State)) -> ExitC
     }
 }
 
-fn supervise(dir: &Path) -> Result<u8, ContainerError> {
+fn supervise(dir: &Path, revive: Revive) -> Result<u8, ContainerError> {
     let container = Container::open(dir)?;
     let state = container.state()?;
     let wanted = Wanted {
@@ -95,7 +100,7 @@ fn supervise(dir: &Path) -> Result<u8, ContainerError> {
         output: false,
         log: Some(Arc::new(LogWriter::open(dir)?)),
     };
-    monitor(&container, state, wanted, |started| {
+    monitor(&container, state, wanted, revive, |started| {
         say(&Word::Started(started.clone()));
     })
 }

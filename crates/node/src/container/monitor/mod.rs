@@ -7,7 +7,7 @@
 //! ```
 //!
 //! Where the container's image is lazy, the monitor also holds what the next daemon needs when
-//! daemon and keeper die together ([`thaw_mount::Keepsake`]).
+//! daemon and keeper die together ([`thaw_mount::Keepsake`]), and has that daemon started.
 //!
 //! Detached, the caller starts its own program anew with arguments that lead to [`run_detached`],
 //! and reads one line from it, the [`Started`] or what went wrong. So `run -d` returns when the
@@ -17,6 +17,7 @@ mod console;
 mod detached;
 mod streams;
 mod supervise;
+mod vigil;
 
 use std::fs::DirBuilder;
 use std::os::unix::fs::DirBuilderExt;
@@ -25,11 +26,12 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
-use thaw_mount::Keepsake;
 
 pub use detached::{detach, run_detached};
 pub(super) use streams::{Streams, Wanted};
 pub(super) use supervise::{Child, become_parent};
+pub use vigil::Revive;
+use vigil::Vigil;
 
 use super::containers::runtime;
 use super::log::LogWriter;
@@ -52,30 +54,24 @@ pub struct Started {
 }
 
 /// Runs a prepared container until it ends, with the caller's standard streams and as its parent.
-/// `started` is called once it runs. Its exit code comes back.
-///
-/// With `tee_log` the log gets a copy of the output, which then passes through this process.
+/// `started` is called once it runs, `revive` when its image has lost daemon and keeper. Its exit
+/// code comes back. The log gets a copy of the output.
 ///
 /// # Errors
 /// Whatever keeps it from starting; [`ContainerError::exit_code`] says what to exit with.
 pub fn foreground(
     container: &Container,
-    tee_log: bool,
+    revive: Revive,
     started: impl FnOnce(&Started),
 ) -> Result<u8, ContainerError> {
     let state = container.state()?;
-    let log = if tee_log {
-        Some(Arc::new(LogWriter::open(container.dir())?))
-    } else {
-        None
-    };
     let wanted = Wanted {
         tty: state.options.process.tty,
         stdin: state.options.process.interactive,
         output: true,
-        log,
+        log: Some(Arc::new(LogWriter::open(container.dir())?)),
     };
-    monitor(container, state, wanted, started)
+    monitor(container, state, wanted, revive, started)
 }
 
 /// The life of a container, from its start to its end.
@@ -83,9 +79,10 @@ fn monitor(
     container: &Container,
     state: State,
     wanted: Wanted,
+    revive: Revive,
     started: impl FnOnce(&Started),
 ) -> Result<u8, ContainerError> {
-    match Running::start(container, state.clone(), wanted) {
+    match Running::start(container, state.clone(), wanted, revive) {
         Ok((running, facts)) => {
             started(&facts);
             running.wait(container)
@@ -107,7 +104,7 @@ struct Running {
     forwarder: supervise::Forwarder,
     proxy: Option<Proxy>,
     /// So that daemon and keeper may die while the container reads.
-    _keepsake: Option<Keepsake>,
+    _vigil: Option<Vigil>,
 }
 
 impl Running {
@@ -115,6 +112,7 @@ impl Running {
         container: &Container,
         mut state: State,
         wanted: Wanted,
+        revive: Revive,
     ) -> Result<(Self, Started), ContainerError> {
         let mut spans = Spans::default();
         let caught = become_parent()?;
@@ -124,6 +122,8 @@ impl Running {
         let pid = spans.measure("runtime", || runtime.run(&state.id, container.dir(), io))?;
         let began = Timestamp::now();
         let keepsake = keepsake::take(container.dir());
+        let vigil = keepsake.map(|(keepsake, bound)| Vigil::begin(keepsake, bound, revive));
+        let vigil = vigil.transpose()?;
         let child = Child::open(pid)?;
         let init = ProcessId::of(pid).unwrap_or(ProcessId {
             pid: pid.as_raw_nonzero().get(),
@@ -147,7 +147,7 @@ impl Running {
             carried,
             forwarder,
             proxy,
-            _keepsake: keepsake,
+            _vigil: vigil,
         };
         let started = Started {
             pid: init.pid,

@@ -135,7 +135,13 @@ impl Streams {
                 drop(spawn("container-stdin", body)?);
             }
             let (from, sinks) = (Arc::clone(&terminal), sinks(Stream::Stdout));
-            let body = move || copy(&*from, &ended, false, &mut |bytes| sinks.put(bytes));
+            let body = move || {
+                copy(&*from, &ended, false, &mut |bytes| {
+                    // A terminal that nobody reads would stop the container in a write.
+                    sinks.put(bytes).ok();
+                    Ok(())
+                })
+            };
             carried.outputs.push(spawn("container-tty", body)?);
             carried.terminal = Some(terminal);
             return Ok(carried);
@@ -176,19 +182,19 @@ struct Sinks {
 }
 
 impl Sinks {
-    /// A caller who reads no more does not stop the container: only the log goes on.
+    /// Fails when the caller reads no more: then the container is to be told by its own pipe, as
+    /// if that had been the caller's (`thaw run … | head` ends).
     fn put(&self, bytes: &[u8]) -> io::Result<()> {
         if let Some(log) = &self.log {
             log.write(self.stream, bytes);
         }
-        let written = match self.caller {
+        match self.caller {
             Some(Stream::Stdout) => io::stdout()
                 .write_all(bytes)
                 .and_then(|()| io::stdout().flush()),
             Some(Stream::Stderr) => io::stderr().write_all(bytes),
             None => Ok(()),
-        };
-        if self.log.is_some() { Ok(()) } else { written }
+        }
     }
 }
 

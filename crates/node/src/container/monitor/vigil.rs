@@ -1,0 +1,98 @@
+//! Watching over the readers of a lazy image when nobody else does: daemon and keeper are both
+//! dead, and nobody may come who starts them.
+//!
+//! A keeper that died with its daemon alive is replaced within milliseconds; one whose daemon died
+//! goes on alone. What is left is the death of both, and then the readers wait for a daemon that
+//! only a command would start. So the monitor starts it, and denies what waits when none can
+//! be started within the time that a read may take.
+
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use thaw_mount::Keepsake;
+
+use crate::container::ContainerError;
+
+/// How often it is looked whether there is a keeper.
+const LOOK: Duration = Duration::from_millis(500);
+/// After how long without one a daemon is started; each monitor waits up to [`SPREAD`] longer, so
+/// that the first one does it for all.
+const PATIENCE: Duration = Duration::from_secs(2);
+const SPREAD: Duration = Duration::from_secs(1);
+/// How long until that is tried again where it failed.
+const RETRY: Duration = Duration::from_secs(5);
+
+/// Sees to it that the container's store has a daemon; the error is why it has none.
+pub type Revive = Box<dyn Fn() -> Result<(), String> + Send>;
+
+/// The thread that watches, until this is dropped.
+#[derive(Debug)]
+pub(super) struct Vigil {
+    _end: Sender<()>,
+}
+
+impl Vigil {
+    /// Begins. A read may wait for `bound`.
+    pub(super) fn begin(
+        keepsake: Keepsake,
+        bound: Duration,
+        revive: Revive,
+    ) -> Result<Self, ContainerError> {
+        let (end, ended) = channel();
+        let watch = Watch {
+            keepsake,
+            bound,
+            revive,
+            alone: None,
+            rest: None,
+        };
+        thread::Builder::new()
+            .name("container-vigil".to_owned())
+            .stack_size(256 << 10)
+            .spawn(move || watch.keep(&ended))
+            .map_err(ContainerError::system("start a thread"))?;
+        Ok(Self { _end: end })
+    }
+}
+
+struct Watch {
+    keepsake: Keepsake,
+    bound: Duration,
+    revive: Revive,
+    /// Since when there is no keeper.
+    alone: Option<Instant>,
+    /// Before when no daemon is asked for again.
+    rest: Option<Instant>,
+}
+
+impl Watch {
+    fn keep(mut self, ended: &Receiver<()>) {
+        let spread = SPREAD * (std::process::id() % 16) / 16;
+        // A bound that is shorter than that is kept, too.
+        let patience = (PATIENCE + spread).min(self.bound / 2);
+        while ended.recv_timeout(LOOK) == Err(RecvTimeoutError::Timeout) {
+            if !self.keepsake.is_alone() {
+                (self.alone, self.rest) = (None, None);
+                continue;
+            }
+            let alone = *self.alone.get_or_insert_with(Instant::now);
+            let rested = self.rest.is_none_or(|until| Instant::now() >= until);
+            if alone.elapsed() >= patience && rested {
+                let pause = match (self.revive)() {
+                    // The keeper comes with it, or that one dies, too.
+                    Ok(()) => patience,
+                    Err(reason) => {
+                        tracing::warn!(reason, "no daemon, and none can be started");
+                        RETRY
+                    }
+                };
+                self.rest = Some(Instant::now() + pause);
+            }
+            if alone.elapsed() >= self.bound && self.keepsake.is_alone() {
+                let denied = self.keepsake.deny_waiting();
+                tracing::warn!(denied, "reads have waited too long for a daemon");
+            }
+        }
+    }
+}

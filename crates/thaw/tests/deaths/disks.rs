@@ -1,0 +1,215 @@
+//! The store's filesystem is full, or becomes read-only, under containers.
+
+use std::fs::{self, File};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::thread;
+use std::time::Instant;
+
+use tempfile::TempDir;
+use thaw_testkit::scratch;
+use thaw_testkit::thaw::Thaw;
+
+use super::{BOUND, Scene, bound, eventually, inside, nothing_is_left};
+
+const EIO: i32 = 5;
+const ENOSPC: i32 = 28;
+
+/// An ext4 filesystem of its own, in a file; gone with the value.
+struct Disk {
+    directory: TempDir,
+}
+
+fn run(program: &str, args: &[&str], path: &[&Path]) {
+    let done = Command::new(program)
+        .args(args)
+        .args(path)
+        .output()
+        .unwrap();
+    assert!(done.status.success(), "{program}: {done:?}");
+}
+
+impl Disk {
+    fn new(megabytes: u64) -> Self {
+        let directory = scratch::directory().unwrap();
+        let file = directory.path().join("disk");
+        File::create(&file)
+            .unwrap()
+            .set_len(megabytes << 20)
+            .unwrap();
+        // No blocks set aside: the last ones are root's, as we are.
+        run(
+            "mkfs.ext4",
+            &["-q", "-m", "0", "-O", "^has_journal"],
+            &[&file],
+        );
+        let disk = Self { directory };
+        fs::create_dir(disk.path()).unwrap();
+        run(
+            "mount",
+            &["-o", "loop,errors=remount-ro"],
+            &[&file, &disk.path()],
+        );
+        disk
+    }
+
+    fn path(&self) -> PathBuf {
+        self.directory.path().join("mounted")
+    }
+
+    fn store(&self) -> Thaw {
+        Thaw::at(env!("CARGO_BIN_EXE_thaw"), self.path().join("store"))
+    }
+
+    /// Has the kernel find an error in it, so that it becomes read-only while files are open for
+    /// writing.
+    fn fail(&self) {
+        let table = fs::read_to_string("/proc/mounts").unwrap();
+        let at = self.path();
+        let line = table
+            .lines()
+            .find(|line| line.split(' ').nth(1) == at.to_str());
+        let device = line.unwrap().split(' ').next().unwrap();
+        let name = device.strip_prefix("/dev/").unwrap();
+        let trigger = format!("/sys/fs/ext4/{name}/trigger_fs_error");
+        fs::write(trigger, "a test").unwrap();
+        assert!(File::create(at.join("new")).is_err(), "it is read-only");
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg(self.path()).status();
+    }
+}
+
+/// Reads all files; those that cannot be read fail with one of `errors`. How many could.
+fn read_all(scene: &Scene, dir: &Path, errors: &[i32]) -> usize {
+    let begin = Instant::now();
+    let read = |name: &&String| match scene.read(dir, name) {
+        Ok(()) => true,
+        Err(error) => {
+            assert!(
+                begin.elapsed() < 3 * BOUND,
+                "reads wait although they must fail"
+            );
+            let known = error
+                .raw_os_error()
+                .is_some_and(|errno| errors.contains(&errno));
+            assert!(known, "{name}: {error}");
+            false
+        }
+    };
+    scene.files.keys().filter(read).count()
+}
+
+#[test]
+fn a_store_that_becomes_read_only() {
+    let scene = Scene::new();
+    let disk = Disk::new(48);
+    let node = disk.store();
+    let config = bound(&node, 4);
+    let inside = scene.start(&node, &["--net", "none", "--config", &config]);
+    scene.read(&inside, "srv/f0-1").unwrap();
+    disk.fail();
+    let read = read_all(&scene, &inside, &[EIO]);
+    assert!(read < scene.files.len(), "nothing can be written");
+    scene.read(&inside, "srv/f0-1").unwrap();
+    let Output { status, stderr, .. } = node
+        .output(["run", "--net", "none", &scene.image, "--", "sh"])
+        .unwrap();
+    let said = String::from_utf8_lossy(&stderr);
+    assert_eq!(status.code(), Some(125), "{said}");
+    assert!(said.contains("Read-only file system"), "{said}");
+
+    // Nothing can be written down, but everything can be ended.
+    node.run(["stop", "-t", "0", "box"]).unwrap();
+    node.end().unwrap();
+}
+
+#[test]
+fn a_disk_that_is_full_while_ten_containers_start() {
+    let scene = Scene::new();
+    let disk = Disk::new(48);
+    let node = disk.store();
+    node.run(["images", "--config", &bound(&node, 4)]).unwrap();
+    // Enough for the program, not for all of the image.
+    let filler = disk.path().join("filler");
+    fill(&filler, &disk.path(), 5 << 20);
+    let names: Vec<String> = (0..10).map(|number| format!("box{number}")).collect();
+    let started: Vec<(String, Output)> = thread::scope(|scope| {
+        let starts: Vec<_> = names
+            .iter()
+            .map(|name| {
+                let args = [
+                    "run", "-d", "--net", "none", "--pull", "lazy", "--name", name,
+                ];
+                let mut command = node.command(args);
+                command.args([scene.image.as_str(), "--", "sleep", "1000"]);
+                scope.spawn(move || (name.clone(), command.output().unwrap()))
+            })
+            .collect();
+        starts
+            .into_iter()
+            .map(|start| start.join().unwrap())
+            .collect()
+    });
+    let mut running = Vec::new();
+    for (name, output) in started {
+        let said = String::from_utf8_lossy(&output.stderr);
+        if output.status.success() {
+            let id = String::from_utf8_lossy(&output.stdout);
+            running.push((name, inside(&node, id.trim())));
+        } else {
+            assert!(said.contains("No space left on device"), "{name}: {said}");
+        }
+    }
+    let refused = names.len() - running.len();
+    let mut failed = 0;
+    for (_, inside) in &running {
+        failed += scene.files.len() - read_all(&scene, inside, &[EIO, ENOSPC]);
+    }
+    // Not a byte is left.
+    fill(&disk.path().join("rest"), &disk.path(), 0);
+    let Output { status, stderr, .. } = node
+        .output(["run", "--net", "none", &scene.image, "--", "sh"])
+        .unwrap();
+    let said = String::from_utf8_lossy(&stderr);
+    assert_eq!(status.code(), Some(125), "{said}");
+    assert!(
+        said.contains("No space left on device") && said.contains("thaw gc"),
+        "{said}"
+    );
+    println!("{refused} starts and {failed} reads failed");
+    assert!(refused + failed > 0, "the disk was never full");
+
+    fs::remove_file(&filler).unwrap();
+    fs::remove_file(disk.path().join("rest")).unwrap();
+    for (name, inside) in &running {
+        eventually("every byte", || {
+            read_all(&scene, inside, &[EIO, ENOSPC]) == scene.files.len()
+        });
+        node.run(["rm", "-f", name]).unwrap();
+    }
+    let inside = scene.start(&node, &["--net", "none"]);
+    assert_eq!(read_all(&scene, &inside, &[]), scene.files.len());
+    node.run(["rm", "-f", "box"]).unwrap();
+    node.run(["gc", "--all"]).unwrap();
+    nothing_is_left(&node);
+}
+
+/// Fills the filesystem at `disk` but for `left` bytes.
+fn fill(path: &Path, disk: &Path, left: u64) {
+    let status = rustix::fs::statvfs(disk).unwrap();
+    let bytes = status.f_bavail * status.f_frsize - left;
+    let mut file = File::create(path).unwrap();
+    let piece = vec![1; 1 << 20];
+    let mut written = 0;
+    while written < bytes {
+        let now = (bytes - written).min(piece.len() as u64);
+        file.write_all(&piece[..usize::try_from(now).unwrap()])
+            .unwrap();
+        written += now;
+    }
+}

@@ -1,0 +1,118 @@
+//! The registry goes away under a lazy image, or is not the one that it was.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use thaw_testkit::image::{Entry, Image, Layer};
+use thaw_testkit::thaw::Thaw;
+
+use super::{BOUND, NAME, Scene, bound, eventually, nothing_is_left, registry, target, thaw};
+
+/// Mounts the scene's image lazily; a read may wait for two seconds.
+fn mount(scene: &Scene) -> (Thaw, PathBuf) {
+    let node = thaw();
+    let dir = target(&node);
+    let at = dir.to_str().unwrap();
+    let config = bound(&node, 2);
+    let options = [
+        "mount",
+        "--pull",
+        "lazy",
+        "--profile",
+        "none",
+        "--config",
+        &config,
+    ];
+    node.run([&options[..], &[&scene.image, at]].concat())
+        .unwrap();
+    (node, dir)
+}
+
+/// A read of what is not here fails, and does not wait for longer than it may.
+fn fails(scene: &Scene, dir: &Path, name: &str) {
+    let begin = Instant::now();
+    let error = scene.read(dir, name).unwrap_err();
+    assert_eq!(error.raw_os_error(), Some(5), "{error}");
+    assert!(begin.elapsed() < BOUND, "{name} was waited for too long");
+}
+
+/// Every byte is right in the end.
+fn heals(scene: &Scene, node: &Thaw, dir: &Path) {
+    eventually("every byte", || {
+        scene.files.keys().all(|name| scene.read(dir, name).is_ok())
+    });
+    nothing_is_left(node);
+}
+
+#[test]
+fn a_registry_that_is_gone_for_long() {
+    let mut scene = Scene::new();
+    let (node, dir) = mount(&scene);
+    scene.read(&dir, "srv/f0-1").unwrap();
+    scene.registry = None;
+    fails(&scene, &dir, "srv/f1-3");
+    fails(&scene, &dir, "srv/f1-3");
+    scene.read(&dir, "srv/f0-1").unwrap();
+    scene.restore();
+    heals(&scene, &node, &dir);
+}
+
+#[test]
+fn a_registry_in_the_place_of_another() {
+    let mut scene = Scene::new();
+    let (node, dir) = mount(&scene);
+    // The same address and name, another image: it does not have our blobs.
+    scene.registry = None;
+    let other = registry(&scene.host, &scene.directory.path().join("other"));
+    let layer = Layer::new([Entry::directory("./"), Entry::file("srv", "other")]);
+    Image::new([layer])
+        .write(&scene.directory.path().join("other-layout"), "latest")
+        .unwrap()
+        .push(&other, NAME)
+        .unwrap();
+    fails(&scene, &dir, "srv/f1-3");
+    drop(other);
+    scene.restore();
+    heals(&scene, &node, &dir);
+}
+
+#[test]
+fn a_registry_that_gives_other_bytes() {
+    let scene = Scene::new();
+    let (node, dir) = mount(&scene);
+    // Every blob that is no JSON has other bytes under the same digest.
+    let blobs = scene
+        .directory
+        .path()
+        .join("registry/docker/registry/v2/blobs/sha256");
+    let mut kept = Vec::new();
+    for path in files(&blobs) {
+        let bytes = fs::read(&path).unwrap();
+        if !bytes.starts_with(b"{") {
+            let other: Vec<u8> = bytes.iter().map(|byte| !byte).collect();
+            fs::write(&path, other).unwrap();
+            kept.push((path, bytes));
+        }
+    }
+    assert!(kept.len() > super::LAYERS, "all layers are blobs");
+    for name in ["srv/f0-3", "srv/f1-3", "srv/f2-3"] {
+        fails(&scene, &dir, name);
+    }
+    for (path, bytes) in kept {
+        fs::write(path, bytes).unwrap();
+    }
+    heals(&scene, &node, &dir);
+}
+
+fn files(dir: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(dir).unwrap() {
+        let entry = entry.unwrap();
+        match entry.file_type().unwrap().is_dir() {
+            true => found.extend(files(&entry.path())),
+            false => found.push(entry.path()),
+        }
+    }
+    found
+}

@@ -1,0 +1,88 @@
+//! Daemon and keeper are stopped, not dead: they hold what they have, and answer nobody.
+
+use std::io;
+use std::path::Path;
+use std::time::Instant;
+
+use rustix::process::Signal;
+use thaw_testkit::thaw::Thaw;
+
+use super::{BOUND, Scene, bound, eventually, kill, nothing_is_left, processes, signal, thaw};
+
+/// Longer than a hung process may stay unnoticed.
+const SECONDS: u32 = 4;
+
+fn start(scene: &Scene, node: &Thaw) -> std::path::PathBuf {
+    scene.start(node, &["--net", "none", "--config", &bound(node, SECONDS)])
+}
+
+fn end(scene: &Scene, node: &Thaw, inside: &Path) {
+    eventually("every byte", || {
+        scene
+            .files
+            .keys()
+            .all(|name| scene.read(inside, name).is_ok())
+    });
+    node.run(["rm", "-f", "box"]).unwrap();
+    nothing_is_left(node);
+}
+
+/// Reads, which may fail but takes no longer than it may.
+fn read(scene: &Scene, inside: &Path, name: &str) -> io::Result<()> {
+    let begin = Instant::now();
+    let read = scene.read(inside, name);
+    assert!(begin.elapsed() < BOUND, "{name} was waited for too long");
+    read
+}
+
+#[test]
+fn a_stopped_daemon_costs_errors_after_the_bound() {
+    let scene = Scene::new();
+    let node = thaw();
+    let inside = start(&scene, &node);
+    scene.read(&inside, "srv/f0-1").unwrap();
+    let daemon = node.daemon().unwrap();
+    signal(daemon, Signal::STOP);
+    let error = read(&scene, &inside, "srv/f1-3").unwrap_err();
+    assert_eq!(error.raw_os_error(), Some(5), "{error}");
+    // What is here needs no daemon.
+    drop_pages(&inside.join("srv/f0-1"));
+    scene.read(&inside, "srv/f0-1").unwrap();
+    signal(daemon, Signal::CONT);
+    scene.read(&inside, "srv/f1-3").unwrap();
+    end(&scene, &node, &inside);
+}
+
+/// Has the next read ask again.
+fn drop_pages(file: &Path) {
+    let file = std::fs::File::open(file).unwrap();
+    rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed).unwrap();
+}
+
+#[test]
+fn a_stopped_keeper_is_replaced() {
+    let scene = Scene::new();
+    let node = thaw();
+    let inside = start(&scene, &node);
+    let keeper = processes(&node, "keeper")[0];
+    signal(keeper, Signal::STOP);
+    if let Err(error) = read(&scene, &inside, "srv/f1-3") {
+        assert_eq!(error.raw_os_error(), Some(5), "{error}");
+    }
+    assert!(!processes(&node, "keeper").contains(&keeper));
+    end(&scene, &node, &inside);
+}
+
+#[test]
+fn a_stopped_keeper_is_replaced_by_the_next_daemon() {
+    let scene = Scene::new();
+    let node = thaw();
+    let inside = start(&scene, &node);
+    let keeper = processes(&node, "keeper")[0];
+    signal(keeper, Signal::STOP);
+    kill(&[node.daemon().unwrap()]);
+    node.run(["images"]).unwrap();
+    assert!(!processes(&node, "keeper").contains(&keeper));
+    read(&scene, &inside, "srv/f1-3").unwrap();
+    end(&scene, &node, &inside);
+}

@@ -1,0 +1,110 @@
+//! Daemon and keeper are dead, and no command comes: the monitor sees to its container's readers.
+
+use std::fs;
+use std::io::Read;
+use std::path::PathBuf;
+use std::process::Stdio;
+use std::time::Instant;
+
+use thaw_testkit::scratch;
+use thaw_testkit::thaw::Thaw;
+
+use super::{BOUND, Scene, eventually, inside, kill, nothing_is_left, processes, thaw};
+
+fn kill_both(node: &Thaw) -> u32 {
+    let daemon = node.daemon().unwrap();
+    kill(&[daemon, processes(node, "keeper")[0]]);
+    daemon
+}
+
+#[test]
+fn a_monitor_starts_the_next_daemon() {
+    let scene = Scene::new();
+    let node = thaw();
+    let inside = scene.start(&node, &["--net", "none"]);
+    for file in ["srv/f1-3", "srv/f2-3"] {
+        let dead = kill_both(&node);
+        // No command is given: only the monitor can have a daemon started.
+        let begin = Instant::now();
+        scene.read(&inside, file).unwrap();
+        assert!(begin.elapsed() < BOUND, "{file} was waited for too long");
+        assert!(node.daemon().is_some_and(|daemon| daemon != dead));
+    }
+    node.run(["exec", "box", "sh", "-c", "cat /srv/f0-3 > /dev/null"])
+        .unwrap();
+    node.run(["rm", "-f", "box"]).unwrap();
+    nothing_is_left(&node);
+}
+
+#[test]
+fn a_command_in_the_foreground_starts_the_next_daemon() {
+    let scene = Scene::new();
+    let node = thaw();
+    let script = "busybox cat /srv/f0-1 > /dev/null; echo up; exec sleep 1000";
+    let args = [
+        "run",
+        "--name",
+        "box",
+        "--net",
+        "none",
+        "--pull",
+        "lazy",
+        &scene.image,
+    ];
+    let mut command = node.command(args);
+    let command = command
+        .args(["--", "sh", "-c", script])
+        .stdout(Stdio::piped());
+    let mut running = command.spawn().unwrap();
+    let mut up = [0; 3];
+    running.stdout.take().unwrap().read_exact(&mut up).unwrap();
+    let container = fs::read_dir(node.root().join("containers")).unwrap();
+    let id = container.map(|entry| entry.unwrap().file_name());
+    let id = id
+        .filter_map(|name| name.into_string().ok())
+        .find(|name| name.len() == 64);
+    let inside = inside(&node, &id.unwrap());
+    kill_both(&node);
+    scene.read(&inside, "srv/f1-3").unwrap();
+    node.run(["rm", "-f", "box"]).unwrap();
+    running.wait().unwrap();
+    nothing_is_left(&node);
+}
+
+#[test]
+fn without_any_daemon_reads_fail_within_the_bound() {
+    let scene = Scene::new();
+    let place = scratch::directory().unwrap();
+    let file = |name: &str| -> PathBuf { place.path().join(name) };
+    fs::copy(env!("CARGO_BIN_EXE_thaw"), file("thaw")).unwrap();
+    fs::write(file("config.toml"), "fault-timeout-seconds = 3\n").unwrap();
+    let node = Thaw::at(file("thaw"), file("store"));
+    let config = file("config.toml");
+    let inside = scene.start(
+        &node,
+        &["--net", "none", "--config", config.to_str().unwrap()],
+    );
+    kill_both(&node);
+    // The program is gone: nobody can start a daemon.
+    fs::remove_file(file("thaw")).unwrap();
+    for name in ["srv/f1-3", "srv/f1-4"] {
+        let begin = Instant::now();
+        let error = scene.read(&inside, name).unwrap_err();
+        assert_eq!(error.raw_os_error(), Some(5), "{error}");
+        assert!(begin.elapsed() < BOUND);
+    }
+    // It is there again, as after an upgrade.
+    fs::copy(env!("CARGO_BIN_EXE_thaw"), file("thaw")).unwrap();
+    eventually("right bytes, once a daemon can be started", || {
+        scene.read(&inside, "srv/f1-3").is_ok()
+    });
+    let log = fs::read_dir(node.root().join("containers")).unwrap();
+    let log =
+        log.filter_map(|dir| fs::read_to_string(dir.unwrap().path().join("monitor.log")).ok());
+    assert!(
+        log.collect::<String>()
+            .contains("no daemon, and none can be started")
+    );
+    node.run(["rm", "-f", "box"]).unwrap();
+    nothing_is_left(&node);
+}
