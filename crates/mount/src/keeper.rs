@@ -41,7 +41,9 @@ mod message;
 mod pool;
 mod recorder;
 mod server;
+mod source;
 mod succession;
+mod supply;
 mod wire;
 
 use std::ffi::OsString;
@@ -49,14 +51,14 @@ use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::LayerSpec;
+use crate::{LayerSpec, TransportKind};
 
 pub use client::Keeper;
 pub use keepsake::Keepsake;
 pub use server::keeper_main;
 
 /// Version of the messages; daemon and keeper must agree.
-const PROTOCOL: u32 = 1;
+const PROTOCOL: u32 = 2;
 
 /// The keeper's limit of open files, and so the first number that no event of it can have.
 const EVENT_FD_LIMIT: u16 = u16::MAX;
@@ -70,6 +72,8 @@ pub struct KeeperSettings {
     pub args: Vec<OsString>,
     /// Where the keeper listens for the next daemon: at most 107 bytes.
     pub socket: PathBuf,
+    /// The transport of a first keeper.
+    pub transport: TransportKind,
     /// For how long a reader may wait for bytes.
     pub fault_timeout: Duration,
     /// After how long a keeper ends by itself that has no daemon and no layer.
@@ -81,18 +85,24 @@ pub struct KeeperSettings {
 }
 
 impl KeeperSettings {
-    /// Settings with a timeout of 30 s, 32 threads and no holders.
+    /// Settings with pre-content events, a timeout of 30 s, 32 threads and no holders.
     #[must_use]
     pub fn new(exe: PathBuf, args: Vec<OsString>, socket: PathBuf) -> Self {
         Self {
             exe,
             args,
             socket,
+            transport: TransportKind::Fanotify,
             fault_timeout: Duration::from_secs(30),
             idle_timeout: Duration::from_secs(10),
             threads: 32,
             holders: Vec::new(),
         }
+    }
+
+    /// Where layers are files, if FUSE serves them: beside the socket.
+    fn devices(&self) -> PathBuf {
+        self.socket.with_file_name("devices")
     }
 }
 
@@ -101,7 +111,7 @@ impl KeeperSettings {
 pub struct Inherited {
     /// The layer.
     pub spec: LayerSpec,
-    /// Its tar, opened for reading and writing before it was marked: the only way to write it
-    /// without waiting for oneself.
+    /// Its tar, opened for reading and writing before it was marked: the only way to write a marked
+    /// one without waiting for oneself.
     pub tar: OwnedFd,
 }

@@ -10,7 +10,7 @@ use std::os::unix::fs::FileExt;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use support::{FILE, Rig, finish, noise, start};
+use support::{FILE, Rig, World, finish, noise, start};
 use thaw_mount::{FaultTransport, Unmount};
 
 const FILES: u64 = 2000;
@@ -50,7 +50,7 @@ fn touch(rig: &Rig) -> Vec<Duration> {
 #[test]
 #[ignore = "a measurement"]
 fn measure() {
-    let rig = Rig::new(vec![noise(1, FILES * FILE)]);
+    let rig = Rig::new(World::Fanotify, vec![noise(1, FILES * FILE)]);
     let handler = rig.handler();
     let keeper = start(&rig, &handler, Duration::from_secs(30));
     let devices = rig.attach(&keeper);
