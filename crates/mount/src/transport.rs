@@ -171,6 +171,9 @@ pub struct Started {
     /// [`Started::serve`]. Empty after a crash of daemon and keeper, too: then mounts that are left
     /// over read zeros for holes, and must be unmounted.
     pub inherited: Vec<Inherited>,
+    /// Whether a FUSE connection was found that has died with all its holders: mounts over its files
+    /// fail, also those of layers that are whole.
+    pub over_a_dead_fuse: bool,
 }
 
 impl Started {
@@ -234,5 +237,9 @@ pub fn start(
         ..settings
     };
     let (keeper, inherited) = Keeper::start(settings, handler)?;
-    Ok(Started { keeper, inherited })
+    Ok(Started {
+        over_a_dead_fuse: keeper.over_a_dead_fuse(),
+        keeper,
+        inherited,
+    })
 }

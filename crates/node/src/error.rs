@@ -50,6 +50,15 @@ pub enum NodeError {
         /// Why not.
         reason: String,
     },
+    /// A transport was asked for, and another one serves mounts.
+    #[error(
+        "mounts of this store are served by {kind}: unmount them and end their containers first, \
+         or leave out --transport"
+    )]
+    OtherTransport {
+        /// The one that serves.
+        kind: &'static str,
+    },
     /// Something fetched is not what it should be.
     #[error("{image}: {what} is unusable: {reason}")]
     Unusable {

@@ -16,7 +16,7 @@ use crate::error::NodeError;
 struct Wanted {
     /// Who has it.
     daemon: ProcessId,
-    /// Tars of the image's layers that are not whole.
+    /// Tars of the image's layers that are served.
     tars: Vec<PathBuf>,
 }
 
@@ -24,11 +24,10 @@ fn path(container: &Path) -> PathBuf {
     container.join("keepsake.json")
 }
 
-/// Writes down what the monitor of the container in `dir` is to hold; nothing, where its image
-/// needs nobody.
+/// Writes down what the monitor of the container in `dir` is to hold: the tars of `layers`, which
+/// are those that somebody serves; nothing, where its image needs nobody.
 pub(crate) fn leave(dir: &Path, layers: &[Arc<LayerTar>]) -> Result<(), NodeError> {
-    let tars = layers.iter().filter(|layer| !layer.is_whole());
-    let tars: Vec<PathBuf> = tars.map(|layer| layer.path().to_owned()).collect();
+    let tars: Vec<PathBuf> = layers.iter().map(|layer| layer.path().to_owned()).collect();
     if tars.is_empty() {
         return Ok(());
     }
@@ -46,7 +45,7 @@ pub(crate) fn take(dir: &Path) -> Option<Keepsake> {
     match Keepsake::of(wanted.daemon.pid, &wanted.tars) {
         Ok(keepsake) => Some(keepsake),
         Err(error) => {
-            tracing::warn!(%error, "the monitor does not hold the event group");
+            tracing::warn!(%error, "the monitor does not hold the event group or connection");
             None
         }
     }

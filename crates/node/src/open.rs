@@ -168,6 +168,13 @@ impl Node {
         let mount = timing.span("mount", || {
             self.mount_parts(&parts, &dir, wish.transport, false)
         })?;
+        let way = match way.how {
+            How::Lazy => Way {
+                why: self.served(way.why),
+                ..way
+            },
+            How::Full => way,
+        };
         self.remember(resolved)?;
         self.settle_soon();
         let profile = wish.profile.clone();

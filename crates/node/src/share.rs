@@ -32,6 +32,9 @@ impl Node {
         if mount.way_now().how == How::Full {
             return Ok(());
         }
+        if let Some(error) = self.other_transport(wish.transport) {
+            return Err(error);
+        }
         if wish.pull == Pull::Full {
             progress.say("completing the layers");
             return timing.span("full pull", || self.complete(mount));

@@ -356,6 +356,14 @@ pub fn try_file_backed_erofs(layout: &Path, devices: &[&Path]) -> Result<(), Err
     erofs_superblock(layout, devices).map(drop)
 }
 
+/// Tries whether `layout` can be mounted from loop devices. Leaves nothing behind.
+///
+/// # Errors
+/// As [`erofs`].
+pub fn try_erofs_on_loops(layout: &Path, devices: &[&Path]) -> Result<(), Error> {
+    erofs_on_loops(layout, devices).map(drop)
+}
+
 /// Whether the kernel has the filesystem `kind`; loads its module.
 ///
 /// # Errors

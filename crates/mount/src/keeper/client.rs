@@ -18,7 +18,7 @@ use super::link::Link;
 use super::message::{Command, MAX_LAYERS, Notice, Recorded, Reply, Request};
 use super::pool::{Job, Pool};
 use super::source::{self, Source};
-use super::succession::{self, spawn};
+use super::succession::{self, Succession, spawn};
 use super::{Inherited, KeeperSettings};
 use crate::transport::FaultTransport;
 use crate::{
@@ -48,6 +48,7 @@ pub struct Keeper {
 struct Shared {
     settings: KeeperSettings,
     source: Source,
+    over_a_dead_fuse: bool,
     state: Mutex<State>,
     changed: Condvar,
     pool: Pool,
@@ -83,7 +84,12 @@ impl Keeper {
         settings: KeeperSettings,
         handler: &Arc<dyn FaultHandler>,
     ) -> Result<(Self, Vec<Inherited>), MountError> {
-        let (link, source, inherited) = succession::connect(&settings)?;
+        let Succession {
+            link,
+            source,
+            inherited,
+            over_a_dead_fuse,
+        } = succession::connect(&settings)?;
         let attached = inherited.iter().map(|layer: &Inherited| {
             let tar = layer.tar.try_clone().map_err(|source| MountError::File {
                 what: "duplicate the descriptor of",
@@ -106,6 +112,7 @@ impl Keeper {
         let shared = Arc::new(Shared {
             settings: settings.clone(),
             source,
+            over_a_dead_fuse,
             state: Mutex::new(State {
                 link: Some(Arc::clone(&link)),
                 layers,
@@ -131,6 +138,13 @@ impl Keeper {
     /// Hands misses to the handler from now on.
     pub fn serve(&self) {
         self.shared.pool.open();
+    }
+
+    /// Whether a FUSE connection was found that has died with all its holders: reads of mounts over
+    /// its files fail, whether or not their layers are whole.
+    #[must_use]
+    pub fn over_a_dead_fuse(&self) -> bool {
+        self.shared.over_a_dead_fuse
     }
 
     /// Runs `act` if nobody has the FUSE file of a layer open, and nobody can open it meanwhile.

@@ -37,9 +37,8 @@ pub(crate) enum Source {
 }
 
 impl Source {
-    /// A first one; what dead processes left mounted at `devices` is taken away.
+    /// A first one; a FUSE filesystem is mounted at `devices`.
     pub(crate) fn new(kind: TransportKind, devices: &Path) -> Result<Self, MountError> {
-        unmount(devices)?;
         match kind {
             TransportKind::Fanotify => Ok(Self::Events(Arc::new(Group::new()?))),
             TransportKind::Fuse => {
@@ -152,13 +151,15 @@ impl AsFd for Source {
     }
 }
 
-/// Takes away the FUSE filesystems at `devices`. Files that are open stay so.
-pub(crate) fn unmount(devices: &Path) -> Result<(), MountError> {
+/// Takes away the FUSE filesystems at `devices`, and says whether there was one. Files that are
+/// open stay so.
+pub(crate) fn unmount(devices: &Path) -> Result<bool, MountError> {
     let table = mount_table()?;
-    for _ in table.iter().filter(|entry| entry.target == devices) {
+    let found = table.iter().filter(|entry| entry.target == devices).count();
+    for _ in 0..found {
         mount::unmount(devices, Unmount::Lazy)?;
     }
-    Ok(())
+    Ok(found > 0)
 }
 
 /// The file in `devices` that is the layer.

@@ -11,7 +11,7 @@ use thaw_sys::socket;
 use super::keepsake::{self, Saved};
 use super::link::Link;
 use super::message::{Command, Notice};
-use super::source::Source;
+use super::source::{self, Source};
 use super::{Inherited, KeeperSettings, PROTOCOL};
 use crate::{LayerSpec, MountError};
 
@@ -25,8 +25,16 @@ const BIRTH_TIMEOUT: Duration = Duration::from_millis(100);
 /// Between two tries.
 const PAUSE: Duration = Duration::from_millis(10);
 
-/// A keeper, its source, and the layers that it serves already.
-pub(crate) type Succession = (Link, Source, Vec<Inherited>);
+/// What a daemon begins with.
+#[derive(Debug)]
+pub(crate) struct Succession {
+    pub(crate) link: Link,
+    pub(crate) source: Source,
+    /// Layers that the keeper serves already.
+    pub(crate) inherited: Vec<Inherited>,
+    /// Whether a FUSE connection was found that has died with all its holders.
+    pub(crate) over_a_dead_fuse: bool,
+}
 
 /// Connects to a keeper, whichever way there is.
 pub(crate) fn connect(settings: &KeeperSettings) -> Result<Succession, MountError> {
@@ -34,16 +42,28 @@ pub(crate) fn connect(settings: &KeeperSettings) -> Result<Succession, MountErro
         return Ok(found);
     }
     let Some(saved) = keepsake::find(&settings.holders) else {
-        let source = Source::new(settings.transport, &settings.devices())?;
-        let link = spawn(settings, &source)?;
-        tell_layers(&link, std::iter::empty())?;
-        return Ok((link, source, Vec::new()));
+        return begin(settings);
     };
     // Two readers of one source would answer each other's readers: be sure that there is none.
     match take_over_any(settings, BIRTH_TIMEOUT)? {
         Some(found) => Ok(found),
         None => revive(settings, saved),
     }
+}
+
+/// A first keeper.
+fn begin(settings: &KeeperSettings) -> Result<Succession, MountError> {
+    let devices = settings.devices();
+    let over_a_dead_fuse = source::unmount(&devices)?;
+    let source = Source::new(settings.transport, &devices)?;
+    let link = spawn(settings, &source)?;
+    tell_layers(&link, std::iter::empty())?;
+    Ok(Succession {
+        link,
+        source,
+        inherited: Vec::new(),
+        over_a_dead_fuse,
+    })
 }
 
 /// Takes over the keeper that listens, or begins to within `patience`.
@@ -73,7 +93,12 @@ fn revive(settings: &KeeperSettings, saved: Saved) -> Result<Succession, MountEr
         &link,
         layers.iter().map(|layer| (&layer.spec, layer.tar.as_fd())),
     )?;
-    Ok((link, source, layers))
+    Ok(Succession {
+        link,
+        source,
+        inherited: layers,
+        over_a_dead_fuse: false,
+    })
 }
 
 /// Tells a new keeper of all layers, and lets it begin.
@@ -155,5 +180,10 @@ fn take_over(socket: OwnedFd, settings: &KeeperSettings) -> Result<Succession, M
     let source = source.ok_or(MountError::Protocol("no source"))?;
     // A keeper whose daemon died too early does not serve yet.
     link.tell(&Command::Serve, None).map_err(failed)?;
-    Ok((link, source, inherited))
+    Ok(Succession {
+        link,
+        source,
+        inherited,
+        over_a_dead_fuse: false,
+    })
 }
