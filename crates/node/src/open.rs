@@ -124,6 +124,7 @@ impl Node {
         progress: &dyn Progress,
         timing: &Timing,
     ) -> Result<Arc<ImageMount>, NodeError> {
+        self.make_way(wish.transport);
         let (resolved, search) = self.resolve_to_start(wish, timing)?;
         let shared: Slot = Arc::clone(lock(&self.images).entry(resolved.image.digest).or_default());
         let mut slot = lock(&shared);

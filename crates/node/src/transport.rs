@@ -84,6 +84,13 @@ impl Node {
         Ok(transport)
     }
 
+    /// Unmounts what nobody uses, where another transport serves it than is wished for.
+    pub(crate) fn make_way(&self, wanted: Transport) {
+        if self.other_transport(wanted).is_some() {
+            self.unmount_unused();
+        }
+    }
+
     /// Why a mount that is there is not what is wished for, if it is not.
     pub(crate) fn other_transport(&self, wanted: Transport) -> Option<NodeError> {
         let kind = self.running_transport()?.kind();

@@ -251,25 +251,58 @@ fn profiles_are_recorded_gathered_and_chosen() {
 }
 
 #[test]
-fn a_transport_that_is_not_there_is_refused_with_the_reason() {
+fn an_image_starts_lazily_by_each_transport() {
+    let scene = Scene::accelerated();
+    for transport in ["fanotify", "fuse", "auto"] {
+        let node = thaw();
+        let flags = ["--transport", transport, "--pull", "lazy"];
+        let output = run(&node, &flags, &scene.image, &[]);
+        assert_eq!(stdout(&output), "read from the second layer\n");
+        let images = json(&node.run(["images", "--json"]).unwrap());
+        assert_eq!(images[0]["whole"], false, "{transport}: {images}");
+    }
+}
+
+#[test]
+fn a_store_has_one_transport_at_a_time() {
     let scene = Scene::accelerated();
     let node = thaw();
-    let (code, said) = refused(
-        &node,
-        &["run", "--transport", "fuse", "--pull", "lazy", &scene.image],
-    );
+    let dir = target(&node);
+    let mount = |transport: &str| {
+        let options = [
+            "mount",
+            "--json",
+            "--pull",
+            "lazy",
+            "--transport",
+            transport,
+        ];
+        node.output(options.into_iter().chain([&*scene.image, &*dir]))
+            .unwrap()
+    };
+    let said = json(&stdout(&mount("fuse")));
+    let why = said["way"]["why"].as_str().unwrap();
+    assert!(why.ends_with("; served by FUSE"), "{why}");
+    let mounts = std::fs::read_to_string("/proc/mounts").unwrap();
+    let devices = node.root().join("devices");
+    let served = format!("{} fuse.thaw ro", devices.display());
+    assert!(mounts.contains(&served), "{mounts}");
+    // Whoever does not care shares it; whoever does is refused.
+    let flags = ["--transport", "auto", "--pull", "lazy"];
+    let output = run(&node, &flags, &scene.image, &[]);
+    assert_eq!(stdout(&output), "read from the second layer\n");
+    let flags = ["run", "--transport", "fanotify", "--pull", "lazy"];
+    let (code, said) = refused(&node, &[&flags[..], &[&scene.image]].concat());
     assert_eq!(code, 125);
     assert!(
-        said.contains("cannot be started lazily") && said.contains("FUSE"),
+        said.contains("mounts of this store are served by fuse"),
         "{said}"
     );
-    let output = run(
-        &node,
-        &["--transport", "fanotify", "--pull", "lazy"],
-        &scene.image,
-        &[],
-    );
-    assert_eq!(stdout(&output), "read from the second layer\n");
+    node.run(["unmount", &dir]).unwrap();
+    let said = json(&stdout(&mount("fanotify")));
+    let why = said["way"]["why"].as_str().unwrap();
+    assert!(!why.contains("FUSE"), "{why}");
+    node.run(["unmount", &dir]).unwrap();
 }
 
 /// `skopeo ARGS…`, against registries in plain HTTP.
