@@ -6,6 +6,7 @@ use serde_json::Value;
 use thaw_testkit::process;
 use thaw_testkit::registry::{Options, Registry};
 use thaw_testkit::scratch;
+use thaw_testkit::thaw::Thaw;
 
 use crate::support::{Scene, busybox, json, refused, run, stdout, target, thaw};
 
@@ -303,6 +304,55 @@ fn a_store_has_one_transport_at_a_time() {
     let why = said["way"]["why"].as_str().unwrap();
     assert!(!why.contains("FUSE"), "{why}");
     node.run(["unmount", &dir]).unwrap();
+}
+
+/// A filesystem for a store, unmounted by Drop.
+struct Filesystem(std::path::PathBuf);
+
+impl Filesystem {
+    /// `mount -t KIND -o OPTIONS KIND TARGET`.
+    fn new(target: &std::path::Path, kind: &str, options: &str) -> Self {
+        std::fs::create_dir_all(target).unwrap();
+        let mut mount = Command::new("mount");
+        mount.args(["-t", kind, "-o", options, kind]).arg(target);
+        process::run(&mut mount).unwrap();
+        Self(target.to_owned())
+    }
+}
+
+impl Drop for Filesystem {
+    fn drop(&mut self) {
+        let _ = process::run(Command::new("umount").arg("-l").arg(&self.0));
+    }
+}
+
+#[test]
+fn a_store_that_cannot_be_watched_is_served_by_fuse() {
+    let scene = Scene::accelerated();
+    let directory = scratch::directory().unwrap();
+    let at = |name: &str| directory.path().join(name);
+    for name in ["lower", "upper", "work"] {
+        std::fs::create_dir(at(name)).unwrap();
+    }
+    let dirs = ["lower", "upper", "work"].map(|name| format!("{name}dir={}", at(name).display()));
+    for (kind, options) in [("tmpfs", "size=1g"), ("overlay", &dirs.join(","))] {
+        let filesystem = Filesystem::new(&at(kind), kind, options);
+        let node = Thaw::at(env!("CARGO_BIN_EXE_thaw"), filesystem.0.join("store"));
+        let doctor = node.output(["doctor", "--json"]).unwrap();
+        let doctor = json(&stdout(&doctor));
+        assert_eq!(
+            (&doctor["start"], &doctor["transport"]),
+            (&"lazy".into(), &"fuse".into())
+        );
+        assert_ne!(doctor["better"], Value::Array(Vec::new()), "{doctor}");
+        // What a container writes cannot lie on an overlay either.
+        let flags = ["--pull", "lazy", "--storage-size", "16M"];
+        let output = run(&node, &flags, &scene.image, &[]);
+        assert_eq!(stdout(&output), "read from the second layer\n");
+        let images = json(&node.run(["images", "--json"]).unwrap());
+        assert_eq!(images[0]["whole"], false, "{kind}: {images}");
+        node.end().unwrap();
+    }
 }
 
 /// `skopeo ARGS…`, against registries in plain HTTP.
