@@ -1,12 +1,16 @@
-//! The keeper: a process that holds the event group, so that no single death lets holes be read.
+//! The keeper: a process that holds the event group, or the FUSE connection, so that no single death
+//! lets holes be read or reads fail.
 //!
 //! ```text
 //!            daemon                                   keeper
-//!  FaultHandler ◀─ Pool ◀─ supervisor ◀──Miss─────── Server ◀─read── event group ◀── readers
+//!  FaultHandler ◀─ Pool ◀─ supervisor ◀──Miss─────── Server ◀─read── Source ◀── readers
 //!       │                      │                       ▲  └─answer──────▶
 //!       ▼                      └───────Answer──────────┘ reads
 //!  tar, presence ─────────────────────────────────▶ presence file
 //! ```
+//!
+//! What is said here of an event and the group holds of a read and the FUSE connection, too; the
+//! table in `source.rs` has what differs.
 //!
 //! The keeper alone reads events. It tests the presence file: a range that is present is let
 //! through at once, whether or not there is a daemon. Anything else is a miss: the event stays
@@ -15,7 +19,8 @@
 //!
 //! **The keeper dies.** The daemon holds the group, too, and never reads from it. It makes sure that
 //! the keeper is dead, denies every event that the keeper had read (by trying every number), and
-//! starts another one with the same group. Events that nobody had read yet wait for it.
+//! starts another one with the same group. Events that nobody had read yet wait for it. (FUSE reads
+//! are not denied: the kernel asks again.)
 //!
 //! **The daemon dies.** The keeper goes on. Misses wait until their deadline. It listens on a
 //! socket; a new daemon gets the group, the layers with a descriptor each that raises no events,
@@ -25,12 +30,12 @@
 //! monitor of a container): readers wait. The next daemon gets them from there, denies what the
 //! dead keeper had read, and starts another keeper. Where no third process lives the
 //! group is gone, and the kernel lets holes be read as zeros: whatever was mounted must not be used
-//! any more. [`Keeper::start`] gives an empty list of inherited layers, and the caller unmounts
-//! what it finds.
+//! any more (FUSE reads fail). [`Keeper::start`] gives an empty list of inherited layers, and the
+//! caller unmounts what it finds.
 //!
 //! **Letting go.** The mark of a tar is removed when it is whole, or when a lease (fcntl(2)) shows
 //! that nobody but the keeper has it open. Unmounting is no proof: another mount namespace
-//! may hold the superblock.
+//! may hold the superblock. A FUSE file is let go when a lease shows that nobody has it open.
 
 mod client;
 mod daemon;

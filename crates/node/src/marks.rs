@@ -117,7 +117,7 @@ impl Node {
         self.let_go(&ids);
     }
 
-    /// Ends the fault transport's processes if no layer raises events. The next mount starts them.
+    /// Ends the fault transport's processes if no layer is attached. The next mount starts them.
     pub(crate) fn end_transport(&self) {
         let marks = self.marks.write();
         if marks.layers.is_empty()

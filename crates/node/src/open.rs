@@ -281,7 +281,7 @@ impl Node {
         Ok(blobs.path(&packed.digest))
     }
 
-    /// Mounts parts at a directory, which is made. `record`: every layer raises events, also those
+    /// Mounts parts at a directory, which is made. `record`: every layer is attached, also those
     /// that are whole, so that the trace is complete.
     pub(crate) fn mount_parts(
         &self,

@@ -40,7 +40,7 @@ pub enum Pull {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Transport {
-    /// The best that this machine has.
+    /// The best that works here: pre-content events, else FUSE.
     #[default]
     Auto,
     /// Pre-content events.

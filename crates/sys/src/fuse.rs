@@ -18,8 +18,8 @@
 //!   ones that nobody wants.
 //! - **An answer is all of the bytes or an error.** EROFS takes what a short answer lacks for zeros.
 //! - **Whoever holds the device keeps the connection.** What a dead reader of the device had not
-//!   answered is asked again after [`Device::resend`]; it goes on without a second `FUSE_INIT`. When
-//!   the last holder is gone every read fails.
+//!   answered is asked again after [`Device::resend`], or can be [denied](Device::deny_lost); it
+//!   goes on without a second `FUSE_INIT`. When the last holder is gone every read fails.
 //!
 //! Written by hand: the sessions of the crate `fuser` begin with `FUSE_INIT`, which the kernel sends
 //! once per connection, so that none of them can go on with one that another process began; and
@@ -31,7 +31,9 @@ use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::sync::Arc;
+use std::thread;
 
+use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::{Mode, OFlags};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
@@ -43,6 +45,8 @@ const BATCH: usize = 64;
 const MAX_PAGES: u16 = 256;
 /// Reads that may wait at the same time; the kernel holds back further ones.
 const MAX_WAITING: u16 = 16 << 10;
+/// How far back the numbers of unanswered requests can lie: more than a bound's worth of requests.
+const MAX_LOST: u64 = 16 << 20;
 /// For how long the kernel may believe names and sizes, in seconds: they do not change.
 const FOREVER: u64 = 1 << 30;
 
@@ -272,6 +276,53 @@ impl Device {
     /// [`Error::Resend`].
     pub fn resend(&self) -> Result<(), Error> {
         self.send(0, abi::NOTIFY_RESEND, &[]).map_err(Error::Resend)
+    }
+
+    /// Denies with `EIO` whatever waits for an answer, also what was read by a process that is gone:
+    /// by trying every number that a request can have, up to that of one that is made for this at
+    /// `target`, where the device is mounted. Returns how many there were.
+    ///
+    /// For kernels that cannot [resend](Device::resend), and only for when nobody reads from the
+    /// device.
+    ///
+    /// # Errors
+    /// [`Error::Read`] and [`Error::Malformed`].
+    pub fn deny_lost(&self, target: &Path) -> Result<usize, Error> {
+        let target = target.to_owned();
+        let asker = thread::spawn(move || rustix::fs::statfs(target).map(|_| ()));
+        let mut newest = None;
+        while newest.is_none() && !asker.is_finished() {
+            newest = self.newest()?;
+        }
+        let newest = newest.unwrap_or(0);
+        let oldest = newest.saturating_sub(MAX_LOST);
+        let numbers = (oldest..=newest).filter(|number| number % 2 == 0);
+        Ok(numbers
+            .filter(|number| self.send(*number, -libc::EIO, &[]).is_ok())
+            .count())
+    }
+
+    /// The number of the newest request that waits, of which none is answered.
+    fn newest(&self) -> Result<Option<u64>, Error> {
+        let pause = rustix::time::Timespec {
+            tv_sec: 0,
+            tv_nsec: 10_000_000,
+        };
+        // What cannot be polled cannot be read either, which says why.
+        let _ = poll(&mut [PollFd::new(self, PollFlags::IN)], Some(&pause));
+        let mut newest = None;
+        let mut buffer = [0; abi::BUFFER_BYTES];
+        loop {
+            match rustix::io::read(&self.fd, &mut buffer) {
+                Ok(len) => {
+                    let header = Request::parse(&buffer[..len])?.header;
+                    newest = newest.max(Some(header.unique));
+                }
+                Err(rustix::io::Errno::AGAIN) => return Ok(newest),
+                Err(rustix::io::Errno::INTR | rustix::io::Errno::NOENT) => {}
+                Err(error) => return Err(Error::Read(error.into())),
+            }
+        }
     }
 }
 

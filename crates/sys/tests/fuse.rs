@@ -78,12 +78,17 @@ impl Fixture {
     }
 
     fn poll(&self) {
+        self.has_request();
+    }
+
+    /// Whether a request comes soon.
+    fn has_request(&self) -> bool {
         let timeout = rustix::time::Timespec {
             tv_sec: 0,
             tv_nsec: 20_000_000,
         };
         let mut fds = [PollFd::new(&self.device, PollFlags::IN)];
-        poll(&mut fds, Some(&timeout)).unwrap();
+        poll(&mut fds, Some(&timeout)).unwrap() > 0
     }
 
     /// Serves until the thread has ended; no read comes.
@@ -169,6 +174,25 @@ fn reads_of_a_dead_holder_come_again() {
     for reader in readers {
         assert_eq!(fixture.finish(reader).unwrap(), [3; 512]);
     }
+}
+
+#[test]
+fn reads_of_a_dead_holder_are_denied_where_they_cannot_come_again() {
+    let fixture = Fixture::new();
+    let lost = fixture.reader("one", 0, 512);
+    fixture.wait(1).into_iter().for_each(std::mem::forget);
+    let waiting = fixture.reader("two", 0, 512);
+    while !fixture.has_request() {
+        thread::yield_now();
+    }
+    assert!(fixture.device.deny_lost(&fixture.target).unwrap() >= 2);
+    let error = fixture.finish(lost).unwrap_err();
+    assert_eq!(error.raw_os_error(), Some(5));
+    // It had not even been looked up.
+    fixture.finish(waiting).unwrap_err();
+    let reader = fixture.reader("two", 0, 512);
+    fixture.wait(1).remove(0).answer(&[9; 512]).unwrap();
+    assert_eq!(fixture.finish(reader).unwrap(), [9; 512]);
 }
 
 #[test]

@@ -478,7 +478,7 @@ impl Shared {
         // It may only be lost, not dead. Two readers of events would be worse than none.
         dead.kill();
         dead.wait_dead();
-        self.source.recover();
+        self.source.recover(&self.settings.devices());
         loop {
             match spawn(&self.settings, &self.source).and_then(|link| self.restore(link)) {
                 Ok(link) => return Some(link),

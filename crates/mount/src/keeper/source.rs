@@ -119,7 +119,7 @@ impl Source {
     }
 
     /// Deals with the readers that a dead keeper had: nobody reads from the source now.
-    pub(crate) fn recover(&self) {
+    pub(crate) fn recover(&self, devices: &Path) {
         match self {
             Self::Events(group) => {
                 let denied = group.deny_all(i32::from(EVENT_FD_LIMIT));
@@ -127,7 +127,10 @@ impl Source {
             }
             Self::Files(device) => match device.resend() {
                 Ok(()) => tracing::error!("the keeper died; its waiting reads come again"),
-                Err(error) => tracing::error!(%error, "the keeper died with its waiting reads"),
+                Err(error) => {
+                    let denied = device.deny_lost(devices).ok();
+                    tracing::error!(denied, %error, "the keeper died; its waiting reads were denied");
+                }
             },
         }
     }

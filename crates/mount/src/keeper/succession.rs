@@ -87,7 +87,7 @@ fn take_over_any(
 fn revive(settings: &KeeperSettings, saved: Saved) -> Result<Succession, MountError> {
     let Saved { source, layers } = saved;
     tracing::error!(layers = layers.len(), "daemon and keeper died");
-    source.recover();
+    source.recover(&settings.devices());
     let link = spawn(settings, &source)?;
     tell_layers(
         &link,
