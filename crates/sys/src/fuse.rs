@@ -26,6 +26,7 @@
 //! they read in a loop of their own, where the caller here polls several things.
 
 mod abi;
+mod answers;
 
 use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -47,8 +48,6 @@ const MAX_PAGES: u16 = 256;
 const MAX_WAITING: u16 = 16 << 10;
 /// How far back the numbers of unanswered requests can lie: more than a bound's worth of requests.
 const MAX_LOST: u64 = 16 << 20;
-/// For how long the kernel may believe names and sizes, in seconds: they do not change.
-const FOREVER: u64 = 1 << 30;
 
 /// Why a FUSE filesystem could not be made or served.
 #[derive(Debug, thiserror::Error)]
@@ -174,19 +173,23 @@ impl Device {
             abi::FORGET | abi::BATCH_FORGET => return Ok(None),
             abi::INIT => self.init(request)?,
             abi::LOOKUP => match files.find(request.name()) {
-                Some(file) => self.reply(request, &entry(&file)),
+                Some(file) => self.reply(request, &answers::entry(&file)),
                 None => self.refuse(request, libc::ENOENT),
             },
-            abi::GETATTR => match attributes(request.header.node, files) {
+            abi::GETATTR => match answers::attributes(request.header.node, files) {
                 Some(attributes) => self.reply(request, &attributes),
                 None => self.refuse(request, libc::ESTALE),
             },
             abi::OPEN => match files.get(Node(request.header.node)) {
-                Some(_) => self.reply(request, &open()),
+                Some(_) => self.reply(request, &answers::open()),
                 None => self.refuse(request, libc::ESTALE),
             },
-            abi::STATFS => self.reply(request, &statistics()),
-            abi::RELEASE | abi::DESTROY => self.reply(request, &[0; 0]),
+            // It is listed as empty: names are looked up.
+            abi::OPENDIR => self.reply(request, &abi::OpenOut::default()),
+            abi::STATFS => self.reply(request, &answers::statistics()),
+            abi::READDIR | abi::RELEASEDIR | abi::RELEASE | abi::DESTROY => {
+                self.reply(request, &[0; 0])
+            }
             // The kernel remembers most of these and does not ask again.
             _ => self.refuse(request, libc::ENOSYS),
         };
@@ -329,62 +332,6 @@ impl Device {
 impl AsFd for Device {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
-    }
-}
-
-fn entry(file: &FlatFile) -> abi::EntryOut {
-    abi::EntryOut {
-        node: file.node.0,
-        entry_valid: FOREVER,
-        attr_valid: FOREVER,
-        attr: attr(file),
-        ..abi::EntryOut::default()
-    }
-}
-
-fn attr(file: &FlatFile) -> abi::Attr {
-    abi::Attr {
-        ino: file.node.0,
-        size: file.size,
-        blocks: file.size.div_ceil(512),
-        mode: libc::S_IFREG | 0o400,
-        nlink: 1,
-        blksize: 4096,
-        ..abi::Attr::default()
-    }
-}
-
-/// Attributes of a file, or of the directory.
-fn attributes(node: u64, files: &impl Files) -> Option<abi::AttrOut> {
-    let attr = match node {
-        abi::ROOT => abi::Attr {
-            ino: abi::ROOT,
-            mode: libc::S_IFDIR | 0o500,
-            nlink: 2,
-            ..abi::Attr::default()
-        },
-        node => attr(&files.get(Node(node))?),
-    };
-    Some(abi::AttrOut {
-        attr_valid: FOREVER,
-        attr,
-        ..abi::AttrOut::default()
-    })
-}
-
-fn open() -> abi::OpenOut {
-    abi::OpenOut {
-        flags: abi::OPEN_DIRECT,
-        ..abi::OpenOut::default()
-    }
-}
-
-fn statistics() -> abi::StatfsOut {
-    abi::StatfsOut {
-        block_size: 512,
-        fragment_size: 512,
-        name_len: 255,
-        ..abi::StatfsOut::default()
     }
 }
 

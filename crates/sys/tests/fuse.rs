@@ -138,6 +138,7 @@ fn names_and_sizes_are_answered_by_the_device() {
         assert_eq!(absent.kind(), io::ErrorKind::NotFound);
         let written = File::options().write(true).open(target.join("one"));
         assert!(written.is_err());
+        assert_eq!(fs::read_dir(&target).unwrap().count(), 0);
         rustix::fs::statfs(&target).unwrap();
     });
     fixture.finish(asked);

@@ -368,7 +368,6 @@ fn with_fuse_an_image_that_was_filled_needs_no_process_when_it_is_mounted_again(
     let dir = target(&node);
     let both = || vec![node.daemon().unwrap(), processes(&node, "keeper")[0]];
     scene.mount(&node, "fuse", &dir);
-    assert_eq!(scene.read_all(&dir, &AtomicUsize::new(0)), 0);
     scene.start(&node, &["--net", "none", "--fill", "--transport", "fuse"]);
     eventually("the whole image", || {
         let images: Value = serde_json::from_str(&node.run(["images", "--json"]).unwrap()).unwrap();
@@ -377,8 +376,6 @@ fn with_fuse_an_image_that_was_filled_needs_no_process_when_it_is_mounted_again(
     node.run(["stop", "-t", "0", "box"]).unwrap();
     node.run(["rm", "box"]).unwrap();
     kill(&both());
-    // Its pages are cached, and no others are given.
-    fs::write("/proc/sys/vm/drop_caches", "1").unwrap();
     let error = scene.read(&dir, "srv/f1-3").unwrap_err();
     assert_eq!(error.raw_os_error(), Some(5));
     // The next daemon takes away what nobody serves.
@@ -386,10 +383,8 @@ fn with_fuse_an_image_that_was_filled_needs_no_process_when_it_is_mounted_again(
     assert!(!dir.join("srv").exists());
 
     scene.mount(&node, "auto", &dir);
-    assert_eq!(scene.read_all(&dir, &AtomicUsize::new(0)), 0);
     kill(&[node.daemon().unwrap()]);
     kill(&processes(&node, "keeper"));
-    fs::write("/proc/sys/vm/drop_caches", "1").unwrap();
     assert_eq!(scene.read_all(&dir, &AtomicUsize::new(0)), 0);
     nothing_is_left(&node);
 }

@@ -161,7 +161,7 @@ impl Keeper {
         let alone = match File::open(&path) {
             Ok(file) => lease::while_alone(&file, act),
             // The connection was ended from outside: whoever has it open gets errors.
-            Err(error) if gone(&error) => return act(),
+            Err(error) if gone(&error) && !self.shared.source.is_live() => return act(),
             Err(error) => Err(error),
         };
         match alone {

@@ -21,6 +21,9 @@ pub(super) const READ: u32 = 15;
 pub(super) const STATFS: u32 = 17;
 pub(super) const RELEASE: u32 = 18;
 pub(super) const INIT: u32 = 26;
+pub(super) const OPENDIR: u32 = 27;
+pub(super) const READDIR: u32 = 28;
+pub(super) const RELEASEDIR: u32 = 29;
 pub(super) const DESTROY: u32 = 38;
 pub(super) const BATCH_FORGET: u32 = 42;
 

@@ -8,7 +8,7 @@ use thaw_testkit::registry::{Options, Registry};
 use thaw_testkit::scratch;
 use thaw_testkit::thaw::Thaw;
 
-use crate::support::{Scene, busybox, json, refused, run, stdout, target, thaw};
+use crate::support::{Scene, busybox, json, kill_daemon, refused, run, stdout, target, thaw};
 
 #[test]
 fn a_recorded_start_waits_for_nothing_and_moves_little() {
@@ -288,7 +288,8 @@ fn a_store_has_one_transport_at_a_time() {
     let devices = node.root().join("devices");
     let served = format!("{} fuse.thaw ro", devices.display());
     assert!(mounts.contains(&served), "{mounts}");
-    // Whoever does not care shares it; whoever does is refused.
+    // Whoever does not care shares it, whoever does is refused, and the next daemon goes on with it.
+    kill_daemon(&node);
     let flags = ["--transport", "auto", "--pull", "lazy"];
     let output = run(&node, &flags, &scene.image, &[]);
     assert_eq!(stdout(&output), "read from the second layer\n");
