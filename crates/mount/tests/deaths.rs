@@ -14,8 +14,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
-use support::{FILE, Rig, World, finish, noise, start};
-use thaw_mount::{FaultHandler, FaultTransport, Keeper, Keepsake, TmpfsMount, Unmount};
+use support::{FILE, Rig, World, finish, noise, start, unmount};
+use thaw_mount::{FaultHandler, FaultTransport, Keeper, Keepsake, TmpfsMount};
 
 const ROUNDS: u64 = 20;
 const FILES: u64 = 32;
@@ -96,7 +96,7 @@ fn a_dead_keeper_costs_no_bytes(world: World) {
             }
             reader.join().unwrap()
         });
-        mount.unmount(Unmount::Now).unwrap();
+        unmount(mount);
         finish(&rig, &keeper);
     }
     println!("{failures} reads failed in {ROUNDS} rounds with two deaths each");
@@ -256,7 +256,7 @@ fn a_dead_daemon_costs_time_and_nothing_else(world: World) {
         let mount = thaw_mount::LayoutMount::adopt(&rig.target())
             .unwrap()
             .unwrap();
-        mount.unmount(Unmount::Now).unwrap();
+        unmount(mount);
         finish(&rig, &keeper);
     }
 }
@@ -294,7 +294,7 @@ fn daemon_and_keeper_may_die_together(world: World) {
         rig.read(0, file, 0, FILE).unwrap();
     }
     let mount = thaw_mount::LayoutMount::adopt(&rig.target()).unwrap();
-    mount.unwrap().unmount(Unmount::Now).unwrap();
+    unmount(mount.unwrap());
     holder.kill().unwrap();
     holder.wait().unwrap();
     finish(&rig, &keeper);
@@ -331,7 +331,7 @@ fn without_a_holder_reads_fail(world: World) {
     let keeper = start(&rig, &rig.handler(), LONG);
     let mount = rig.mount(&rig.attach(&keeper));
     rig.read(1, 2, 0, FILE).unwrap();
-    mount.unmount(Unmount::Now).unwrap();
+    unmount(mount);
     finish(&rig, &keeper);
 }
 

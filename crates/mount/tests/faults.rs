@@ -9,7 +9,7 @@ use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use support::{FILE, Rig, World, finish, noise, start};
+use support::{FILE, Rig, World, finish, noise, start, unmount};
 use thaw_image::Extent;
 use thaw_mount::{Denial, FaultTransport, MountError, Released, Unmount};
 
@@ -60,7 +60,7 @@ fn an_absent_range_is_filled_and_a_present_one_asks_nobody(world: World) {
     assert_eq!(counters.filled, counters.misses);
     assert_eq!(counters.waits.iter().sum::<u64>(), counters.misses);
     assert!(counters.hits > 0 && counters.events == counters.hits + counters.misses);
-    mount.unmount(Unmount::Now).unwrap();
+    unmount(mount);
     finish(&rig, &keeper);
 }
 
@@ -75,7 +75,7 @@ fn a_program_is_executed_from_absent_bytes(world: World) {
     let run = Command::new(rig.file(0, 0)).arg("mapped").output().unwrap();
     assert_eq!(run.stdout, b"mapped\n");
     assert!(handler.calls() > 0);
-    mount.unmount(Unmount::Now).unwrap();
+    unmount(mount);
     finish(&rig, &keeper);
 }
 
@@ -97,7 +97,7 @@ fn a_failure_is_the_readers_error_and_the_next_read_tries_again(world: World) {
     handler.lie.store(false, Ordering::SeqCst);
     rig.read(0, 1, 0, 4096).unwrap();
     assert!(keeper.counters().unwrap().failed >= 3);
-    mount.unmount(Unmount::Now).unwrap();
+    unmount(mount);
     finish(&rig, &keeper);
 }
 
@@ -117,7 +117,7 @@ fn a_reader_waits_no_longer_than_the_deadline(world: World) {
     assert!(keeper.counters().unwrap().expired > 0);
     handler.hang.store(false, Ordering::SeqCst);
     rig.read(0, 1, 0, 512).unwrap();
-    mount.unmount(Unmount::Now).unwrap();
+    unmount(mount);
     finish(&rig, &keeper);
 }
 
@@ -135,7 +135,7 @@ fn readers_in_parallel_are_served_in_parallel(world: World) {
     });
     let most = handler.most.load(Ordering::SeqCst);
     assert!(most >= 12, "at most {most} at once");
-    mount.unmount(Unmount::Now).unwrap();
+    unmount(mount);
     finish(&rig, &keeper);
 }
 
@@ -163,7 +163,7 @@ fn a_layer_is_let_go_when_nobody_has_it_open(world: World) {
     // Once more: the kernel remembers the file of before.
     let mount = rig.mount(&rig.attach(&keeper));
     rig.read(0, 1, 0, FILE).unwrap();
-    mount.unmount(Unmount::Now).unwrap();
+    unmount(mount);
     finish(&rig, &keeper);
 }
 
@@ -240,7 +240,7 @@ fn a_whole_layer_is_read_without_any_process() {
     for file in 0..8 {
         rig.read(0, file, 0, FILE).unwrap();
     }
-    mount.unmount(Unmount::Now).unwrap();
+    unmount(mount);
 }
 
 fn the_trace_has_each_block_once_in_the_order_of_reads(world: World) {
@@ -280,7 +280,7 @@ fn the_trace_has_each_block_once_in_the_order_of_reads(world: World) {
     }
     assert_eq!(order, [(1, 3), (0, 5), (1, 0)]);
     assert_eq!(total, 3 * FILE);
-    mount.unmount(Unmount::Now).unwrap();
+    unmount(mount);
     finish(&rig, &keeper);
 }
 
@@ -293,6 +293,6 @@ fn an_image_of_128_layers_is_mounted(world: World) {
         rig.read(layer, 0, 0, 8192).unwrap();
     }
     assert!(handler.calls() >= 128);
-    mount.unmount(Unmount::Now).unwrap();
+    unmount(mount);
     finish(&rig, &keeper);
 }

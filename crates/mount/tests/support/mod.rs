@@ -18,7 +18,7 @@ use thaw_erofs::{Attributes, Content, Device as Slot, FileData, Inode, Tree};
 use thaw_image::{BLOCK, DiffId, Digest, Extent, Verified};
 use thaw_mount::{
     Denial, Device, FaultHandler, FaultTransport, Inherited, Keeper, KeeperSettings, LayerSpec,
-    LayoutMount, TmpfsMount, TransportKind,
+    LayoutMount, TmpfsMount, TransportKind, Unmount,
 };
 
 /// Bytes of one of a layer's files.
@@ -351,6 +351,12 @@ pub fn connect(rig: &Rig, handler: &Arc<Filler>, timeout: Duration) -> (Keeper, 
     let (keeper, inherited) = Keeper::start(settings, &handler).unwrap();
     keeper.serve();
     (keeper, inherited)
+}
+
+/// Unmounts, when the files are closed that a process of another test has of ours between its fork
+/// and its exec; [`finish`] waits for that.
+pub fn unmount(mount: LayoutMount) {
+    mount.unmount(Unmount::Lazy).unwrap();
 }
 
 /// The end of a test: the mount gone, every layer let go, the keeper ended.
