@@ -356,6 +356,21 @@ fn a_store_that_cannot_be_watched_is_served_by_fuse() {
     }
 }
 
+#[test]
+fn a_start_is_recorded_by_fuse() {
+    let scene = Scene::new();
+    let directory = scratch::directory().unwrap();
+    let filesystem = Filesystem::new(&directory.path().join("memory"), "tmpfs", "size=1g");
+    let node = Thaw::at(env!("CARGO_BIN_EXE_thaw"), filesystem.0.join("store"));
+    let options = ["--json", "--record", "--ready", "exit", "--net", "none"];
+    let args = ["accelerate"].into_iter().chain(options);
+    let said = node.run(args.chain([&*scene.image])).unwrap();
+    let blocks = json(&said)[1]["blocks"].as_u64().unwrap();
+    // The layers are whole here, and every read of them is seen all the same.
+    assert!((100_000..6_000_000).contains(&blocks), "{said}");
+    node.end().unwrap();
+}
+
 /// `skopeo ARGS…`, against registries in plain HTTP.
 fn skopeo(args: &[&str]) -> String {
     let mut command = Command::new("skopeo");
