@@ -15,11 +15,14 @@ pub enum MountError {
     /// The kernel's event interface.
     #[error(transparent)]
     Events(#[from] thaw_sys::fanotify::Error),
+    /// The kernel's FUSE interface.
+    #[error(transparent)]
+    Fuse(#[from] thaw_sys::fuse::Error),
     /// This machine cannot serve faults in the way that was asked for.
     #[error("faults cannot be served by {transport} here: {reason}")]
     Transport {
         /// The fault transport.
-        transport: &'static str,
+        transport: String,
         /// Why, and what would help.
         reason: String,
     },

@@ -8,8 +8,8 @@
 //!   fills the layer tar, then its presence
 //! ```
 //!
-//! - [`FaultTransport`] is the seam: how the kernel asks for bytes that a layer tar lacks. There is
-//!   one, pre-content events answered by the [`Keeper`]; [`start`] picks it.
+//! - [`FaultTransport`] is the seam: how the kernel asks for bytes that a layer tar lacks. The
+//!   [`Keeper`] answers, to pre-content events or to reads of FUSE files; [`start`] picks which.
 //! - [`FaultHandler`] is who can get such bytes: the daemon, over `thaw_cache`.
 //! - [`LayoutMount`] and [`OverlayMount`] are mounts that outlive the process if they are told to.
 //!
@@ -35,5 +35,6 @@ pub use thaw_sys::fanotify::Denial;
 pub use thaw_sys::mount::{MountEntry, Overlay, Unmount, mount_table};
 pub use trace::{Trace, TraceEntry};
 pub use transport::{
-    Device, FaultHandler, FaultTransport, LayerSpec, Released, Started, TransportChoice, start,
+    Device, FaultHandler, FaultTransport, LayerSpec, Released, Started, TransportChoice,
+    TransportKind, select, start,
 };

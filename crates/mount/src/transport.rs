@@ -2,7 +2,7 @@
 //!
 //! A fault transport makes a layer tar into a device that EROFS can read, and asks a
 //! [`FaultHandler`] for what is absent. There is one filesystem, the kernel's; transports differ only
-//! in who asks.
+//! in who asks: see [`TransportKind`].
 
 use std::os::fd::BorrowedFd;
 use std::path::PathBuf;
@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use thaw_image::{DiffId, Extent};
-use thaw_sys::capabilities::Capabilities;
+use thaw_sys::capabilities::{Ability, Capabilities};
 use thaw_sys::fanotify::Denial;
 
 use crate::keeper::{Inherited, Keeper, KeeperSettings};
@@ -39,7 +39,7 @@ pub struct Device {
 /// What became of a layer that was let go.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Released {
-    /// It is whole: mounts go on reading it, with no process in between.
+    /// It is whole: mounts go on reading it, with no process in between. Not with FUSE.
     Whole,
     /// It is not whole, and nothing had it open.
     Unused,
@@ -48,8 +48,8 @@ pub enum Released {
 /// Serves reads of layer tars, from [`attach`](FaultTransport::attach) to
 /// [`release`](FaultTransport::release), over the death of this process where it can.
 pub trait FaultTransport: Send + Sync {
-    /// Its name, for people.
-    fn name(&self) -> &'static str;
+    /// How the kernel asks.
+    fn kind(&self) -> TransportKind;
 
     /// Makes a layer mountable. Its tar has its full size, and its presence file is there. `tar` is
     /// the descriptor that its one writer uses, opened for reading and writing: a descriptor that
@@ -60,11 +60,12 @@ pub trait FaultTransport: Send + Sync {
     /// [`MountError`]; then nothing is attached.
     fn attach(&self, layer: &LayerSpec, tar: BorrowedFd<'_>) -> Result<Device, MountError>;
 
-    /// Lets a layer go: one that is whole, or one that nothing but `tar` and its duplicates has
-    /// open. Its bits are never cleared after this call while a mount may have it open.
+    /// Lets a layer go: one that is whole (except with FUSE), or one that nothing but `tar` and its
+    /// duplicates has open. Its bits are never cleared after this call while a mount may have it open.
     ///
     /// # Errors
-    /// [`MountError::InUse`] for any other, which stays attached: its holes would read as zeros.
+    /// [`MountError::InUse`] for any other, which stays attached: its holes would read as zeros, or
+    /// not at all.
     fn release(&self, layer: &DiffId) -> Result<Released, MountError>;
 
     /// Starts the trace of these layers afresh.
@@ -107,10 +108,54 @@ pub trait FaultHandler: Send + Sync {
     fn fault(&self, layer: &DiffId, extent: Extent, deadline: Instant) -> Result<(), Denial>;
 }
 
+/// A way for the kernel to ask for bytes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum TransportKind {
+    /// Pre-content events (Linux 6.14 and later; ext4, xfs, btrfs). The fastest; needs nobody any
+    /// more when a layer is whole. Holes are read as zeros when nobody holds the event group.
+    Fanotify,
+    /// A FUSE filesystem whose only files are the layer tars. Works with older kernels and every
+    /// filesystem, and fails closed; needs its keeper as long as a mount has a layer open.
+    Fuse,
+}
+
+impl TransportKind {
+    /// Its name, for people.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Fanotify => "fanotify",
+            Self::Fuse => "fuse",
+        }
+    }
+
+    /// What it lacks here.
+    fn lacks(self, capabilities: &Capabilities) -> Option<&Ability> {
+        let Capabilities {
+            root,
+            erofs,
+            file_backed_erofs,
+            pre_content_events,
+            fuse,
+            loop_devices,
+            ..
+        } = capabilities;
+        let devices = match file_backed_erofs.available {
+            true => file_backed_erofs,
+            false => loop_devices,
+        };
+        let needed = match self {
+            Self::Fanotify => [root, erofs, pre_content_events, file_backed_erofs],
+            Self::Fuse => [root, erofs, fuse, devices],
+        };
+        needed.into_iter().find(|ability| !ability.available)
+    }
+}
+
 /// Which fault transport a user wants.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum TransportChoice {
-    /// The best that works here.
+    /// The best that works here: pre-content events, else FUSE.
     #[default]
     Auto,
     /// Pre-content events (Linux 6.14 and later).
@@ -126,6 +171,9 @@ pub struct Started {
     /// [`Started::serve`]. Empty after a crash of daemon and keeper, too: then mounts that are left
     /// over read zeros for holes, and must be unmounted.
     pub inherited: Vec<Inherited>,
+    /// Whether a FUSE connection was found that has died with all its holders: mounts over its files
+    /// fail, also those of layers that are whole.
+    pub over_a_dead_fuse: bool,
 }
 
 impl Started {
@@ -140,12 +188,41 @@ impl Started {
 impl std::fmt::Debug for Started {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let mut debug = f.debug_struct("Started");
-        debug.field("transport", &self.keeper.name());
+        debug.field("transport", &self.keeper.kind());
         debug.field("inherited", &self.inherited).finish()
     }
 }
 
-/// Starts the transport of choice.
+/// The transport that a choice means here.
+///
+/// # Errors
+/// [`MountError::Transport`] with what it lacks.
+pub fn select(
+    choice: TransportChoice,
+    capabilities: &Capabilities,
+) -> Result<TransportKind, MountError> {
+    let kinds: &[TransportKind] = match choice {
+        TransportChoice::Auto => &[TransportKind::Fanotify, TransportKind::Fuse],
+        TransportChoice::Fanotify => &[TransportKind::Fanotify],
+        TransportChoice::Fuse => &[TransportKind::Fuse],
+    };
+    let mut reasons = Vec::new();
+    for kind in kinds {
+        match kind.lacks(capabilities) {
+            None => return Ok(*kind),
+            Some(ability) if reasons.contains(&ability.evidence) => {}
+            Some(ability) => reasons.push(ability.evidence.clone()),
+        }
+    }
+    let names: Vec<_> = kinds.iter().map(|kind| kind.name()).collect();
+    Err(MountError::Transport {
+        transport: names.join(" or "),
+        reason: reasons.join("; "),
+    })
+}
+
+/// Starts the transport of choice. One that serves mounts of a process before this one is taken
+/// over whatever the choice is: [`FaultTransport::kind`] tells.
 ///
 /// # Errors
 /// [`MountError::Transport`] if it does not work here, and those of [`Keeper::start`].
@@ -155,25 +232,14 @@ pub fn start(
     settings: KeeperSettings,
     handler: &Arc<dyn FaultHandler>,
 ) -> Result<Started, MountError> {
-    if choice == TransportChoice::Fuse {
-        return Err(MountError::Transport {
-            transport: "fuse",
-            reason: "this build has no FUSE transport yet; use fanotify on Linux 6.14 or later, \
-                     or pull the image in full"
-                .to_owned(),
-        });
-    }
-    let needed = [
-        &capabilities.root,
-        &capabilities.pre_content_events,
-        &capabilities.file_backed_erofs,
-    ];
-    if let Some(lacking) = needed.into_iter().find(|ability| !ability.available) {
-        return Err(MountError::Transport {
-            transport: "fanotify",
-            reason: lacking.evidence.clone(),
-        });
-    }
+    let settings = KeeperSettings {
+        transport: select(choice, capabilities)?,
+        ..settings
+    };
     let (keeper, inherited) = Keeper::start(settings, handler)?;
-    Ok(Started { keeper, inherited })
+    Ok(Started {
+        over_a_dead_fuse: keeper.over_a_dead_fuse(),
+        keeper,
+        inherited,
+    })
 }

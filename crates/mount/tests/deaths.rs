@@ -7,15 +7,15 @@ mod support;
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitCode, Stdio};
+use std::process::{Child, Command, ExitCode, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
-use support::{FILE, Rig, finish, noise, start};
-use thaw_mount::{FaultHandler, FaultTransport, Keeper, Unmount};
+use support::{FILE, Rig, World, finish, noise, start, unmount};
+use thaw_mount::{FaultHandler, FaultTransport, Keeper, Keepsake, TmpfsMount};
 
 const ROUNDS: u64 = 20;
 const FILES: u64 = 32;
@@ -26,6 +26,14 @@ const LONG: Duration = Duration::from_secs(30);
 fn keeper_process() -> ExitCode {
     support::be_keeper()
 }
+
+every_world!(
+    a_dead_keeper_costs_no_bytes,
+    a_dead_daemon_costs_time_and_nothing_else,
+    daemon_and_keeper_may_die_together,
+    a_second_daemon_is_refused_while_the_first_lives,
+    a_keeper_with_nothing_to_keep_ends_by_itself,
+);
 
 fn content(round: u64) -> Vec<Vec<u8>> {
     vec![
@@ -68,11 +76,10 @@ fn wait_for(mut condition: impl FnMut() -> bool) {
     }
 }
 
-#[test]
-fn a_dead_keeper_costs_errors_and_never_bytes() {
+fn a_dead_keeper_costs_no_bytes(world: World) {
     let mut failures = 0;
     for round in 0..ROUNDS {
-        let rig = Rig::new(content(round));
+        let rig = Rig::new(world, content(round));
         let handler = rig.handler();
         handler.delay_us.store(300, Ordering::SeqCst);
         let keeper = start(&rig, &handler, LONG);
@@ -89,10 +96,12 @@ fn a_dead_keeper_costs_errors_and_never_bytes() {
             }
             reader.join().unwrap()
         });
-        mount.unmount(Unmount::Now).unwrap();
+        unmount(mount);
         finish(&rig, &keeper);
     }
     println!("{failures} reads failed in {ROUNDS} rounds with two deaths each");
+    // What a dead keeper had read is denied with an event group, and comes again with FUSE.
+    assert!(world == World::Fanotify || failures == 0);
 }
 
 /// The daemon that will be killed: mounts, serves some misses slowly and hangs at the others.
@@ -101,7 +110,12 @@ fn a_dead_keeper_costs_errors_and_never_bytes() {
 fn daemon_process() {
     let root = PathBuf::from(std::env::var_os("DEATHS_ROOT").unwrap());
     let round = std::env::var("DEATHS_ROUND").unwrap().parse().unwrap();
-    let rig = Rig::at(root.clone(), content(round), None, |store, id, size| {
+    let world = match std::env::var("DEATHS_WORLD").unwrap().as_str() {
+        "Fanotify" => World::Fanotify,
+        "Fuse" => World::Fuse,
+        _ => World::FuseOnLoops,
+    };
+    let rig = Rig::at(root.clone(), world, content(round), |store, id, size| {
         store.layers().open(id, size).unwrap()
     });
     let handler = rig.handler();
@@ -109,31 +123,85 @@ fn daemon_process() {
     let keeper = start(&rig, &handler, LONG);
     let target = rig.mount(&rig.attach(&keeper)).detach();
     assert_eq!(target, rig.target());
-    fs::write(root.join("ready"), "").unwrap();
+    let pid = keeper.child_pid().unwrap().to_string();
+    fs::write(root.join("starting"), pid).unwrap();
+    fs::rename(root.join("starting"), root.join("ready")).unwrap();
     wait_for(|| root.join("hang").exists());
     handler.hang.store(true, Ordering::SeqCst);
     thread::sleep(LONG);
 }
 
-fn spawn_daemon(root: &Path, round: u64) -> std::process::Child {
-    Command::new(std::env::current_exe().unwrap())
-        .args(["daemon_process", "--exact", "--ignored", "--nocapture"])
+fn spawn_daemon(root: &Path, world: World, round: u64) -> Child {
+    let mut program = spawn("daemon_process");
+    program
         .env("DEATHS_ROOT", root)
-        .env("DEATHS_ROUND", round.to_string())
+        .env("DEATHS_WORLD", format!("{world:?}"))
+        .env("DEATHS_ROUND", round.to_string());
+    let daemon = program.spawn().unwrap();
+    wait_for(|| root.join("ready").exists());
+    daemon
+}
+
+/// This program as another process.
+fn spawn(test: &str) -> Command {
+    let mut program = Command::new(std::env::current_exe().unwrap());
+    program
+        .args([test, "--exact", "--ignored", "--nocapture"])
         .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .spawn()
-        .unwrap()
+        .stdout(Stdio::null());
+    program
+}
+
+/// The third process, which holds what the daemon has.
+#[test]
+#[ignore = "not a test: the holding process of the others"]
+fn holding_process() {
+    let root = PathBuf::from(std::env::var_os("DEATHS_ROOT").unwrap());
+    let daemon = std::env::var("DEATHS_DAEMON").unwrap().parse().unwrap();
+    let tars = fs::read_dir(root.join("layers")).unwrap();
+    let tars: Vec<_> = tars.map(|dir| dir.unwrap().path().join("tar")).collect();
+    let _held = Keepsake::of(daemon, &tars, root.join("keeper.sock")).unwrap();
+    fs::write(root.join("held"), "").unwrap();
+    thread::sleep(LONG);
+}
+
+/// Where a daemon may work; what is mounted there goes with it.
+struct Place {
+    root: PathBuf,
+    _tmpfs: Option<TmpfsMount>,
+    _dir: tempfile::TempDir,
+}
+
+impl Place {
+    fn new(world: World) -> Self {
+        let dir = tempfile::tempdir_in("/var/tmp").unwrap();
+        let root = dir.path().to_owned();
+        let tmpfs = (world == World::FuseOnLoops).then(|| TmpfsMount::new(&root, 1 << 30).unwrap());
+        Self {
+            root,
+            _tmpfs: tmpfs,
+            _dir: dir,
+        }
+    }
+
+    fn kill_keeper(&self) {
+        let pid = fs::read_to_string(self.root.join("ready")).unwrap();
+        let pid = Pid::from_raw(pid.parse().unwrap()).unwrap();
+        kill_process(pid, Signal::KILL).unwrap();
+    }
 }
 
 /// Takes over what a dead daemon left at `root`.
-fn succeed(root: &Path, round: u64) -> (Keeper, Rig) {
+fn succeed(root: &Path, world: World, round: u64, holders: &[u32]) -> (Keeper, Rig) {
     // Its handler is not known before its layers are adopted: the gate that `serve` opens.
     let late = Arc::new(Late::default());
     let handler: Arc<dyn FaultHandler> = Arc::clone(&late) as _;
-    let (keeper, inherited) = Keeper::start(support::settings(root), &handler).unwrap();
+    let mut settings = support::settings(root, world);
+    settings.holders = holders.iter().map(|pid| pid.cast_signed()).collect();
+    let (keeper, inherited) = Keeper::start(settings, &handler).unwrap();
     assert_eq!(inherited.len(), 2);
-    let rig = Rig::adopt(root, content(round), inherited);
+    assert_eq!(keeper.kind(), world.kind());
+    let rig = Rig::adopt(root, world, content(round), inherited);
     late.0.set(rig.handler()).ok().unwrap();
     keeper.serve();
     (keeper, rig)
@@ -153,13 +221,11 @@ impl FaultHandler for Late {
     }
 }
 
-#[test]
-fn a_dead_daemon_costs_time_and_nothing_else() {
+fn a_dead_daemon_costs_time_and_nothing_else(world: World) {
     for round in 0..ROUNDS {
-        let dir = tempfile::tempdir_in("/var/tmp").unwrap();
-        let root = dir.path().to_owned();
-        let mut daemon = spawn_daemon(&root, round);
-        wait_for(|| root.join("ready").exists());
+        let place = Place::new(world);
+        let root = place.root.clone();
+        let mut daemon = spawn_daemon(&root, world, round);
         // To read through, and to compare with; it opens no tar.
         let bytes = content(round);
         let progress = Arc::new(AtomicU64::new(0));
@@ -178,7 +244,7 @@ fn a_dead_daemon_costs_time_and_nothing_else() {
         daemon.kill().unwrap();
         daemon.wait().unwrap();
         thread::sleep(Duration::from_millis(5 * (round % 4)));
-        let (keeper, rig) = succeed(&root, round);
+        let (keeper, rig) = succeed(&root, world, round, &[]);
         for reader in readers {
             reader.join().unwrap();
         }
@@ -190,9 +256,93 @@ fn a_dead_daemon_costs_time_and_nothing_else() {
         let mount = thaw_mount::LayoutMount::adopt(&rig.target())
             .unwrap()
             .unwrap();
-        mount.unmount(Unmount::Now).unwrap();
+        unmount(mount);
         finish(&rig, &keeper);
     }
+}
+
+/// A third process holds what they held: with FUSE not even the reads that the keeper had fail.
+fn daemon_and_keeper_may_die_together(world: World) {
+    let place = Place::new(world);
+    let root = place.root.clone();
+    let mut daemon = spawn_daemon(&root, world, 0);
+    let mut holder = spawn("holding_process")
+        .env("DEATHS_ROOT", &root)
+        .env("DEATHS_DAEMON", daemon.id().to_string())
+        .spawn()
+        .unwrap();
+    wait_for(|| root.join("held").exists());
+    fs::write(root.join("hang"), "").unwrap();
+    thread::sleep(Duration::from_millis(50));
+    let read = |file| {
+        let path = root.join("mnt").join(format!("f0-{file}"));
+        thread::spawn(move || fs::read(path))
+    };
+    let readers: Vec<_> = (0..4).map(read).collect();
+    thread::sleep(Duration::from_millis(50));
+    place.kill_keeper();
+    daemon.kill().unwrap();
+    daemon.wait().unwrap();
+    thread::sleep(Duration::from_millis(100));
+    assert!(readers.iter().all(|reader| !reader.is_finished()) || world == World::Fanotify);
+    let (keeper, rig) = succeed(&root, world, 0, &[holder.id()]);
+    for (file, reader) in (0..).zip(readers) {
+        match reader.join().unwrap() {
+            Ok(bytes) => assert_eq!(bytes, rig.expected(0, file * FILE, FILE)),
+            Err(error) => assert!(world == World::Fanotify, "{error}"),
+        }
+        rig.read(0, file, 0, FILE).unwrap();
+    }
+    let mount = thaw_mount::LayoutMount::adopt(&rig.target()).unwrap();
+    unmount(mount.unwrap());
+    holder.kill().unwrap();
+    holder.wait().unwrap();
+    finish(&rig, &keeper);
+}
+
+/// FUSE fails closed where an event group would let holes be read.
+fn without_a_holder_reads_fail(world: World) {
+    let place = Place::new(world);
+    let root = place.root.clone();
+    let mut daemon = spawn_daemon(&root, world, 0);
+    let read = |file: u64| fs::read(root.join("mnt").join(format!("f1-{file}")));
+    read(0).unwrap();
+    fs::write(root.join("hang"), "").unwrap();
+    thread::sleep(Duration::from_millis(50));
+    thread::scope(|scope| {
+        let waiting = scope.spawn(|| read(1));
+        thread::sleep(Duration::from_millis(50));
+        // The daemon first: it would start another keeper.
+        daemon.kill().unwrap();
+        place.kill_keeper();
+        daemon.wait().unwrap();
+        waiting.join().unwrap().unwrap_err();
+    });
+    read(2).unwrap_err();
+    assert_eq!(
+        read(0).unwrap(),
+        &content(0)[1][..usize::try_from(FILE).unwrap()]
+    );
+    drop(thaw_mount::LayoutMount::adopt(&root.join("mnt")).unwrap());
+    // The next one begins afresh, over what the dead left mounted.
+    let rig = Rig::at(root.clone(), world, content(0), |store, id, size| {
+        store.layers().open(id, size).unwrap()
+    });
+    let keeper = start(&rig, &rig.handler(), LONG);
+    let mount = rig.mount(&rig.attach(&keeper));
+    rig.read(1, 2, 0, FILE).unwrap();
+    unmount(mount);
+    finish(&rig, &keeper);
+}
+
+#[test]
+fn without_a_holder_reads_of_fuse_fail() {
+    without_a_holder_reads_fail(World::Fuse);
+}
+
+#[test]
+fn without_a_holder_reads_of_loops_over_fuse_fail() {
+    without_a_holder_reads_fail(World::FuseOnLoops);
 }
 
 /// Reads every file once; no read may fail.
@@ -211,13 +361,12 @@ fn read_at(root: &Path, bytes: &[Vec<u8>], reader: u64, progress: &AtomicU64) {
     }
 }
 
-#[test]
-fn a_second_daemon_is_refused_while_the_first_lives() {
-    let rig = Rig::new(content(0));
+fn a_second_daemon_is_refused_while_the_first_lives(world: World) {
+    let rig = Rig::new(world, content(0));
     let handler = rig.handler();
     let keeper = start(&rig, &handler, LONG);
     let other: Arc<dyn FaultHandler> = rig.handler();
-    let refused = Keeper::start(support::settings(&rig.root), &other).unwrap_err();
+    let refused = Keeper::start(support::settings(&rig.root, world), &other).unwrap_err();
     assert!(
         matches!(refused, thaw_mount::MountError::Owned(_)),
         "{refused}"
@@ -225,9 +374,8 @@ fn a_second_daemon_is_refused_while_the_first_lives() {
     keeper.shut_down().unwrap();
 }
 
-#[test]
-fn a_keeper_with_nothing_to_keep_ends_by_itself() {
-    let rig = Rig::new(content(0));
+fn a_keeper_with_nothing_to_keep_ends_by_itself(world: World) {
+    let rig = Rig::new(world, content(0));
     let handler = rig.handler();
     let keeper = start(&rig, &handler, LONG);
     let pid = keeper.child_pid().unwrap();
@@ -237,4 +385,7 @@ fn a_keeper_with_nothing_to_keep_ends_by_itself() {
         let status = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
         status.is_empty() || status.contains(") Z ")
     });
+    let table = thaw_mount::mount_table().unwrap();
+    let devices = rig.root.join("devices");
+    assert!(table.iter().all(|entry| entry.target != devices));
 }

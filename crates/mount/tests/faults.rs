@@ -1,4 +1,4 @@
-//! Faults through the keeper, on real mounts. Needs root and Linux 6.14.
+//! Faults through the keeper, on real mounts, by each transport. Needs root and Linux 6.14.
 
 #![allow(clippy::unwrap_used)]
 
@@ -9,11 +9,21 @@ use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use support::{FILE, Rig, finish, noise, start};
+use support::{FILE, Rig, World, finish, noise, start, unmount};
 use thaw_image::Extent;
 use thaw_mount::{Denial, FaultTransport, MountError, Released, Unmount};
 
 const LONG: Duration = Duration::from_secs(30);
+
+every_world!(
+    an_absent_range_is_filled_and_a_present_one_asks_nobody,
+    a_program_is_executed_from_absent_bytes,
+    a_failure_is_the_readers_error_and_the_next_read_tries_again,
+    a_reader_waits_no_longer_than_the_deadline,
+    readers_in_parallel_are_served_in_parallel,
+    the_trace_has_each_block_once_in_the_order_of_reads,
+    an_image_of_128_layers_is_mounted,
+);
 
 #[test]
 #[ignore = "not a test: the keeper process of the others"]
@@ -21,9 +31,8 @@ fn keeper_process() -> ExitCode {
     support::be_keeper()
 }
 
-#[test]
-fn an_absent_range_is_filled_and_a_present_one_asks_nobody() {
-    let rig = Rig::new(vec![noise(1, 20 * FILE + 700)]);
+fn an_absent_range_is_filled_and_a_present_one_asks_nobody(world: World) {
+    let rig = Rig::new(world, vec![noise(1, 20 * FILE + 700)]);
     rig.layers[0].fill(Extent::between(0, FILE));
     let handler = rig.handler();
     let keeper = start(&rig, &handler, LONG);
@@ -51,29 +60,27 @@ fn an_absent_range_is_filled_and_a_present_one_asks_nobody() {
     assert_eq!(counters.filled, counters.misses);
     assert_eq!(counters.waits.iter().sum::<u64>(), counters.misses);
     assert!(counters.hits > 0 && counters.events == counters.hits + counters.misses);
-    mount.unmount(Unmount::Now).unwrap();
+    unmount(mount);
     finish(&rig, &keeper);
 }
 
-#[test]
-fn a_program_is_executed_from_absent_bytes() {
+fn a_program_is_executed_from_absent_bytes(world: World) {
     let program = support::executable("/bin/echo");
     let len = (program.len() as u64).min(FILE);
     assert_eq!(len, program.len() as u64, "the program fits into one file");
-    let rig = Rig::new(vec![program]);
+    let rig = Rig::new(world, vec![program]);
     let handler = rig.handler();
     let keeper = start(&rig, &handler, LONG);
     let mount = rig.mount(&rig.attach(&keeper));
     let run = Command::new(rig.file(0, 0)).arg("mapped").output().unwrap();
     assert_eq!(run.stdout, b"mapped\n");
     assert!(handler.calls() > 0);
-    mount.unmount(Unmount::Now).unwrap();
+    unmount(mount);
     finish(&rig, &keeper);
 }
 
-#[test]
-fn a_failure_is_the_readers_error_and_the_next_read_tries_again() {
-    let rig = Rig::new(vec![noise(2, 4 * FILE)]);
+fn a_failure_is_the_readers_error_and_the_next_read_tries_again(world: World) {
+    let rig = Rig::new(world, vec![noise(2, 4 * FILE)]);
     let handler = rig.handler();
     let keeper = start(&rig, &handler, LONG);
     let mount = rig.mount(&rig.attach(&keeper));
@@ -90,13 +97,12 @@ fn a_failure_is_the_readers_error_and_the_next_read_tries_again() {
     handler.lie.store(false, Ordering::SeqCst);
     rig.read(0, 1, 0, 4096).unwrap();
     assert!(keeper.counters().unwrap().failed >= 3);
-    mount.unmount(Unmount::Now).unwrap();
+    unmount(mount);
     finish(&rig, &keeper);
 }
 
-#[test]
-fn a_reader_waits_no_longer_than_the_deadline() {
-    let rig = Rig::new(vec![noise(3, 4 * FILE)]);
+fn a_reader_waits_no_longer_than_the_deadline(world: World) {
+    let rig = Rig::new(world, vec![noise(3, 4 * FILE)]);
     let handler = rig.handler();
     let keeper = start(&rig, &handler, Duration::from_millis(300));
     let mount = rig.mount(&rig.attach(&keeper));
@@ -111,13 +117,12 @@ fn a_reader_waits_no_longer_than_the_deadline() {
     assert!(keeper.counters().unwrap().expired > 0);
     handler.hang.store(false, Ordering::SeqCst);
     rig.read(0, 1, 0, 512).unwrap();
-    mount.unmount(Unmount::Now).unwrap();
+    unmount(mount);
     finish(&rig, &keeper);
 }
 
-#[test]
-fn readers_in_parallel_are_served_in_parallel() {
-    let rig = Rig::new(vec![noise(4, 16 * FILE)]);
+fn readers_in_parallel_are_served_in_parallel(world: World) {
+    let rig = Rig::new(world, vec![noise(4, 16 * FILE)]);
     let handler = rig.handler();
     let keeper = start(&rig, &handler, LONG);
     let mount = rig.mount(&rig.attach(&keeper));
@@ -130,13 +135,54 @@ fn readers_in_parallel_are_served_in_parallel() {
     });
     let most = handler.most.load(Ordering::SeqCst);
     assert!(most >= 12, "at most {most} at once");
-    mount.unmount(Unmount::Now).unwrap();
+    unmount(mount);
+    finish(&rig, &keeper);
+}
+
+/// FUSE serves layers that are whole, too, as long as they are open.
+fn a_layer_is_let_go_when_nobody_has_it_open(world: World) {
+    let rig = Rig::new(world, vec![noise(5, 4 * FILE)]);
+    let layer = &rig.layers[0];
+    layer.fill(layer.all());
+    let handler = rig.handler();
+    let keeper = start(&rig, &handler, LONG);
+    let mount = rig.mount(&rig.attach(&keeper));
+    let early = keeper.release(&layer.id()).unwrap_err();
+    assert!(matches!(early, MountError::InUse(_)), "{early}");
+    rig.read(0, 0, 0, 100).unwrap();
+    let refused = keeper.shut_down().unwrap_err();
+    assert!(matches!(refused, MountError::Refused(_)), "{refused}");
+    // A lazy unmount is no proof: the open file keeps the superblock.
+    let open = std::fs::File::open(rig.file(0, 1)).unwrap();
+    mount.unmount(Unmount::Lazy).unwrap();
+    let still = keeper.release(&layer.id()).unwrap_err();
+    assert!(matches!(still, MountError::InUse(_)), "{still}");
+    drop(open);
+    let released = retry(|| keeper.release(&layer.id()).ok());
+    assert_eq!(released, Released::Unused);
+    // Once more: the kernel remembers the file of before.
+    let mount = rig.mount(&rig.attach(&keeper));
+    rig.read(0, 1, 0, FILE).unwrap();
+    unmount(mount);
     finish(&rig, &keeper);
 }
 
 #[test]
+fn on_fuse_a_layer_is_let_go_when_nobody_has_it_open() {
+    a_layer_is_let_go_when_nobody_has_it_open(World::Fuse);
+}
+
+#[test]
+fn on_loops_a_layer_is_let_go_when_nobody_has_it_open() {
+    a_layer_is_let_go_when_nobody_has_it_open(World::FuseOnLoops);
+}
+
+#[test]
 fn a_layer_is_let_go_when_it_is_whole_or_unused_and_not_before() {
-    let rig = Rig::new(vec![noise(5, 4 * FILE), noise(6, 4 * FILE)]);
+    let rig = Rig::new(
+        World::Fanotify,
+        vec![noise(5, 4 * FILE), noise(6, 4 * FILE)],
+    );
     let handler = rig.handler();
     let keeper = start(&rig, &handler, LONG);
     let mount = rig.mount(&rig.attach(&keeper));
@@ -183,7 +229,7 @@ fn retry<T>(mut try_it: impl FnMut() -> Option<T>) -> T {
 
 #[test]
 fn a_whole_layer_is_read_without_any_process() {
-    let rig = Rig::new(vec![noise(7, 8 * FILE)]);
+    let rig = Rig::new(World::Fanotify, vec![noise(7, 8 * FILE)]);
     let handler = rig.handler();
     let keeper = start(&rig, &handler, LONG);
     let mount = rig.mount(&rig.attach(&keeper));
@@ -194,12 +240,11 @@ fn a_whole_layer_is_read_without_any_process() {
     for file in 0..8 {
         rig.read(0, file, 0, FILE).unwrap();
     }
-    mount.unmount(Unmount::Now).unwrap();
+    unmount(mount);
 }
 
-#[test]
-fn the_trace_has_each_block_once_in_the_order_of_reads() {
-    let rig = Rig::new(vec![noise(8, 8 * FILE), noise(9, 8 * FILE)]);
+fn the_trace_has_each_block_once_in_the_order_of_reads(world: World) {
+    let rig = Rig::new(world, vec![noise(8, 8 * FILE), noise(9, 8 * FILE)]);
     let handler = rig.handler();
     let keeper = start(&rig, &handler, LONG);
     let mount = rig.mount(&rig.attach(&keeper));
@@ -235,13 +280,12 @@ fn the_trace_has_each_block_once_in_the_order_of_reads() {
     }
     assert_eq!(order, [(1, 3), (0, 5), (1, 0)]);
     assert_eq!(total, 3 * FILE);
-    mount.unmount(Unmount::Now).unwrap();
+    unmount(mount);
     finish(&rig, &keeper);
 }
 
-#[test]
-fn an_image_of_128_layers_is_mounted() {
-    let rig = Rig::new((0..128).map(|n| noise(100 + n, 8192)).collect());
+fn an_image_of_128_layers_is_mounted(world: World) {
+    let rig = Rig::new(world, (0..128).map(|n| noise(100 + n, 8192)).collect());
     let handler = rig.handler();
     let keeper = start(&rig, &handler, LONG);
     let mount = rig.mount(&rig.attach(&keeper));
@@ -249,6 +293,6 @@ fn an_image_of_128_layers_is_mounted() {
         rig.read(layer, 0, 0, 8192).unwrap();
     }
     assert!(handler.calls() >= 128);
-    mount.unmount(Unmount::Now).unwrap();
+    unmount(mount);
     finish(&rig, &keeper);
 }

@@ -21,6 +21,15 @@ use crate::reports::{How, Way};
 use crate::resolve::Resolved;
 use crate::source::chain;
 
+/// Whether an image whose layers are all whole is one that needs nobody.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Wholeness {
+    /// It is.
+    Trusted,
+    /// A FUSE connection has died with all its holders, and any mount may read its files.
+    Distrusted,
+}
+
 impl Node {
     /// Opens the layers that a keeper still serves with the descriptors that it kept, which raise
     /// no events. Reads of one that cannot be opened fail.
@@ -39,13 +48,13 @@ impl Node {
 
     /// Finds images and root filesystems that are still mounted. What cannot be taken over is
     /// reported and left as it is, unless its holes would be read.
-    pub(crate) fn adopt_mounts(&self) -> Result<(), NodeError> {
+    pub(crate) fn adopt_mounts(&self, wholeness: Wholeness) -> Result<(), NodeError> {
         let table = mount_table().map_err(MountError::from)?;
         let mounts = self.settings.root.join("mounts");
         let is_image = |entry: &&MountEntry| entry.target.parent() == Some(mounts.as_path());
         let mut lost = Vec::new();
         for entry in table.iter().filter(is_image) {
-            match self.adopt_image(&entry.target) {
+            match self.adopt_image(&entry.target, wholeness) {
                 Ok(()) => {}
                 Err(NodeError::Lost(dir)) => lost.push(dir),
                 Err(error) => {
@@ -109,7 +118,7 @@ impl Node {
         Ok(())
     }
 
-    fn adopt_image(&self, dir: &Path) -> Result<(), NodeError> {
+    fn adopt_image(&self, dir: &Path, wholeness: Wholeness) -> Result<(), NodeError> {
         let name = dir
             .file_name()
             .and_then(|name| name.to_str())
@@ -142,15 +151,18 @@ impl Node {
         let Some(mount) = LayoutMount::adopt(dir)? else {
             return Ok(());
         };
-        let safe = |layer: &Arc<LayerTar>| layer.is_whole() || self.marks.contain(&layer.diff_id());
+        let safe = |layer: &Arc<LayerTar>| {
+            let alone = layer.is_whole() && wholeness == Wholeness::Trusted;
+            alone || self.marks.contain(&layer.diff_id())
+        };
         if !parts.layers.iter().all(safe) {
-            // Nobody holds its events: holes would be read as zeros. Dropped, it is unmounted.
+            // Nobody serves it: reads fail, or holes are read as zeros. Dropped, it is unmounted.
             return Err(NodeError::Lost(dir.to_owned()));
         }
         let memo = Memo::of(dir).unwrap_or_else(|| Memo {
             way: Way {
                 how: How::Lazy,
-                why: format!("acceleration from {}", found.from),
+                why: self.served(format!("acceleration from {}", found.from)),
             },
             profile: None,
             fill: false,

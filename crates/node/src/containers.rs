@@ -176,7 +176,9 @@ impl Node {
         lock(&self.held).insert(container.id().to_string(), held);
         crate::records::write(&dir.join("way.json"), &image.way_now())
             .map_err(NodeError::records)?;
-        crate::keepsake::leave(dir, &image.parts.layers, &self.settings)?;
+        let served = image.parts.layers.iter();
+        let served = served.filter(|layer| self.marks.contain(&layer.diff_id()));
+        crate::keepsake::leave(dir, served, &self.settings)?;
         let prepared = container.prepare(&dir.join("rootfs"), &image.image.config)?;
         Ok((prepared.spans.0, prepared.warnings))
     }

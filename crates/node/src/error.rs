@@ -50,6 +50,15 @@ pub enum NodeError {
         /// Why not.
         reason: String,
     },
+    /// A transport was asked for, and another one serves mounts.
+    #[error(
+        "mounts of this store are served by {kind}: unmount them and end their containers first, \
+         or leave out --transport"
+    )]
+    OtherTransport {
+        /// The one that serves.
+        kind: &'static str,
+    },
     /// Something fetched is not what it should be.
     #[error("{image}: {what} is unusable: {reason}")]
     Unusable {
@@ -109,19 +118,6 @@ pub enum NodeError {
     /// Something is mounted there already.
     #[error("{0} is a mount of this daemon already")]
     AlreadyMounted(PathBuf),
-    /// The image is mounted, and served in another way than is asked for.
-    #[error(
-        "{image} is mounted already, through {used}, which all who use it share: leave --transport out, \
-         or end its containers, `thaw unmount --all`, and then ask for {wanted}"
-    )]
-    OtherTransport {
-        /// Name of the image.
-        image: String,
-        /// How it is served.
-        used: &'static str,
-        /// What was wanted.
-        wanted: &'static str,
-    },
     /// A mount that nobody serves any more.
     #[error("{0} has lost its keeper, so that holes would be read as zeros: unmounted")]
     Lost(PathBuf),

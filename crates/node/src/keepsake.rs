@@ -18,7 +18,7 @@ use crate::settings::Settings;
 struct Wanted {
     /// Who has it.
     daemon: ProcessId,
-    /// Tars of the image's layers that are not whole.
+    /// Tars of the image's layers that are served.
     tars: Vec<PathBuf>,
     /// Where the keeper listens.
     socket: PathBuf,
@@ -30,15 +30,14 @@ fn path(container: &Path) -> PathBuf {
     container.join("keepsake.json")
 }
 
-/// Writes down what the monitor of the container in `dir` is to hold; nothing, where its image
-/// needs nobody.
-pub(crate) fn leave(
+/// Writes down what the monitor of the container in `dir` is to hold: the tars of `layers`, which
+/// are those that somebody serves; nothing, where its image needs nobody.
+pub(crate) fn leave<'a>(
     dir: &Path,
-    layers: &[Arc<LayerTar>],
+    layers: impl Iterator<Item = &'a Arc<LayerTar>>,
     settings: &Settings,
 ) -> Result<(), NodeError> {
-    let tars = layers.iter().filter(|layer| !layer.is_whole());
-    let tars: Vec<PathBuf> = tars.map(|layer| layer.path().to_owned()).collect();
+    let tars: Vec<PathBuf> = layers.map(|layer| layer.path().to_owned()).collect();
     if tars.is_empty() {
         return Ok(());
     }
@@ -62,7 +61,7 @@ pub(crate) fn take(dir: &Path) -> Option<(Keepsake, Duration)> {
     match Keepsake::of(wanted.daemon.pid, &wanted.tars, wanted.socket) {
         Ok(keepsake) => Some((keepsake, wanted.fault_timeout)),
         Err(error) => {
-            tracing::warn!(%error, "the monitor does not hold the event group");
+            tracing::warn!(%error, "the monitor does not hold the event group or connection");
             None
         }
     }

@@ -48,6 +48,7 @@ mod source;
 mod space;
 mod stream;
 mod timing;
+mod transport;
 mod turns;
 
 pub use error::NodeError;

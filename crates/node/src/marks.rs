@@ -1,4 +1,4 @@
-//! Layers that raise events: attached to the fault transport, and let go as soon as they can be.
+//! Layers that are served: attached to the fault transport, and let go as soon as they can be.
 //!
 //! A layer is attached by the first mount that needs it, and stays so until it is whole or nothing
 //! has it open. Until then its tar is kept open here, whether or not an image is still mounted: a
@@ -6,7 +6,8 @@
 //! through it waits for himself.
 //!
 //! **A layer that is whole needs nobody.** [`Node::tend`] checks layers against their diffIDs when
-//! their last block has come, from wherever, and takes the marks off those that are whole.
+//! their last block has come, from wherever, and takes the marks off those that are whole. With FUSE
+//! there is no mark: a layer that was mounted before it was whole stays attached until it is unmounted.
 //!
 //! Lock: `marks` is written to change them, and read while EROFS opens what was attached, so that
 //! nobody lets it go in between. It is taken before the transport's.
@@ -38,6 +39,11 @@ pub(crate) struct Marked {
 }
 
 impl Marked {
+    /// Whether no layer is attached.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.layers.is_empty()
+    }
+
     /// Notes a layer that was attached.
     pub(crate) fn add(&mut self, layer: &Arc<LayerTar>) {
         self.layers.insert(layer.diff_id(), Arc::clone(layer));
@@ -112,7 +118,7 @@ impl Node {
         self.let_go(&ids);
     }
 
-    /// Ends the fault transport's processes if no layer raises events. The next mount starts them.
+    /// Ends the fault transport's processes if no layer is attached. The next mount starts them.
     pub(crate) fn end_transport(&self) {
         let marks = self.marks.write();
         if marks.layers.is_empty()
@@ -151,6 +157,9 @@ impl Node {
                 self.check(&layer);
             }
             self.look_at_fill(&layer.diff_id());
+            if self.serves_by_fuse() {
+                continue;
+            }
             // What a later failure to sync would take back must not be relied on.
             if layer.is_whole() && layer.sync().is_ok() && layer.is_whole() {
                 self.unmark(&layer.diff_id());

@@ -7,14 +7,14 @@
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
-use std::time::Instant;
 
 use thaw_cache::{Fetcher, Fill, Store};
-use thaw_image::{DiffId, Digest, Extent, ImageReference};
-use thaw_mount::{Capabilities, Denial, FaultHandler, FaultTransport, KeeperSettings, Started};
+use thaw_image::{DiffId, Digest, ImageReference};
+use thaw_mount::{Capabilities, FaultTransport};
 use thaw_registry::Repository;
 
-use crate::container::{Containers, Phase};
+use crate::adopt::Wholeness;
+use crate::container::Containers;
 use crate::containers::Held;
 use crate::error::NodeError;
 use crate::marks::Marks;
@@ -34,7 +34,7 @@ pub struct Node {
     pub(crate) containers: Containers,
     capabilities: OnceLock<Capabilities>,
     /// Started by the first lazy mount; the error is why it cannot be.
-    transport: Mutex<Option<Arc<dyn FaultTransport>>>,
+    pub(crate) transport: Mutex<Option<Arc<dyn FaultTransport>>>,
     /// Layers that raise events.
     pub(crate) marks: Marks,
     /// Layers that are being completed and checked; `None`: that failed.
@@ -126,94 +126,27 @@ impl Node {
         !lock(&self.held).is_empty() || !lock(&self.mounts).is_empty()
     }
 
-    /// Checks that lazy mounts are possible here, and says why not.
-    pub(crate) fn transport_ready(&self, wanted: Transport) -> Result<(), String> {
-        self.transport(wanted)
-            .map(|_| ())
-            .map_err(|error| chain(&error))
-    }
-
-    /// The fault transport; starts it at the first call.
-    pub(crate) fn transport(
-        &self,
-        wanted: Transport,
-    ) -> Result<Arc<dyn FaultTransport>, NodeError> {
-        let mut slot = lock(&self.transport);
-        if let (Some(transport), Transport::Auto | Transport::Fanotify) = (&*slot, wanted) {
-            return Ok(Arc::clone(transport));
-        }
-        let transport = self.start_transport(wanted)?.serve();
-        *slot = Some(Arc::clone(&transport));
-        Ok(transport)
-    }
-
-    /// The transport, if one was started.
-    pub(crate) fn running_transport(&self) -> Option<Arc<dyn FaultTransport>> {
-        lock(&self.transport).clone()
-    }
-
-    /// The transport, if one was started, for its end.
-    pub(crate) fn take_transport(&self) -> Option<Arc<dyn FaultTransport>> {
-        lock(&self.transport).take()
-    }
-
-    fn start_transport(&self, wanted: Transport) -> Result<Started, NodeError> {
-        let choice = match wanted {
-            Transport::Auto => thaw_mount::TransportChoice::Auto,
-            Transport::Fanotify => thaw_mount::TransportChoice::Fanotify,
-            Transport::Fuse => thaw_mount::TransportChoice::Fuse,
-        };
-        let handler: Arc<dyn FaultHandler> = Arc::new(Faults(Arc::clone(&self.fetcher)));
-        Ok(thaw_mount::start(
-            choice,
-            self.capabilities(),
-            self.keeper_settings(),
-            &handler,
-        )?)
-    }
-
-    /// The monitors of containers: each may have saved the event group.
-    fn monitors(&self) -> Vec<i32> {
-        let states = self.containers.list().unwrap_or_default();
-        let monitors = states.iter().filter_map(|state| match &state.phase {
-            Phase::Running { monitor, .. } if monitor.is_alive() => Some(monitor.pid),
-            _ => None,
-        });
-        monitors.collect()
-    }
-
-    fn keeper_settings(&self) -> KeeperSettings {
-        let program = self.settings.program.clone();
-        let socket = self.settings.keeper_socket();
-        // The store is in its command line for whoever looks at a process list.
-        let args = vec![
-            "--root".into(),
-            self.settings.root.clone().into(),
-            "keeper".into(),
-        ];
-        let mut settings = KeeperSettings::new(program, args, socket);
-        settings.fault_timeout = self.settings.fault_timeout;
-        settings.holders = self.monitors();
-        settings
-    }
-
     /// Takes over a keeper that serves mounts of a node before this one. Its waiting readers are
     /// served when everything is open again.
     fn adopt(&self) -> Result<(), NodeError> {
         if !self.settings.keeper_socket().exists() {
-            return self.adopt_mounts();
+            return self.adopt_mounts(Wholeness::Trusted);
         }
         match self.start_transport(Transport::Auto) {
             Ok(mut started) => {
                 self.adopt_layers(std::mem::take(&mut started.inherited));
-                let adopted = self.adopt_mounts();
+                let wholeness = match started.over_a_dead_fuse {
+                    true => Wholeness::Distrusted,
+                    false => Wholeness::Trusted,
+                };
+                let adopted = self.adopt_mounts(wholeness);
                 *lock(&self.transport) = Some(started.serve());
                 self.let_unused_go();
                 adopted
             }
             Err(error) => {
                 tracing::warn!(error = chain(&error), "no keeper to take over");
-                self.adopt_mounts()
+                self.adopt_mounts(Wholeness::Trusted)
             }
         }
     }
@@ -239,19 +172,6 @@ impl Node {
         }
         self.let_all_go();
         self.end_transport();
-    }
-}
-
-/// Faults → fetches.
-struct Faults(Arc<Fetcher>);
-
-impl FaultHandler for Faults {
-    fn fault(&self, layer: &DiffId, extent: Extent, deadline: Instant) -> Result<(), Denial> {
-        self.0.demand(layer, extent, deadline).map_err(|error| {
-            tracing::error!(%layer, offset = extent.offset, len = extent.len,
-                error = chain(&error), "a read fails");
-            Denial::from_errno(error.errno())
-        })
     }
 }
 

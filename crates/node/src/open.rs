@@ -135,6 +135,7 @@ impl Node {
         progress: &dyn Progress,
         timing: &Timing,
     ) -> Result<Arc<ImageMount>, NodeError> {
+        self.make_way(wish.transport);
         let (resolved, search) = self.resolve_to_start(wish, timing)?;
         let shared: Slot = Arc::clone(lock(&self.images).entry(resolved.image.digest).or_default());
         let mut slot = lock(&shared);
@@ -179,6 +180,13 @@ impl Node {
         let mount = timing.span("mount", || {
             self.mount_parts(&parts, &dir, wish.transport, false)
         })?;
+        let way = match way.how {
+            How::Lazy => Way {
+                why: self.served(way.why),
+                ..way
+            },
+            How::Full => way,
+        };
         self.remember(resolved)?;
         self.settle_soon();
         let profile = wish.profile.clone();
@@ -285,7 +293,7 @@ impl Node {
         Ok(blobs.path(&packed.digest))
     }
 
-    /// Mounts parts at a directory, which is made. `record`: every layer raises events, also those
+    /// Mounts parts at a directory, which is made. `record`: every layer is attached, also those
     /// that are whole, so that the trace is complete.
     pub(crate) fn mount_parts(
         &self,

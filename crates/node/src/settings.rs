@@ -47,24 +47,13 @@ pub enum Pull {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Transport {
-    /// The best that this machine has.
+    /// The best that works here: pre-content events, else FUSE.
     #[default]
     Auto,
     /// Pre-content events.
     Fanotify,
     /// A FUSE server.
     Fuse,
-}
-
-impl Transport {
-    /// The name of the one that is asked for.
-    pub(crate) const fn name(self) -> Option<&'static str> {
-        match self {
-            Self::Auto => None,
-            Self::Fanotify => Some("fanotify"),
-            Self::Fuse => Some("fuse"),
-        }
-    }
 }
 
 /// An image that somebody wants, and how.

@@ -32,15 +32,8 @@ impl Node {
         if mount.way_now().how == How::Full {
             return Ok(());
         }
-        if let Some(wanted) = wish.transport.name()
-            && let Some(running) = self.running_transport()
-            && running.name() != wanted
-        {
-            return Err(NodeError::OtherTransport {
-                image: resolved.image.reference.to_string(),
-                used: running.name(),
-                wanted,
-            });
+        if let Some(error) = self.other_transport(wish.transport) {
+            return Err(error);
         }
         if wish.pull == Pull::Full {
             progress.say("completing the layers");

@@ -91,7 +91,8 @@ pub struct Capabilities {
     pub fuse: Ability,
     /// Whether overlayfs is there.
     pub overlayfs: Ability,
-    /// Whether loop devices can be made.
+    /// Whether loop devices can be made and, where EROFS cannot be mounted from files, whether it can
+    /// be mounted from them.
     pub loop_devices: Ability,
     /// Whether user namespaces can be made.
     pub user_namespaces: Ability,
@@ -106,15 +107,16 @@ impl Capabilities {
         let uname = rustix::system::uname();
         let kernel = KernelVersion::parse(&uname.release().to_string_lossy());
         let erofs = probe_filesystem("erofs", "CONFIG_EROFS_FS");
+        let file_backed_erofs = probe_file_backed_erofs(store, &erofs);
         Self {
             root: probe_root(),
-            file_backed_erofs: probe_file_backed_erofs(store, &erofs),
             pre_content_events: probe_events(store, &kernel),
             fuse: probe_device("/dev/fuse", "load the fuse module"),
             overlayfs: probe_filesystem("overlay", "CONFIG_OVERLAY_FS"),
-            loop_devices: probe_device("/dev/loop-control", "load the loop module"),
+            loop_devices: probe_loop_devices(store, &erofs, &file_backed_erofs),
             user_namespaces: probe_user_namespaces(),
             cgroup: probe_cgroup(),
+            file_backed_erofs,
             erofs,
             kernel,
         }
@@ -183,20 +185,37 @@ fn probe_file_backed_erofs(store: &Path, erofs: &Ability) -> Ability {
     if !erofs.available {
         return erofs.clone();
     }
-    let tried = Scratch::new(store, &probe_image::layout()).and_then(|layout| {
-        let device = Scratch::new(store, &probe_image::device())?;
-        Ok((layout, device))
-    });
-    let (layout, device) = match tried {
+    let (layout, device) = match probe_files(store) {
         Ok(files) => files,
         Err(error) => return Ability::no(format!("{}: {error}", store.display())),
     };
     match mount::try_file_backed_erofs(&layout.path, &[&device.path]) {
         Ok(()) => Ability::yes("an image with 512-byte blocks and a device mounts from files"),
         Err(error) => Ability::no(format!(
-            "{}; needs Linux 6.12 with CONFIG_EROFS_FS_BACKED_BY_FILE",
+            "{}; needs Linux 6.12 with CONFIG_EROFS_FS_BACKED_BY_FILE, and a store on a disk's \
+             filesystem",
             chain(&error)
         )),
+    }
+}
+
+fn probe_files(store: &Path) -> std::io::Result<(Scratch, Scratch)> {
+    let layout = Scratch::new(store, &probe_image::layout())?;
+    Ok((layout, Scratch::new(store, &probe_image::device())?))
+}
+
+fn probe_loop_devices(store: &Path, erofs: &Ability, file_backed: &Ability) -> Ability {
+    let opens = probe_device("/dev/loop-control", "load the loop module");
+    if !opens.available || !erofs.available || file_backed.available {
+        return opens;
+    }
+    let (layout, device) = match probe_files(store) {
+        Ok(files) => files,
+        Err(error) => return Ability::no(format!("{}: {error}", store.display())),
+    };
+    match mount::try_erofs_on_loops(&layout.path, &[&device.path]) {
+        Ok(()) => Ability::yes("an image with 512-byte blocks and a device mounts from them"),
+        Err(error) => Ability::no(format!("{}; needs Linux 6.4", chain(&error))),
     }
 }
 
@@ -291,6 +310,22 @@ mod tests {
         }
         assert_ne!(found.cgroup, Cgroup::None);
         assert_eq!(fs::read_dir(store.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn a_store_in_memory_needs_loop_devices() {
+        let store = tempfile::tempdir().unwrap();
+        mount::tmpfs(None, 0o700)
+            .unwrap()
+            .attach(store.path())
+            .unwrap();
+        let found = Capabilities::probe(store.path());
+        let left = fs::read_dir(store.path()).unwrap().count();
+        mount::unmount(store.path(), mount::Unmount::Lazy).unwrap();
+        let (file, loops) = (&found.file_backed_erofs, &found.loop_devices);
+        assert!(!file.available, "{}", file.evidence);
+        assert!(loops.available, "{}", loops.evidence);
+        assert_eq!(left, 0);
     }
 
     #[test]

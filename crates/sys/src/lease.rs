@@ -5,30 +5,32 @@
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
 
+/// `include/uapi/asm-generic/fcntl.h`.
+const F_SETSIG: libc::c_int = 10;
+
 /// Runs `act` if the open file behind `file` (and its duplicates) is the only one of its file;
 /// `None` if it is not. Nobody opens the file while `act` runs.
-///
-/// The process must ignore [`Signal::Lease`](crate::process::Signal::Lease), which an opener that
-/// has to wait sends.
 ///
 /// # Errors
 /// Those of fcntl(2), `F_SETLEASE`: the caller must own the file or be root, and the filesystem
 /// must know leases.
 pub fn while_alone<T>(file: impl AsFd, act: impl FnOnce() -> T) -> io::Result<Option<T>> {
-    match set_lease(&file, libc::F_WRLCK) {
+    // An opener that has to wait sends a signal: one that kills nobody.
+    control(&file, F_SETSIG, libc::SIGURG)?;
+    match control(&file, libc::F_SETLEASE, libc::F_WRLCK) {
         Ok(()) => {}
         Err(error) if error.raw_os_error() == Some(libc::EAGAIN) => return Ok(None),
         Err(error) => return Err(error),
     }
     let acted = act();
-    set_lease(&file, libc::F_UNLCK)?;
+    control(&file, libc::F_SETLEASE, libc::F_UNLCK)?;
     Ok(Some(acted))
 }
 
-fn set_lease(file: impl AsFd, kind: libc::c_int) -> io::Result<()> {
+fn control(file: impl AsFd, command: libc::c_int, argument: libc::c_int) -> io::Result<()> {
     let fd = file.as_fd().as_raw_fd();
     // SAFETY: the descriptor is borrowed for the call, and the argument is a plain integer.
-    let done = unsafe { libc::fcntl(fd, libc::F_SETLEASE, kind) };
+    let done = unsafe { libc::fcntl(fd, command, argument) };
     if done < 0 {
         return Err(io::Error::last_os_error());
     }

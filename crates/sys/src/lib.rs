@@ -5,6 +5,7 @@
 //! no thaw type: layers, presence and faults are the business of the crates above.
 //!
 //! - [`fanotify`]: the kernel asks before it lets a read of a marked file through.
+//! - [`fuse`]: flat files whose bytes this process gives.
 //! - [`lease`]: whether anybody else has a file open.
 //! - [`mount`]: EROFS over a layout and its devices, overlayfs, tmpfs, binds, the mount table.
 //! - [`socket`]: whole messages with descriptors over Unix sockets.
@@ -13,6 +14,7 @@
 
 pub mod capabilities;
 pub mod fanotify;
+pub mod fuse;
 pub mod lease;
 pub mod mount;
 pub mod process;

@@ -323,6 +323,30 @@ fn erofs_on_loops(layout: &Path, devices: &[&Path]) -> Result<Mount, Error> {
     Ok(Mount { bdi, ..mount })
 }
 
+/// A FUSE filesystem over the connection behind `device` (`/dev/fuse`, just opened), read-only and
+/// for root only.
+///
+/// # Errors
+/// [`Error::Setup`] with the kernel's words, [`Error::Filesystem`].
+pub fn fuse(device: BorrowedFd<'_>) -> Result<Mount, Error> {
+    let context = Context::new("fuse")?;
+    let number = device.as_raw_fd().to_string();
+    for (key, value) in [
+        ("source", "thaw"),
+        ("subtype", "thaw"),
+        ("fd", &number),
+        ("rootmode", "40500"),
+        ("user_id", "0"),
+        ("group_id", "0"),
+    ] {
+        context.string(key, OsStr::new(value))?;
+    }
+    context.flag("ro")?;
+    context.create()?;
+    let attributes = new::MountAttrFlags::MOUNT_ATTR_NOSUID | new::MountAttrFlags::MOUNT_ATTR_NODEV;
+    context.mount(read_only() | attributes)
+}
+
 /// Tries whether `layout` can be mounted straight from the file, without a loop device. Leaves
 /// nothing behind.
 ///
@@ -330,6 +354,14 @@ fn erofs_on_loops(layout: &Path, devices: &[&Path]) -> Result<Mount, Error> {
 /// As [`erofs`]; `ENOTBLK` from a kernel that wants a block device.
 pub fn try_file_backed_erofs(layout: &Path, devices: &[&Path]) -> Result<(), Error> {
     erofs_superblock(layout, devices).map(drop)
+}
+
+/// Tries whether `layout` can be mounted from loop devices. Leaves nothing behind.
+///
+/// # Errors
+/// As [`erofs`].
+pub fn try_erofs_on_loops(layout: &Path, devices: &[&Path]) -> Result<(), Error> {
+    erofs_on_loops(layout, devices).map(drop)
 }
 
 /// Whether the kernel has the filesystem `kind`; loads its module.

@@ -16,8 +16,6 @@ pub enum Signal {
     Interrupt,
     /// A polite request to end.
     Terminate,
-    /// Somebody waits to open a file that we hold a lease on.
-    Lease,
     /// A write to a pipe or socket that nobody reads.
     Pipe,
 }
@@ -31,7 +29,6 @@ pub fn ignore(signal: Signal) -> io::Result<()> {
         Signal::Hangup => libc::SIGHUP,
         Signal::Interrupt => libc::SIGINT,
         Signal::Terminate => libc::SIGTERM,
-        Signal::Lease => libc::SIGIO,
         Signal::Pipe => libc::SIGPIPE,
     };
     // SAFETY: SIG_IGN runs no code of ours, so no rule about signal handlers can be broken.

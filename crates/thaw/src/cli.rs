@@ -94,7 +94,7 @@ pub(crate) enum Command {
         /// Where
         dir: PathBuf,
     },
-    /// The process that holds the event group; started by the daemon
+    /// The process that holds the event group or FUSE connection; started by the daemon
     #[command(hide = true)]
     Keeper,
     /// The parent of a detached container; started by `run -d`
@@ -123,12 +123,12 @@ pub(crate) enum PullMode {
 /// Who asks for a range that is absent.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub(crate) enum TransportName {
-    /// The best that this machine has
+    /// The best that works here: fanotify, else fuse
     #[default]
     Auto,
-    /// Pre-content events (Linux 6.14 and later)
+    /// Pre-content events (Linux 6.14 and later; ext4, xfs, btrfs)
     Fanotify,
-    /// A FUSE server
+    /// A FUSE server: any store, and errors where nobody is left to answer
     Fuse,
 }
 

@@ -3,6 +3,18 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that fails says where")]
 
+/// One body of tests for each transport.
+macro_rules! by_every_transport {
+    ($($name:ident),* $(,)?) => {
+        mod fanotify {
+            $(#[test] fn $name() { super::$name("fanotify"); })*
+        }
+        mod fuse {
+            $(#[test] fn $name() { super::$name("fuse"); })*
+        }
+    };
+}
+
 #[path = "deaths/clock.rs"]
 mod clock;
 #[path = "deaths/commands.rs"]
@@ -36,6 +48,14 @@ use thaw_testkit::scratch;
 use thaw_testkit::thaw::Thaw;
 
 const NAME: &str = "read:1";
+
+by_every_transport!(
+    killed_daemons_are_succeeded_and_no_read_fails,
+    a_read_waits_over_the_death_of_the_daemon,
+    with_a_monitor_alive_daemon_and_keeper_may_die_together,
+    without_a_holder_the_container_is_ended_and_unmounted,
+);
+
 const BUSYBOX: &str = "/bin/busybox";
 const LAYERS: usize = 3;
 const FILES: usize = 24;
@@ -114,6 +134,14 @@ impl Scene {
     fn restore(&mut self) {
         let storage = self.directory.path().join("registry");
         self.registry = Some(registry(&self.host, &storage));
+    }
+
+    /// Mounts it lazily.
+    fn mount(&self, node: &Thaw, transport: &str, dir: &Path) {
+        let options = ["mount", "--pull", "lazy", "--transport", transport];
+        let dir = dir.to_str().unwrap();
+        node.run(options.into_iter().chain([&*self.image, dir]))
+            .unwrap();
     }
 
     /// Starts a container that does nothing; answers with its first process's root directory.
@@ -270,17 +298,14 @@ fn nothing_is_left(node: &Thaw) {
     eventually("the keeper's end", || processes(node, "keeper").is_empty());
 }
 
-#[test]
-fn killed_daemons_are_succeeded_and_no_read_fails() {
+fn killed_daemons_are_succeeded_and_no_read_fails(transport: &str) {
     let scene = Scene::new();
     let (mut kills, mut read) = (0, 0);
     for round in 0..5u64 {
         let node = thaw();
         let dir = target(&node);
-        let at = dir.to_str().unwrap();
-        node.run(["mount", "--pull", "lazy", &scene.image, at])
-            .unwrap();
-        let inside = scene.start(&node, &["--net", "none"]);
+        scene.mount(&node, transport, &dir);
+        let inside = scene.start(&node, &["--net", "none", "--transport", transport]);
         let progress = AtomicUsize::new(0);
         thread::scope(|scope| {
             let readers = [&dir, &inside].map(|root| {
@@ -310,19 +335,11 @@ fn killed_daemons_are_succeeded_and_no_read_fails() {
     println!("{read} files read over {kills} deaths");
 }
 
-#[test]
-fn a_read_waits_over_the_death_of_the_daemon() {
+fn a_read_waits_over_the_death_of_the_daemon(transport: &str) {
     let scene = Scene::new();
     let node = thaw();
     let dir = target(&node);
-    node.run([
-        "mount",
-        "--pull",
-        "lazy",
-        &scene.image,
-        dir.to_str().unwrap(),
-    ])
-    .unwrap();
+    scene.mount(&node, transport, &dir);
     kill(&[node.daemon().unwrap()]);
     thread::scope(|scope| {
         let reader = scope.spawn(|| scene.read(&dir, "srv/f1-3"));
@@ -335,13 +352,12 @@ fn a_read_waits_over_the_death_of_the_daemon() {
     nothing_is_left(&node);
 }
 
-#[test]
-fn with_a_monitor_alive_daemon_and_keeper_may_die_together() {
+fn with_a_monitor_alive_daemon_and_keeper_may_die_together(transport: &str) {
     let scene = Scene::new();
     let mut failed = 0;
     for round in 0..5u64 {
         let node = thaw();
-        let inside = scene.start(&node, &["--net", "none"]);
+        let inside = scene.start(&node, &["--net", "none", "--transport", transport]);
         let progress = AtomicUsize::new(0);
         thread::scope(|scope| {
             let reader = scope.spawn(|| scene.read_all(&inside, &progress));
@@ -362,13 +378,13 @@ fn with_a_monitor_alive_daemon_and_keeper_may_die_together() {
         nothing_is_left(&node);
     }
     println!("{failed} reads failed in 10 deaths of both");
+    assert!(transport == "fanotify" || failed == 0);
 }
 
-#[test]
-fn without_a_holder_the_container_is_ended_and_unmounted() {
+fn without_a_holder_the_container_is_ended_and_unmounted(transport: &str) {
     let scene = Scene::new();
     let node = thaw();
-    scene.start(&node, &["--net", "none"]);
+    scene.start(&node, &["--net", "none", "--transport", transport]);
     let mut all = processes(&node, "keeper");
     all.extend(processes(&node, "monitor"));
     all.push(node.daemon().unwrap());
@@ -386,14 +402,7 @@ fn an_image_that_was_filled_needs_no_process() {
     let scene = Scene::new();
     let node = thaw();
     let dir = target(&node);
-    node.run([
-        "mount",
-        "--pull",
-        "lazy",
-        &scene.image,
-        dir.to_str().unwrap(),
-    ])
-    .unwrap();
+    scene.mount(&node, "fanotify", &dir);
     scene.start(&node, &["--net", "none", "--fill"]);
     eventually("the whole image", || {
         let images: Value = serde_json::from_str(&node.run(["images", "--json"]).unwrap()).unwrap();
@@ -405,6 +414,34 @@ fn an_image_that_was_filled_needs_no_process() {
     assert_eq!(scene.read_all(&dir, &AtomicUsize::new(0)), 0);
     node.run(["stop", "-t", "0", "box"]).unwrap();
     node.run(["rm", "box"]).unwrap();
+    nothing_is_left(&node);
+}
+
+#[test]
+fn with_fuse_an_image_that_was_filled_needs_no_process_when_it_is_mounted_again() {
+    let scene = Scene::new();
+    let node = thaw();
+    let dir = target(&node);
+    let both = || vec![node.daemon().unwrap(), processes(&node, "keeper")[0]];
+    scene.mount(&node, "fuse", &dir);
+    scene.start(&node, &["--net", "none", "--fill", "--transport", "fuse"]);
+    eventually("the whole image", || {
+        let images: Value = serde_json::from_str(&node.run(["images", "--json"]).unwrap()).unwrap();
+        images[0]["whole"] == true
+    });
+    node.run(["stop", "-t", "0", "box"]).unwrap();
+    node.run(["rm", "box"]).unwrap();
+    kill(&both());
+    let error = scene.read(&dir, "srv/f1-3").unwrap_err();
+    assert_eq!(error.raw_os_error(), Some(5));
+    // The next daemon takes away what nobody serves.
+    node.run(["images"]).unwrap();
+    assert!(!dir.join("srv").exists());
+
+    scene.mount(&node, "auto", &dir);
+    kill(&[node.daemon().unwrap()]);
+    kill(&processes(&node, "keeper"));
+    assert_eq!(scene.read_all(&dir, &AtomicUsize::new(0)), 0);
     nothing_is_left(&node);
 }
 

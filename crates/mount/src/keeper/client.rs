@@ -3,22 +3,27 @@
 //! Locks: `state` is a leaf but for [`Link`]'s own, and is never held over a question.
 
 use std::collections::BTreeMap;
+use std::fs::File;
+use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::PathBuf;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use thaw_image::{BLOCK, DiffId};
-use thaw_sys::fanotify::Group;
+use thaw_sys::lease;
 
 use super::link::Link;
 use super::message::{Command, MAX_LAYERS, Notice, Recorded, Reply, Request};
 use super::pool::{Job, Pool};
-use super::succession::{self, spawn};
-use super::{EVENT_FD_LIMIT, Inherited, KeeperSettings};
+use super::source::{self, Source};
+use super::succession::{self, Succession, spawn};
+use super::{Inherited, KeeperSettings};
 use crate::transport::FaultTransport;
 use crate::{
     Device, FaultCounters, FaultHandler, LayerSpec, MountError, Released, Trace, TraceEntry,
+    TransportKind,
 };
 
 /// For how long a question waits for a keeper that is being replaced.
@@ -32,7 +37,7 @@ const MAX_SILENCE: u32 = 3;
 /// Between two tries to start a keeper.
 const RESTART_PAUSE: Duration = Duration::from_millis(500);
 
-/// Pre-content events, answered by a keeper process. Dropped, the keeper goes on without us.
+/// Pre-content events or FUSE reads, answered by a keeper process. Dropped, the keeper goes on without us.
 #[derive(Debug)]
 pub struct Keeper {
     shared: Arc<Shared>,
@@ -42,7 +47,8 @@ pub struct Keeper {
 #[derive(Debug)]
 struct Shared {
     settings: KeeperSettings,
-    group: Arc<Group>,
+    source: Source,
+    over_a_dead_fuse: bool,
     state: Mutex<State>,
     changed: Condvar,
     pool: Pool,
@@ -63,8 +69,9 @@ struct Attached {
 }
 
 impl Keeper {
-    /// Connects to the keeper that a daemon before us left, or starts one: for the group that
-    /// one of the settings' holders has saved, else for a new one. Misses are handed to
+    /// Connects to the keeper that a daemon before us left, or starts one: for the group or
+    /// connection that one of the settings' holders has saved, whatever transport that is, else for
+    /// a new one. Misses are handed to
     /// `handler` from [`Keeper::serve`] on: whoever inherits layers adopts them first.
     ///
     /// Mounts of layers that are not inherited have lost their keeper: reads of their holes fail,
@@ -72,12 +79,17 @@ impl Keeper {
     ///
     /// # Errors
     /// [`MountError::Owned`] if another daemon is connected; [`MountError::Spawn`],
-    /// [`MountError::Events`], [`MountError::Socket`].
+    /// [`MountError::Events`], [`MountError::Fuse`], [`MountError::Socket`].
     pub fn start(
         settings: KeeperSettings,
         handler: &Arc<dyn FaultHandler>,
     ) -> Result<(Self, Vec<Inherited>), MountError> {
-        let (link, group, inherited) = succession::connect(&settings)?;
+        let Succession {
+            link,
+            source,
+            inherited,
+            over_a_dead_fuse,
+        } = succession::connect(&settings)?;
         let attached = inherited.iter().map(|layer: &Inherited| {
             let tar = layer.tar.try_clone().map_err(|source| MountError::File {
                 what: "duplicate the descriptor of",
@@ -99,7 +111,8 @@ impl Keeper {
         let link = Arc::new(link);
         let shared = Arc::new(Shared {
             settings: settings.clone(),
-            group: Arc::new(group),
+            source,
+            over_a_dead_fuse,
             state: Mutex::new(State {
                 link: Some(Arc::clone(&link)),
                 layers,
@@ -127,6 +140,44 @@ impl Keeper {
         self.shared.pool.open();
     }
 
+    /// Whether a FUSE connection was found that has died with all its holders: reads of mounts over
+    /// its files fail, whether or not their layers are whole.
+    #[must_use]
+    pub fn over_a_dead_fuse(&self) -> bool {
+        self.shared.over_a_dead_fuse
+    }
+
+    /// Runs `act` if nobody has the FUSE file of a layer open, and nobody can open it meanwhile.
+    fn if_unused(
+        &self,
+        layer: &DiffId,
+        act: impl FnOnce() -> Result<Reply, MountError>,
+    ) -> Result<Reply, MountError> {
+        let path = self.path_of(layer);
+        let gone = |error: &io::Error| {
+            use io::ErrorKind::{ConnectionAborted, NotConnected, NotFound};
+            matches!(error.kind(), ConnectionAborted | NotConnected | NotFound)
+        };
+        let alone = match File::open(&path) {
+            Ok(file) => lease::while_alone(&file, act),
+            // The connection was ended from outside: whoever has it open gets errors.
+            Err(error) if gone(&error) && !self.shared.source.is_live() => return act(),
+            Err(error) => Err(error),
+        };
+        match alone {
+            Ok(acted) => acted.unwrap_or(Ok(Reply::InUse)),
+            Err(source) => Err(MountError::File {
+                what: "see who uses",
+                path,
+                source,
+            }),
+        }
+    }
+
+    fn path_of(&self, layer: &DiffId) -> PathBuf {
+        source::path_of(&self.shared.settings.devices(), layer)
+    }
+
     /// The keeper's process id, if this process started it and it is not being replaced.
     #[must_use]
     pub fn child_pid(&self) -> Option<u32> {
@@ -135,14 +186,17 @@ impl Keeper {
 }
 
 impl FaultTransport for Keeper {
-    fn name(&self) -> &'static str {
-        "fanotify"
+    fn kind(&self) -> TransportKind {
+        self.shared.source.kind()
     }
 
     fn attach(&self, layer: &LayerSpec, tar: BorrowedFd<'_>) -> Result<Device, MountError> {
         check_size(layer, tar)?;
         let device = Device {
-            path: layer.tar.clone(),
+            path: match self.kind() {
+                TransportKind::Fanotify => layer.tar.clone(),
+                TransportKind::Fuse => self.path_of(&layer.diff_id),
+            },
         };
         let attached = self.shared.remember(layer, tar)?;
         let Some(attached) = attached else {
@@ -170,9 +224,13 @@ impl FaultTransport for Keeper {
             request,
             layer: *layer,
         };
+        let ask = || match self.kind() {
+            TransportKind::Fanotify => self.shared.ask(command, None),
+            TransportKind::Fuse => self.if_unused(layer, || self.shared.ask(command, None)),
+        };
         let patience = Instant::now() + UNMOUNT_TIMEOUT;
         let released = loop {
-            match self.shared.ask(command, None)? {
+            match ask()? {
                 Reply::Whole => break Released::Whole,
                 Reply::Done => break Released::Unused,
                 Reply::InUse if Instant::now() < patience => {
@@ -418,23 +476,21 @@ impl Shared {
         }
     }
 
-    /// Another keeper for the same group; `None` when we end.
+    /// Another keeper for the same source; `None` when we end.
     fn replace(&self, dead: &Link) -> Option<Arc<Link>> {
         // It may only be lost, not dead. Two readers of events would be worse than none.
         dead.kill();
         dead.wait_dead();
-        let denied = self.group.deny_all(i32::from(EVENT_FD_LIMIT));
-        tracing::error!(denied, "the keeper died; its waiting reads were denied");
+        self.source.recover(&self.settings.devices());
         loop {
-            match spawn(&self.settings, &self.group).and_then(|link| self.restore(link)) {
+            match spawn(&self.settings, &self.source).and_then(|link| self.restore(link)) {
                 Ok(link) => return Some(link),
                 Err(error) => tracing::error!(%error, "cannot start another keeper"),
             }
             if self.state().closing {
                 return None;
             }
-            // Nobody else reads: let no reader wait for ever. Dropped, events are denied.
-            while self.group.read().is_ok_and(|events| !events.is_empty()) {}
+            self.source.deny_waiting();
             thread::sleep(RESTART_PAUSE);
         }
     }

@@ -1,7 +1,7 @@
-//! What a third process holds so that daemon and keeper may die together: the event group, and
-//! the tars of the layers that it cares for.
+//! What a third process holds so that daemon and keeper may die together: the event group or FUSE
+//! connection, and the tars of the layers that it cares for.
 //!
-//! While the process lives the group does, and no reader gets past it; the next daemon duplicates
+//! While the process lives the source does, and no reader gets past it; the next daemon duplicates
 //! what it holds (pidfd_getfd(2)) and goes on from there. The tars are as needed as the group: a
 //! descriptor that is opened after the mark raises events itself. The process does nothing with
 //! them while there is a keeper. When there is none, it sees to it that there is one again, and
@@ -10,79 +10,75 @@
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use thaw_cache::PresenceReader;
-use thaw_sys::fanotify::Group;
-use thaw_sys::process::{EVENT_GROUP, descriptors_of};
+use thaw_sys::process::descriptors_of;
 
-use super::{EVENT_FD_LIMIT, Inherited, life};
+use super::source::Source;
+use super::{Inherited, devices_beside, life};
 use crate::LayerSpec;
 
-/// The event group of a daemon, and tars of layers, held as long as this lives.
+/// The event group or FUSE connection of a daemon, and tars of layers, held as long as this lives.
 #[derive(Debug)]
 #[must_use = "what is dropped is not held"]
 pub struct Keepsake {
-    group: Arc<Group>,
+    source: Source,
     _tars: Vec<OwnedFd>,
     /// Where the keeper listens.
     socket: PathBuf,
 }
 
 impl Keepsake {
-    /// Duplicates what the daemon with the process id `daemon` has of its group and of `tars`; its
-    /// keeper listens at `socket`.
+    /// Duplicates what the daemon with the process id `daemon` has of its group or connection, and
+    /// of `tars`; its keeper listens at `socket`.
     ///
     /// # Errors
-    /// Those of pidfd_getfd(2); the daemon is gone, has no group, or may not be traced.
+    /// Those of pidfd_getfd(2); the daemon is gone, has neither, or may not be traced.
     pub fn of(daemon: i32, tars: &[PathBuf], socket: PathBuf) -> io::Result<Self> {
-        let is_group = |link: &Path| link == Path::new(EVENT_GROUP);
-        let wanted = |link: &Path| is_group(link) || tars.iter().any(|tar| tar == link);
-        let held = descriptors_of(daemon, wanted)?;
-        let (groups, tars): (Vec<_>, Vec<_>) =
-            held.into_iter().partition(|(link, _)| is_group(link));
-        let group = groups.into_iter().next().ok_or(io::ErrorKind::NotFound)?;
+        let wanted =
+            |link: &Path| Source::kind_of(link).is_some() || tars.iter().any(|tar| tar == link);
+        let (mut source, mut held) = (None, Vec::new());
+        for (link, fd) in descriptors_of(daemon, wanted)? {
+            match Source::kind_of(&link) {
+                Some(kind) => source = source.or(Some(Source::from_fd(kind, fd))),
+                None => held.push(fd),
+            }
+        }
         Ok(Self {
-            group: Arc::new(Group::from_fd(group.1)),
-            _tars: tars.into_iter().map(|(_, tar)| tar).collect(),
+            source: source.ok_or(io::ErrorKind::NotFound)?,
+            _tars: held,
             socket,
         })
     }
 
-    /// Whether readers have nobody but us: a file raises events, and there is no keeper to answer
-    /// them. So it is for a moment, too, when a daemon replaces its keeper.
+    /// Whether readers have nobody but us: a file is served, and there is no keeper to do it. So it
+    /// is for a moment, too, when a daemon replaces its keeper.
     #[must_use]
     pub fn is_alone(&self) -> bool {
-        !life::is_shown(&self.socket) && self.group.has_marks().unwrap_or(true)
+        !life::is_shown(&self.socket) && self.source.has_files()
     }
 
-    /// Denies with `EIO` what waits for the dead keeper, and what would wait for the next one.
-    /// Returns how many there were. Only for when there is no keeper.
-    pub fn deny_waiting(&self) -> usize {
-        let mut denied = self.group.deny_all(i32::from(EVENT_FD_LIMIT));
-        while let Ok(events) = self.group.read()
-            && !events.is_empty()
-        {
-            // Dropped, they are denied.
-            denied += events.len();
-        }
-        denied
+    /// Denies with `EIO` what waits for the dead keeper, and what would wait for the next one. Only
+    /// for when there is no keeper.
+    pub fn deny_waiting(&self) {
+        self.source.recover(&devices_beside(&self.socket));
+        self.source.deny_waiting();
     }
 }
 
 /// What was saved from dead processes.
 #[derive(Debug)]
 pub(crate) struct Saved {
-    pub(crate) group: Group,
+    pub(crate) source: Source,
     pub(crate) layers: Vec<Inherited>,
 }
 
-/// What the processes `holders` have saved, if one of them has the group.
+/// What the processes `holders` have saved, if one of them has the source.
 pub(crate) fn find(holders: &[i32]) -> Option<Saved> {
-    let mut group = None;
+    let mut source = None;
     let mut layers: Vec<Inherited> = Vec::new();
     for pid in holders {
-        let wanted = |link: &Path| link == Path::new(EVENT_GROUP) || spec_of(link).is_some();
+        let wanted = |link: &Path| Source::kind_of(link).is_some() || spec_of(link).is_some();
         let held = match descriptors_of(*pid, wanted) {
             Ok(held) => held,
             Err(error) => {
@@ -91,14 +87,17 @@ pub(crate) fn find(holders: &[i32]) -> Option<Saved> {
             }
         };
         for (link, fd) in held {
-            match spec_of(&link) {
-                Some(spec) if layers.iter().any(|layer| layer.spec == spec) => {}
-                Some(spec) => layers.push(Inherited { spec, tar: fd }),
-                None => group = group.or(Some(Group::from_fd(fd))),
+            if let Some(kind) = Source::kind_of(&link) {
+                let held = Source::from_fd(kind, fd);
+                source = source.or(Some(held).filter(Source::is_live));
+            } else if let Some(spec) = spec_of(&link)
+                && layers.iter().all(|layer| layer.spec != spec)
+            {
+                layers.push(Inherited { spec, tar: fd });
             }
         }
     }
-    group.map(|group| Saved { group, layers })
+    source.map(|source| Saved { source, layers })
 }
 
 /// The layer whose tar is at `path`.

@@ -1,29 +1,34 @@
 //! The layers that the keeper serves, found by the file that an event is about.
 
 use std::collections::{BTreeMap, HashMap};
+use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use thaw_cache::PresenceReader;
-use thaw_image::{DiffId, Extent};
-use thaw_sys::fanotify::{Event, Group};
+use thaw_image::{BLOCK, DiffId, Extent};
+use thaw_sys::fuse::{FlatFile, Node};
 
 use super::message::Reply;
 use super::recorder::{Order, Recorder};
+use super::source::{Reader, Source};
 use crate::LayerSpec;
 
 /// A file, whatever its path.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub(crate) struct FileId {
-    device: u64,
-    inode: u64,
+pub(crate) enum FileId {
+    /// That events are about.
+    Inode { device: u64, inode: u64 },
+    /// That the kernel knows by the number we gave it.
+    Node(Node),
 }
 
 impl FileId {
     pub(crate) fn of(file: impl AsFd) -> io::Result<Self> {
         let status = rustix::fs::fstat(file)?;
-        Ok(Self {
+        Ok(Self::Inode {
             device: status.st_dev,
             inode: status.st_ino,
         })
@@ -35,24 +40,23 @@ impl FileId {
 pub(crate) struct Layer {
     pub(crate) spec: LayerSpec,
     /// Opened before the mark.
-    pub(crate) tar: OwnedFd,
+    pub(crate) tar: Arc<File>,
     presence: PresenceReader,
     recorder: Recorder,
-    /// Since when it has no mark. It stays for a while, for events that were raised before.
+    /// Since when it is let go. It stays for a while, for events that were raised before.
     released: Option<Instant>,
 }
 
 impl Layer {
-    /// Which of its bytes an event is about: all when the kernel does not say.
-    pub(crate) fn wanted(&self, event: &Event) -> Extent {
+    /// Which of its bytes a reader wants: all when the kernel does not say.
+    pub(crate) fn wanted(&self, reader: &Reader) -> Extent {
         let all = Extent::between(0, self.spec.size);
-        event.range().map_or(all, |range| {
-            let wanted = Extent {
-                offset: range.offset,
-                len: range.count,
-            };
-            wanted.intersect(&all)
-        })
+        reader.range().map_or(all, |wanted| wanted.intersect(&all))
+    }
+
+    /// Bytes of its file.
+    pub(crate) fn file_size(&self) -> u64 {
+        self.spec.size.next_multiple_of(BLOCK)
     }
 
     /// Whether all of `extent` is present; not, when that cannot be found out.
@@ -88,7 +92,14 @@ impl Layers {
         self.by_file.get(&file)
     }
 
-    /// Layers that have their mark.
+    /// A layer that is served, as a file.
+    pub(crate) fn get_file(&self, node: Node) -> Option<FlatFile> {
+        let layer = self.get(FileId::Node(node))?;
+        let size = layer.file_size();
+        layer.released.is_none().then_some(FlatFile { node, size })
+    }
+
+    /// Layers that are not let go.
     pub(crate) fn served(&self) -> impl Iterator<Item = &Layer> {
         let layers = self
             .by_id
@@ -105,10 +116,11 @@ impl Layers {
         }
     }
 
-    /// Adds a layer, then marks it: an event must find its layer.
-    pub(crate) fn register(&mut self, group: &Group, spec: LayerSpec, tar: OwnedFd) -> Reply {
+    /// Adds a layer, then has it watched: an event must find its layer.
+    pub(crate) fn register(&mut self, source: &Source, spec: LayerSpec, tar: OwnedFd) -> Reply {
         let refused = |error: &dyn std::error::Error| Reply::Refused(error.to_string());
-        let file = match FileId::of(&tar) {
+        let tar = Arc::new(File::from(tar));
+        let file = match source.file_of(&spec, tar.as_fd()) {
             Ok(file) => file,
             Err(error) => return refused(&error),
         };
@@ -137,15 +149,16 @@ impl Layers {
                 self.insert(file, spec, tar, presence);
             }
         }
-        let marked = self.by_file.get(&file).map(|layer| group.mark(&layer.tar));
-        if let Some(Err(error)) = marked {
+        let layer = self.by_file.get(&file);
+        let watched = layer.map(|layer| source.watch(layer.tar.as_fd()));
+        if let Some(Err(error)) = watched {
             self.remove(file);
             return refused(&error);
         }
         Reply::Done
     }
 
-    fn insert(&mut self, file: FileId, spec: LayerSpec, tar: OwnedFd, presence: PresenceReader) {
+    fn insert(&mut self, file: FileId, spec: LayerSpec, tar: Arc<File>, presence: PresenceReader) {
         let recorder = Recorder::new(spec.size, self.epoch.elapsed());
         self.by_id.insert(spec.diff_id, file);
         let layer = Layer {
@@ -168,14 +181,19 @@ impl Layers {
         }
     }
 
-    /// Removes the mark of a layer that is whole, or that only we have open.
-    pub(crate) fn release(&mut self, group: &Group, id: &DiffId) -> Reply {
+    /// Lets a layer go. A mark is removed where the layer is whole, or only we have it open; whether
+    /// a FUSE file is open the daemon has found out.
+    pub(crate) fn release(&mut self, source: &Source, id: &DiffId) -> Reply {
         let layer = self
             .by_id
             .get(id)
             .and_then(|file| self.by_file.get_mut(file));
         let Some(layer) = layer.filter(|layer| layer.released.is_none()) else {
             return Reply::Unknown;
+        };
+        let Source::Events(group) = source else {
+            layer.released = Some(Instant::now());
+            return Reply::Done;
         };
         let whole = layer.has(Extent::between(0, layer.spec.size));
         let unmark = || group.unmark(&layer.tar);

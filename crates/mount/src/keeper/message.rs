@@ -5,7 +5,7 @@ use std::time::Duration;
 use thaw_image::{DiffId, Extent};
 
 use super::wire::{MAX_MESSAGE, Reader, Writer};
-use crate::{Denial, FaultCounters, LayerSpec, MountError};
+use crate::{Denial, FaultCounters, LayerSpec, MountError, TransportKind};
 
 /// Most layers in one message.
 pub(crate) const MAX_LAYERS: usize = 1024;
@@ -21,12 +21,14 @@ pub(crate) type Request = u64;
 /// From the daemon.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) enum Command {
-    /// The first message to a new keeper; carries the group.
+    /// The first message to a new keeper; carries the source.
     Hello {
         version: u64,
         fault_timeout: Duration,
         idle_timeout: Duration,
         socket: std::path::PathBuf,
+        kind: TransportKind,
+        devices: std::path::PathBuf,
     },
     /// Serve this layer; carries its tar, opened before the mark.
     Register { request: Request, spec: LayerSpec },
@@ -64,11 +66,15 @@ impl Command {
                 fault_timeout,
                 idle_timeout,
                 socket,
+                kind,
+                devices,
             } => Writer::new(1)
                 .number(*version)
                 .number(micros(*fault_timeout))
                 .number(micros(*idle_timeout))
-                .path(socket),
+                .path(socket)
+                .number(number_of(*kind))
+                .path(devices),
             Self::Register { request, spec } => put_spec(Writer::new(2).number(*request), spec),
             Self::Serve => Writer::new(3),
             Self::Release { request, layer } => Writer::new(4).number(*request).layer(layer),
@@ -101,6 +107,8 @@ impl Command {
                 fault_timeout: Duration::from_micros(reader.number()?),
                 idle_timeout: Duration::from_micros(reader.number()?),
                 socket: reader.path()?,
+                kind: take_kind(&mut reader)?,
+                devices: reader.path()?,
             },
             2 => Self::Register {
                 request: reader.number()?,
@@ -141,7 +149,7 @@ impl Command {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) enum Notice {
     /// The first message to a new daemon; carries the group.
-    Welcome { version: u64 },
+    Welcome { version: u64, kind: TransportKind },
     /// There is a daemon already.
     Busy,
     /// A layer that is served; carries its tar.
@@ -195,7 +203,9 @@ pub(crate) struct Recorded {
 impl Notice {
     pub(crate) fn encode(&self) -> Vec<u8> {
         match self {
-            Self::Welcome { version } => Writer::new(64).number(*version),
+            Self::Welcome { version, kind } => {
+                Writer::new(64).number(*version).number(number_of(*kind))
+            }
             Self::Busy => Writer::new(65),
             Self::Layer(spec) => put_spec(Writer::new(66), spec),
             Self::Ready => Writer::new(67),
@@ -220,6 +230,7 @@ impl Notice {
         let notice = match kind {
             64 => Self::Welcome {
                 version: reader.number()?,
+                kind: take_kind(&mut reader)?,
             },
             65 => Self::Busy,
             66 => Self::Layer(take_spec(&mut reader)?),
@@ -308,6 +319,21 @@ fn take_page(reader: &mut Reader<'_>) -> Result<TracePage, MountError> {
     Ok(page)
 }
 
+fn number_of(kind: TransportKind) -> u64 {
+    match kind {
+        TransportKind::Fanotify => 0,
+        TransportKind::Fuse => 1,
+    }
+}
+
+fn take_kind(reader: &mut Reader<'_>) -> Result<TransportKind, MountError> {
+    match reader.number()? {
+        0 => Ok(TransportKind::Fanotify),
+        1 => Ok(TransportKind::Fuse),
+        _ => Err(MountError::Protocol("unknown transport")),
+    }
+}
+
 fn micros(duration: Duration) -> u64 {
     u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
 }
@@ -379,6 +405,8 @@ mod tests {
                 fault_timeout: Duration::from_secs(30),
                 idle_timeout: Duration::from_millis(5),
                 socket: "/s".into(),
+                kind: TransportKind::Fuse,
+                devices: "/d".into(),
             },
             Command::Register {
                 request,
@@ -436,7 +464,10 @@ mod tests {
             Reply::Counters(Box::default()),
         ];
         let mut notices = vec![
-            Notice::Welcome { version: 1 },
+            Notice::Welcome {
+                version: 1,
+                kind: TransportKind::Fanotify,
+            },
             Notice::Busy,
             Notice::Layer(spec()),
             Notice::Ready,

@@ -6,12 +6,11 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, poll};
 use thaw_image::Extent;
-use thaw_sys::fanotify::{self, Event, Group};
+use thaw_sys::fanotify;
 use thaw_sys::process::{self, Signal};
 use thaw_sys::socket::{self, Wait};
 
@@ -19,9 +18,11 @@ use super::daemon::Daemon;
 use super::layers::{FileId, Layers};
 use super::life;
 use super::message::{Command, Notice, Reply, Request};
+use super::source::{self, Reader, Source};
+use super::supply::Supply;
 use super::wire::MAX_MESSAGE;
 use super::{EVENT_FD_LIMIT, PROTOCOL};
-use crate::{Denial, FaultCounters, MountError};
+use crate::{Denial, FaultCounters, MountError, TransportKind};
 
 /// Descriptors kept for other things than pending events.
 const RESERVED_FDS: usize = 4096;
@@ -56,7 +57,6 @@ fn live_alone() {
         Signal::Hangup,
         Signal::Interrupt,
         Signal::Terminate,
-        Signal::Lease,
         Signal::Pipe,
     ] {
         let _ = process::ignore(signal);
@@ -72,7 +72,7 @@ fn live_alone() {
 
 /// A reader that waits for the daemon.
 struct Pending {
-    event: Event,
+    reader: Reader,
     file: FileId,
     extent: Extent,
     since: Instant,
@@ -84,11 +84,13 @@ struct Settings {
     idle_timeout: Duration,
     max_pending: usize,
     socket: PathBuf,
+    devices: PathBuf,
 }
 
 struct Server {
     settings: Settings,
-    group: Arc<Group>,
+    source: Source,
+    supply: Supply,
     listener: OwnedFd,
     _life: File,
     daemon: Option<Daemon>,
@@ -97,8 +99,10 @@ struct Server {
     pending: BTreeMap<u64, Pending>,
     next_miss: u64,
     counters: FaultCounters,
-    /// Whether events are read: not before the layers are known.
+    /// Whether readers are taken: not before the layers are known.
     serving: bool,
+    /// Whether none will ever come: the FUSE connection was ended from outside.
+    over: bool,
     /// Whether a daemon died before it said all layers: files may be marked that we do not know.
     incomplete: bool,
     /// Since when there is nothing to keep.
@@ -113,7 +117,7 @@ enum Next {
 }
 
 impl Server {
-    /// Takes the first message, which brings the group.
+    /// Takes the first message, which brings the source.
     fn begin(control: OwnedFd) -> Result<Self, MountError> {
         let mut buffer = vec![0; MAX_MESSAGE];
         let failed = |what| move |source| MountError::Socket { what, source };
@@ -126,6 +130,8 @@ impl Server {
             fault_timeout,
             idle_timeout,
             socket,
+            kind,
+            devices,
         } = Command::decode(&buffer[..len])?
         else {
             return Err(MountError::Protocol("no hello"));
@@ -133,7 +139,7 @@ impl Server {
         if version != u64::from(PROTOCOL) {
             return Err(MountError::Protocol("another version"));
         }
-        let group = fds.pop().ok_or(MountError::Protocol("no group"))?;
+        let source = fds.pop().ok_or(MountError::Protocol("no source"))?;
         let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
         let limit = usize::try_from(limit.unwrap_or(0)).unwrap_or(0);
         let life = life::show(&socket).map_err(failed("lock the file of"))?;
@@ -147,8 +153,10 @@ impl Server {
                     .saturating_sub(RESERVED_FDS)
                     .max(64),
                 socket,
+                devices,
             },
-            group: Arc::new(Group::from_fd(group)),
+            source: Source::from_fd(kind, source),
+            supply: Supply::new(kind).map_err(failed("start the threads behind"))?,
             listener,
             _life: life,
             daemon: Some(Daemon::new(control)),
@@ -157,6 +165,7 @@ impl Server {
             next_miss: 0,
             counters: FaultCounters::default(),
             serving: false,
+            over: false,
             incomplete: false,
             idle_since: None,
             buffer,
@@ -183,7 +192,7 @@ impl Server {
             self.expire();
             if self.is_idle() {
                 tracing::info!("nothing to keep");
-                self.stop_listening();
+                self.leave();
                 return Ok(());
             }
         }
@@ -196,15 +205,20 @@ impl Server {
         } else {
             PollFlags::empty()
         };
-        let mut fds = vec![
-            PollFd::new(&self.group, reads),
-            PollFd::new(&self.listener, PollFlags::IN),
-        ];
-        if let Some(daemon) = &self.daemon {
+        let mut fds = vec![PollFd::new(&self.listener, PollFlags::IN)];
+        let mut push = |fd| {
+            fds.push(fd);
+            Some(fds.len() - 1)
+        };
+        let commands = self.daemon.as_ref().and_then(|daemon| {
             let mut flags = PollFlags::IN;
             flags.set(PollFlags::OUT, daemon.is_behind());
-            fds.push(PollFd::new(daemon, flags));
-        }
+            push(PollFd::new(daemon, flags))
+        });
+        let events = match self.over {
+            true => None,
+            false => push(PollFd::new(&self.source, reads)),
+        };
         let timeout = rustix::time::Timespec::try_from(self.timeout()).ok();
         match poll(&mut fds, timeout.as_ref()) {
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
@@ -215,11 +229,14 @@ impl Server {
                 });
             }
         }
-        let ready = |index: usize| fds.get(index).is_some_and(|fd| !fd.revents().is_empty());
+        let ready = |index: Option<usize>| {
+            let fd = index.and_then(|index| fds.get(index));
+            fd.is_some_and(|fd| !fd.revents().is_empty())
+        };
         Ok(Ready {
-            events: self.serving && !full && ready(0),
-            connection: ready(1),
-            commands: ready(2),
+            events: self.serving && !full && ready(events),
+            connection: ready(Some(0)),
+            commands: ready(commands),
         })
     }
 
@@ -237,47 +254,52 @@ impl Server {
     }
 
     fn take_events(&mut self) -> Result<(), MountError> {
-        match self.group.read() {
-            Ok(events) => {
-                for event in events {
-                    self.take_event(event);
+        match self.source.read(&self.layers) {
+            Ok(readers) => {
+                for reader in readers {
+                    self.take_reader(reader);
                 }
                 Ok(())
             }
             // Without a descriptor the kernel has denied that one event itself.
-            Err(fanotify::Error::Read(error)) => {
+            Err(MountError::Events(fanotify::Error::Read(error))) => {
                 tracing::error!(%error, "a read of a layer was denied");
                 Ok(())
             }
-            Err(error) => Err(error.into()),
+            Err(MountError::Fuse(error)) if error.is_over() => {
+                tracing::error!("the FUSE connection was ended: reads of its layers fail");
+                self.over = true;
+                Ok(())
+            }
+            Err(error) => Err(error),
         }
     }
 
-    fn take_event(&mut self, event: Event) {
+    fn take_reader(&mut self, reader: Reader) {
         self.counters.events += 1;
-        let known = FileId::of(&event).ok();
+        let known = reader.file().ok();
         let found = known.and_then(|file| self.layers.get(file).map(|layer| (file, layer)));
         let Some((file, layer)) = found else {
             self.counters.unknown += 1;
-            tracing::error!(pid = event.pid(), "a read of an unknown file is denied");
-            return answer(event, Err(Denial::Io));
+            tracing::error!(pid = reader.pid(), "a read of an unknown file is denied");
+            return reader.deny(Denial::Io);
         };
-        let extent = layer.wanted(&event);
+        let extent = layer.wanted(&reader);
         if layer.has(extent) {
             self.counters.hits += 1;
-            answer(event, Ok(()));
+            self.supply.allow(reader, &layer.tar, layer.file_size());
         } else {
-            self.miss(event, file, extent);
+            self.miss(reader, file, extent);
         }
         // Last: nobody waits for it.
         self.layers.record(file, extent);
     }
 
-    fn miss(&mut self, event: Event, file: FileId, extent: Extent) {
+    fn miss(&mut self, reader: Reader, file: FileId, extent: Extent) {
         self.counters.misses += 1;
         self.next_miss += 1;
         let pending = Pending {
-            event,
+            reader,
             file,
             extent,
             since: Instant::now(),
@@ -364,14 +386,14 @@ impl Server {
             Command::Hello { .. } => {}
             Command::Register { request, spec } => {
                 let reply = match fds.pop() {
-                    Some(tar) => self.layers.register(&self.group, spec, tar),
+                    Some(tar) => self.layers.register(&self.source, spec, tar),
                     None => Reply::Refused("no descriptor came with the layer".to_owned()),
                 };
                 self.reply(request, reply);
             }
             Command::Serve => self.serving = true,
             Command::Release { request, layer } => {
-                let reply = self.layers.release(&self.group, &layer);
+                let reply = self.layers.release(&self.source, &layer);
                 self.reply(request, reply);
             }
             Command::Answer { miss, outcome } => self.conclude(miss, outcome),
@@ -393,8 +415,14 @@ impl Server {
         Next::Go
     }
 
-    fn stop_listening(&self) {
+    /// Takes away what others find us by.
+    fn leave(&self) {
         life::forget(&self.settings.socket);
+        if let TransportKind::Fuse = self.source.kind()
+            && let Err(error) = source::unmount(&self.settings.devices)
+        {
+            tracing::warn!(%error, "the FUSE filesystem stays");
+        }
         if let Err(error) = std::fs::remove_file(&self.settings.socket) {
             tracing::warn!(%error, "the keeper's socket stays");
         }
@@ -408,7 +436,7 @@ impl Server {
             return Next::Go;
         }
         // Before the reply: the next keeper's has the same path.
-        self.stop_listening();
+        self.leave();
         self.reply(request, Reply::Done);
         self.send();
         Next::End
@@ -441,7 +469,18 @@ impl Server {
             Ok(()) => self.counters.filled += 1,
             Err(_) => self.counters.failed += 1,
         }
-        answer(pending.event, outcome);
+        self.answer(pending, outcome);
+    }
+
+    fn answer(&mut self, pending: Pending, outcome: Result<(), Denial>) {
+        let layer = self.layers.get(pending.file).ok_or(Denial::Io);
+        match outcome.and(layer) {
+            Ok(layer) => {
+                let size = layer.file_size();
+                self.supply.allow(pending.reader, &layer.tar, size);
+            }
+            Err(denial) => pending.reader.deny(denial),
+        }
     }
 
     /// Gives up on misses whose deadline has passed.
@@ -458,8 +497,8 @@ impl Server {
             if let Some(pending) = self.pending.remove(&miss) {
                 self.counters.expired += 1;
                 self.counters.waited(pending.since.elapsed());
-                tracing::warn!(pid = pending.event.pid(), "a read has waited too long");
-                answer(pending.event, Err(Denial::Io));
+                tracing::warn!(pid = pending.reader.pid(), "a read has waited too long");
+                pending.reader.deny(Denial::Io);
             }
         }
         self.layers.forget_released(self.settings.fault_timeout);
@@ -526,24 +565,17 @@ impl Server {
 
     fn greet(&self, daemon: &mut Daemon) -> io::Result<()> {
         let version = u64::from(PROTOCOL);
-        daemon.queue(&Notice::Welcome { version }, Some(self.group.holder()?));
+        let kind = self.source.kind();
+        daemon.queue(
+            &Notice::Welcome { version, kind },
+            Some(self.source.holder()?),
+        );
         for layer in self.layers.served() {
             let tar = layer.tar.try_clone()?;
-            daemon.queue(&Notice::Layer(layer.spec.clone()), Some(tar));
+            daemon.queue(&Notice::Layer(layer.spec.clone()), Some(tar.into()));
         }
         daemon.queue(&Notice::Ready, None);
         daemon.flush()
-    }
-}
-
-/// Answers an event. A reader that was killed meanwhile needs no answer.
-fn answer(event: Event, outcome: Result<(), Denial>) {
-    let answered = match outcome {
-        Ok(()) => event.allow(),
-        Err(denial) => event.deny(denial),
-    };
-    if let Err(error) = answered {
-        tracing::debug!(%error, "a reader is gone");
     }
 }
 

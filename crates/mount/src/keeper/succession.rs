@@ -1,4 +1,4 @@
-//! How a daemon comes by its keeper: the one that is there, or another for a group that was saved,
+//! How a daemon comes by its keeper: the one that is there, or another for a source that was saved,
 //! or a first one.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -6,13 +6,13 @@ use std::process::{Command as Program, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use thaw_sys::fanotify::Group;
 use thaw_sys::socket;
 
 use super::keepsake::{self, Saved};
 use super::link::Link;
 use super::message::{Command, Notice};
-use super::{EVENT_FD_LIMIT, Inherited, KeeperSettings, PROTOCOL};
+use super::source::{self, Source};
+use super::{Inherited, KeeperSettings, PROTOCOL};
 use crate::{LayerSpec, MountError};
 
 /// For how long a keeper that is there may take to say what it has, until it is taken for hung.
@@ -25,8 +25,16 @@ const BIRTH_TIMEOUT: Duration = Duration::from_millis(100);
 /// Between two tries.
 const PAUSE: Duration = Duration::from_millis(10);
 
-/// A keeper, its group, and the layers that it serves already.
-pub(crate) type Succession = (Link, Group, Vec<Inherited>);
+/// What a daemon begins with.
+#[derive(Debug)]
+pub(crate) struct Succession {
+    pub(crate) link: Link,
+    pub(crate) source: Source,
+    /// Layers that the keeper serves already.
+    pub(crate) inherited: Vec<Inherited>,
+    /// Whether a FUSE connection was found that has died with all its holders.
+    pub(crate) over_a_dead_fuse: bool,
+}
 
 /// Connects to a keeper, whichever way there is.
 pub(crate) fn connect(settings: &KeeperSettings) -> Result<Succession, MountError> {
@@ -34,16 +42,28 @@ pub(crate) fn connect(settings: &KeeperSettings) -> Result<Succession, MountErro
         return Ok(found);
     }
     let Some(saved) = keepsake::find(&settings.holders) else {
-        let group = Group::new()?;
-        let link = spawn(settings, &group)?;
-        tell_layers(&link, std::iter::empty())?;
-        return Ok((link, group, Vec::new()));
+        return begin(settings);
     };
-    // Two readers of one group would answer each other's events: be sure that there is none.
+    // Two readers of one source would answer each other's readers: be sure that there is none.
     match take_over_any(settings, BIRTH_TIMEOUT)? {
         Some(found) => Ok(found),
         None => revive(settings, saved),
     }
+}
+
+/// A first keeper.
+fn begin(settings: &KeeperSettings) -> Result<Succession, MountError> {
+    let devices = settings.devices();
+    let over_a_dead_fuse = source::unmount(&devices)?;
+    let source = Source::new(settings.transport, &devices)?;
+    let link = spawn(settings, &source)?;
+    tell_layers(&link, std::iter::empty())?;
+    Ok(Succession {
+        link,
+        source,
+        inherited: Vec::new(),
+        over_a_dead_fuse,
+    })
 }
 
 /// Takes over the keeper that listens, or begins to within `patience`.
@@ -63,7 +83,7 @@ fn take_over_any(
     }
 }
 
-/// Another keeper for the group of one that hangs: what it holds is duplicated before it is killed.
+/// Another keeper for the source of one that hangs: what it holds is duplicated before it is killed.
 fn replace(hung: &Link, settings: &KeeperSettings) -> Result<Succession, MountError> {
     tracing::error!(pid = hung.pid(), "the keeper hangs and is replaced");
     let saved = keepsake::find(&[hung.pid()]);
@@ -72,21 +92,22 @@ fn replace(hung: &Link, settings: &KeeperSettings) -> Result<Succession, MountEr
     revive(settings, saved.ok_or(MountError::Gone)?)
 }
 
-/// Another keeper for a group whose keeper and daemon are dead.
+/// Another keeper for a source whose keeper and daemon are dead.
 fn revive(settings: &KeeperSettings, saved: Saved) -> Result<Succession, MountError> {
-    let Saved { group, layers } = saved;
-    let denied = group.deny_all(i32::from(EVENT_FD_LIMIT));
-    tracing::error!(
-        denied,
-        layers = layers.len(),
-        "daemon and keeper are dead; the keeper's waiting reads were denied"
-    );
-    let link = spawn(settings, &group)?;
+    let Saved { source, layers } = saved;
+    tracing::error!(layers = layers.len(), "daemon and keeper are dead");
+    source.recover(&settings.devices());
+    let link = spawn(settings, &source)?;
     tell_layers(
         &link,
         layers.iter().map(|layer| (&layer.spec, layer.tar.as_fd())),
     )?;
-    Ok((link, group, layers))
+    Ok(Succession {
+        link,
+        source,
+        inherited: layers,
+        over_a_dead_fuse: false,
+    })
 }
 
 /// Tells a new keeper of all layers, and lets it begin.
@@ -109,8 +130,8 @@ pub(crate) fn tell_layers<'a>(
     link.tell(&Command::Serve, None).map_err(failed)
 }
 
-/// Starts a keeper that holds `group`. It reads no events before it is told to serve.
-pub(crate) fn spawn(settings: &KeeperSettings, group: &Group) -> Result<Link, MountError> {
+/// Starts a keeper that holds `source`. It takes no readers before it is told to serve.
+pub(crate) fn spawn(settings: &KeeperSettings, source: &Source) -> Result<Link, MountError> {
     let failed = |source| MountError::Spawn {
         exe: settings.exe.clone(),
         source,
@@ -128,19 +149,21 @@ pub(crate) fn spawn(settings: &KeeperSettings, group: &Group) -> Result<Link, Mo
         fault_timeout: settings.fault_timeout,
         idle_timeout: settings.idle_timeout,
         socket: settings.socket.clone(),
+        kind: source.kind(),
+        devices: settings.devices(),
     };
-    link.tell(&hello, Some(group.as_fd())).map_err(failed)?;
+    link.tell(&hello, Some(source.as_fd())).map_err(failed)?;
     Ok(link)
 }
 
-/// Takes over a keeper that lives: its group and its layers.
+/// Takes over a keeper that lives: its source and its layers.
 fn take_over(socket: OwnedFd, settings: &KeeperSettings) -> Result<Succession, MountError> {
     let failed = |source| MountError::Socket {
         what: "take over",
         source,
     };
     let link = Link::to_stranger(socket).map_err(failed)?;
-    let mut group = None;
+    let mut source = None;
     let mut inherited = Vec::new();
     loop {
         if !link.wait(GREETING_TIMEOUT) {
@@ -148,8 +171,8 @@ fn take_over(socket: OwnedFd, settings: &KeeperSettings) -> Result<Succession, M
         }
         let (notice, mut fds) = link.receive()?.ok_or(MountError::Gone)?;
         match notice {
-            Notice::Welcome { version } if version == u64::from(PROTOCOL) => {
-                group = fds.pop().map(Group::from_fd);
+            Notice::Welcome { version, kind } if version == u64::from(PROTOCOL) => {
+                source = fds.pop().map(|fd| Source::from_fd(kind, fd));
             }
             Notice::Welcome { .. } => return Err(MountError::Protocol("another version")),
             Notice::Busy => return Err(MountError::Owned(settings.socket.clone())),
@@ -163,8 +186,13 @@ fn take_over(socket: OwnedFd, settings: &KeeperSettings) -> Result<Succession, M
             }
         }
     }
-    let group = group.ok_or(MountError::Protocol("no group"))?;
+    let source = source.ok_or(MountError::Protocol("no source"))?;
     // A keeper whose daemon died too early does not serve yet.
     link.tell(&Command::Serve, None).map_err(failed)?;
-    Ok((link, group, inherited))
+    Ok(Succession {
+        link,
+        source,
+        inherited,
+        over_a_dead_fuse: false,
+    })
 }

@@ -18,11 +18,47 @@ use thaw_erofs::{Attributes, Content, Device as Slot, FileData, Inode, Tree};
 use thaw_image::{BLOCK, DiffId, Digest, Extent, Verified};
 use thaw_mount::{
     Denial, Device, FaultHandler, FaultTransport, Inherited, Keeper, KeeperSettings, LayerSpec,
-    LayoutMount,
+    LayoutMount, TmpfsMount, TransportKind, Unmount,
 };
 
 /// Bytes of one of a layer's files.
 pub const FILE: u64 = 64 << 10;
+
+/// What a test runs on.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum World {
+    /// Pre-content events.
+    Fanotify,
+    /// FUSE files as EROFS devices.
+    Fuse,
+    /// FUSE files behind loop devices: what tmpfs needs, and every kernel before 6.12.
+    FuseOnLoops,
+}
+
+impl World {
+    pub fn kind(self) -> TransportKind {
+        match self {
+            Self::Fanotify => TransportKind::Fanotify,
+            Self::Fuse | Self::FuseOnLoops => TransportKind::Fuse,
+        }
+    }
+}
+
+/// One body of tests for every world: `every_world!(name, ...)` makes tests of functions.
+#[macro_export]
+macro_rules! every_world {
+    ($($name:ident),* $(,)?) => {
+        mod fanotify {
+            $(#[test] fn $name() { super::$name($crate::support::World::Fanotify); })*
+        }
+        mod fuse {
+            $(#[test] fn $name() { super::$name($crate::support::World::Fuse); })*
+        }
+        mod fuse_on_loops {
+            $(#[test] fn $name() { super::$name($crate::support::World::FuseOnLoops); })*
+        }
+    };
+}
 
 /// The test that is a keeper when the test program is executed again.
 pub fn be_keeper() -> ExitCode {
@@ -39,13 +75,14 @@ pub fn log() {
         .try_init();
 }
 
-pub fn settings(root: &Path) -> KeeperSettings {
+pub fn settings(root: &Path, world: World) -> KeeperSettings {
     let args = ["keeper_process", "--exact", "--ignored", "--nocapture"];
     let mut settings = KeeperSettings::new(
         std::env::current_exe().unwrap(),
         args.map(Into::into).to_vec(),
         root.join("keeper.sock"),
     );
+    settings.transport = world.kind();
     settings.idle_timeout = Duration::from_millis(300);
     settings
 }
@@ -105,23 +142,33 @@ pub struct Rig {
     pub store: Store,
     pub layers: Vec<Layer>,
     pub root: PathBuf,
+    pub world: World,
+    _tmpfs: Option<TmpfsMount>,
     _dir: Option<TempDir>,
 }
 
 impl Rig {
-    pub fn new(contents: Vec<Vec<u8>>) -> Self {
+    pub fn new(world: World, contents: Vec<Vec<u8>>) -> Self {
         log();
         let dir = tempfile::tempdir_in("/var/tmp").unwrap();
         let root = dir.path().to_owned();
-        Self::at(root, contents, Some(dir), |store, id, size| {
+        let tmpfs = (world == World::FuseOnLoops).then(|| TmpfsMount::new(&root, 1 << 30).unwrap());
+        let mut rig = Self::at(root, world, contents, |store, id, size| {
             store.layers().open(id, size).unwrap()
-        })
+        });
+        (rig._tmpfs, rig._dir) = (tmpfs, Some(dir));
+        rig
     }
 
     /// A store that exists, whose layers another process left marked.
-    pub fn adopt(root: &Path, contents: Vec<Vec<u8>>, inherited: Vec<Inherited>) -> Self {
+    pub fn adopt(
+        root: &Path,
+        world: World,
+        contents: Vec<Vec<u8>>,
+        inherited: Vec<Inherited>,
+    ) -> Self {
         let mut inherited = inherited;
-        Self::at(root.to_owned(), contents, None, |store, id, size| {
+        Self::at(root.to_owned(), world, contents, |store, id, size| {
             let at = inherited
                 .iter()
                 .position(|i| i.spec.diff_id == *id)
@@ -133,8 +180,8 @@ impl Rig {
 
     pub fn at(
         root: PathBuf,
+        world: World,
         contents: Vec<Vec<u8>>,
-        dir: Option<TempDir>,
         mut open: impl FnMut(&Store, &DiffId, u64) -> Arc<LayerTar>,
     ) -> Self {
         let store = Store::open(&root).unwrap();
@@ -150,7 +197,9 @@ impl Rig {
             store,
             layers,
             root,
-            _dir: dir,
+            world,
+            _tmpfs: None,
+            _dir: None,
         };
         rig.write_layout();
         rig
@@ -297,11 +346,17 @@ pub fn start(rig: &Rig, handler: &Arc<Filler>, timeout: Duration) -> Keeper {
 
 pub fn connect(rig: &Rig, handler: &Arc<Filler>, timeout: Duration) -> (Keeper, Vec<Inherited>) {
     let handler: Arc<dyn FaultHandler> = Arc::clone(handler) as _;
-    let mut settings = settings(&rig.root);
+    let mut settings = settings(&rig.root, rig.world);
     settings.fault_timeout = timeout;
     let (keeper, inherited) = Keeper::start(settings, &handler).unwrap();
     keeper.serve();
     (keeper, inherited)
+}
+
+/// Unmounts, when the files are closed that a process of another test has of ours between its fork
+/// and its exec; [`finish`] waits for that.
+pub fn unmount(mount: LayoutMount) {
+    mount.unmount(Unmount::Lazy).unwrap();
 }
 
 /// The end of a test: the mount gone, every layer let go, the keeper ended.

@@ -104,8 +104,8 @@ pub(super) fn settings(config: &Config) -> anyhow::Result<Settings> {
     })
 }
 
-/// The process that holds the event group, on the socket that the daemon handed it as standard
-/// input.
+/// The process that holds the event group or FUSE connection, on the socket that the daemon handed
+/// it as standard input.
 pub(super) fn keeper() -> ExitCode {
     match std::io::stdin().as_fd().try_clone_to_owned() {
         Ok(control) => thaw_mount::keeper_main(control),

@@ -6,34 +6,40 @@ use std::process::ExitCode;
 
 use anyhow::Context as _;
 use serde::Serialize;
-use thaw_mount::{Capabilities, Cgroup};
+use thaw_mount::{Capabilities, Cgroup, TransportChoice, TransportKind};
 
 use super::Context;
 use crate::output::table;
 
-/// What a kernel must have for which way, and what to do where it has it not.
-const KERNEL: [(&str, Use, &str); 5] = [
-    ("root", Use::Mount, "run thaw as root"),
+/// What a kernel must have, and what to do where it has it not.
+const KERNEL: [(&str, &str); 7] = [
+    ("root", "run thaw as root"),
     (
         "erofs",
-        Use::Mount,
         "take a kernel with CONFIG_EROFS_FS, or load the module erofs",
     ),
     (
         "file-backed erofs",
-        Use::Mount,
-        "take Linux 6.12 or newer with CONFIG_EROFS_FS_BACKED_BY_FILE",
+        "take Linux 6.12 or newer with CONFIG_EROFS_FS_BACKED_BY_FILE, and a store (--root) on ext4, \
+         xfs or btrfs",
     ),
     (
         "overlayfs",
-        Use::Mount,
         "take a kernel with CONFIG_OVERLAY_FS, or load the module overlay",
     ),
     (
         "pre-content events",
-        Use::Lazy,
         "take Linux 6.14 or newer with CONFIG_FANOTIFY_ACCESS_PERMISSIONS, and a store (--root) on \
          ext4, xfs or btrfs",
+    ),
+    (
+        "fuse",
+        "without pre-content events, load the module fuse, or take a kernel with CONFIG_FUSE_FS",
+    ),
+    (
+        "loop devices",
+        "without mounts from files, load the module loop, or take Linux 6.4 or newer with \
+         CONFIG_BLK_DEV_LOOP",
     ),
 ];
 
@@ -67,6 +73,8 @@ enum Use {
     Mount,
     /// Mounting one before it is here.
     Lazy,
+    /// The same, in a better way than the one that works.
+    Better,
     /// Running a container.
     Run,
     /// `--net bridge`.
@@ -81,11 +89,13 @@ struct Diagnosis {
     store: String,
     /// `lazy`, `full`, or `none`: how images start here.
     start: &'static str,
-    /// `fanotify` or `none`.
+    /// `fanotify`, `fuse` or `none`.
     transport: &'static str,
     reason: String,
     /// What to do, the most important first.
     advice: Vec<String>,
+    /// What to do for a better way.
+    better: Vec<String>,
     checks: Vec<Check>,
 }
 
@@ -117,7 +127,9 @@ fn diagnose(
     capabilities: &Capabilities,
     find: impl Fn(&str) -> Option<std::path::PathBuf>,
 ) -> Diagnosis {
-    let mut checks = kernel_checks(capabilities);
+    let taken = thaw_mount::select(TransportChoice::Auto, capabilities);
+    let taken = taken.ok();
+    let mut checks = kernel_checks(capabilities, taken);
     checks.push(Check {
         name: "control groups".to_owned(),
         ok: capabilities.cgroup != Cgroup::None,
@@ -150,42 +162,66 @@ fn diagnose(
             check.advice = None;
         }
     }
-    conclude(capabilities.kernel.release.clone(), checks)
+    conclude(capabilities.kernel.release.clone(), checks, taken)
 }
 
-fn kernel_checks(capabilities: &Capabilities) -> Vec<Check> {
+/// What an ability is needed for where `taken` is the transport.
+fn needed_for(name: &str, capabilities: &Capabilities, taken: Option<TransportKind>) -> Use {
+    let on_loops = capabilities.loop_devices.available;
+    match (name, taken) {
+        ("root" | "erofs" | "overlayfs", _) => Use::Mount,
+        ("file-backed erofs", _) if !on_loops => Use::Mount,
+        ("file-backed erofs" | "pre-content events", Some(TransportKind::Fuse)) => Use::Better,
+        ("file-backed erofs" | "pre-content events", _) | ("fuse", None) => Use::Lazy,
+        ("loop devices", None) if !capabilities.file_backed_erofs.available => Use::Lazy,
+        _ => Use::None,
+    }
+}
+
+fn kernel_checks(capabilities: &Capabilities, taken: Option<TransportKind>) -> Vec<Check> {
     let abilities = capabilities.abilities().into_iter();
     let checks = abilities.map(|(name, ability)| {
-        let known = KERNEL.iter().find(|(known, ..)| *known == name);
+        let known = KERNEL.iter().find(|(known, _)| *known == name);
         Check {
             name: name.to_owned(),
             ok: ability.available,
-            needed_for: known.map_or(Use::None, |(_, needed_for, _)| *needed_for),
+            needed_for: needed_for(name, capabilities, taken),
             evidence: ability.evidence.clone(),
-            advice: known.map(|(.., advice)| (*advice).to_owned()),
+            advice: known.map(|(_, advice)| (*advice).to_owned()),
         }
     });
     checks.collect()
 }
 
 /// How images start, from what is there.
-fn conclude(kernel: String, checks: Vec<Check>) -> Diagnosis {
+fn conclude(kernel: String, checks: Vec<Check>, taken: Option<TransportKind>) -> Diagnosis {
     let lacking = |wanted: Use| {
         let mut checks = checks.iter();
         checks.find(|check| !check.ok && check.needed_for == wanted)
     };
-    let (start, transport, reason) = match (lacking(Use::Mount), lacking(Use::Lazy)) {
-        (None, None) => {
+    let evidence = |wanted| lacking(wanted).map(|check| check.evidence.clone());
+    let (start, transport, reason) = match (evidence(Use::Mount), taken) {
+        (Some(evidence), _) => ("none", "none", evidence),
+        (None, Some(TransportKind::Fanotify)) => {
             let reason = "pre-content events work on the store's filesystem";
             ("lazy", "fanotify", reason.to_owned())
         }
-        (None, Some(check)) => ("full", "none", check.evidence.clone()),
-        (Some(check), _) => ("none", "none", check.evidence.clone()),
+        (None, Some(TransportKind::Fuse)) => {
+            ("lazy", "fuse", evidence(Use::Better).unwrap_or_default())
+        }
+        (None, None) => ("full", "none", evidence(Use::Lazy).unwrap_or_default()),
     };
-    let mut advice: Vec<String> = Vec::new();
-    for check in &checks {
-        advice.extend(check.advice.clone().filter(|new| !advice.contains(new)));
-    }
+    let advice_for = |better: bool| {
+        let mut advice: Vec<String> = Vec::new();
+        for check in checks
+            .iter()
+            .filter(|it| (it.needed_for == Use::Better) == better)
+        {
+            advice.extend(check.advice.clone().filter(|new| !advice.contains(new)));
+        }
+        advice
+    };
+    let (advice, better) = (advice_for(false), advice_for(true));
     Diagnosis {
         kernel,
         store: String::new(),
@@ -193,6 +229,7 @@ fn conclude(kernel: String, checks: Vec<Check>) -> Diagnosis {
         transport,
         reason,
         advice,
+        better,
         checks,
     }
 }
@@ -212,7 +249,7 @@ fn describe(diagnosis: &Diagnosis) -> String {
         .map(|check| {
             let mark = match (check.ok, check.needed_for) {
                 (true, _) => "ok",
-                (false, Use::None) => "not there",
+                (false, Use::None | Use::Better) => "not there",
                 (false, _) => "lacking",
             };
             vec![check.name.clone(), mark.to_owned(), check.evidence.clone()]
@@ -238,6 +275,9 @@ fn describe(diagnosis: &Diagnosis) -> String {
     for advice in &diagnosis.advice {
         let _ = writeln!(text, "to do: {advice}");
     }
+    for better in &diagnosis.better {
+        let _ = writeln!(text, "for pre-content events: {better}");
+    }
     text
 }
 
@@ -257,23 +297,48 @@ mod tests {
 
     #[test]
     fn what_is_lacking_decides_how_images_start() {
-        let told = |mount, lazy| {
+        let told = |mount, events, taken| {
             let checks = vec![
                 check("erofs", mount, Use::Mount),
-                check("events", lazy, Use::Lazy),
-                check("fuse", false, Use::None),
+                check("events", taken == Some(TransportKind::Fanotify), events),
+                check("loop", false, Use::None),
             ];
-            let diagnosis = conclude("6.18".to_owned(), checks);
-            (diagnosis.start, diagnosis.transport, diagnosis.reason)
+            let diagnosis = conclude("6.18".to_owned(), checks, taken);
+            let how = (diagnosis.start, diagnosis.transport);
+            (how, diagnosis.reason, diagnosis.advice.len())
         };
-        assert_eq!(told(true, true).0, "lazy");
-        assert_eq!(
-            told(true, false),
-            ("full", "none", "seen: events".to_owned())
+        let best = told(true, Use::Lazy, Some(TransportKind::Fanotify));
+        assert_eq!(best.0, ("lazy", "fanotify"));
+        let seen = |what: &str| format!("seen: {what}");
+        // The advice for a better way makes nothing fail.
+        let fuse = told(true, Use::Better, Some(TransportKind::Fuse));
+        assert_eq!(fuse, (("lazy", "fuse"), seen("events"), 1));
+        let full = told(true, Use::Lazy, None);
+        assert_eq!(full, (("full", "none"), seen("events"), 2));
+        let none = told(false, Use::Lazy, None);
+        assert_eq!(none, (("none", "none"), seen("erofs"), 3));
+    }
+
+    #[test]
+    fn a_machine_without_events_is_served_by_fuse() {
+        let mut capabilities = Capabilities::probe(std::path::Path::new("/var/tmp"));
+        capabilities.pre_content_events.available = false;
+        let text = |capabilities: &Capabilities| {
+            describe(&diagnose(capabilities, |program| Some(program.into())))
+        };
+        let told = text(&capabilities);
+        assert!(told.contains("fault transport: fuse"), "{told}");
+        assert!(
+            told.contains("for pre-content events: take Linux 6.14"),
+            "{told}"
         );
-        assert_eq!(
-            told(false, false),
-            ("none", "none", "seen: erofs".to_owned())
+        assert!(!told.contains("to do:"), "{told}");
+        capabilities.fuse.available = false;
+        let told = text(&capabilities);
+        assert!(told.contains("full pull only"), "{told}");
+        assert!(
+            told.contains("to do: without pre-content events, load the module fuse"),
+            "{told}"
         );
     }
 

@@ -12,8 +12,16 @@ use super::{BOUND, Scene, bound, eventually, kill, nothing_is_left, processes, s
 /// Longer than a hung process may stay unnoticed.
 const SECONDS: u32 = 4;
 
-fn start(scene: &Scene, node: &Thaw) -> std::path::PathBuf {
-    scene.start(node, &["--net", "none", "--config", &bound(node, SECONDS)])
+by_every_transport!(
+    a_stopped_daemon_costs_errors_after_the_bound,
+    a_stopped_keeper_is_replaced,
+    a_stopped_keeper_is_replaced_by_the_next_daemon,
+);
+
+fn start(scene: &Scene, node: &Thaw, transport: &str) -> std::path::PathBuf {
+    let config = bound(node, SECONDS);
+    let options = ["--net", "none", "--transport", transport];
+    scene.start(node, &[&options[..], &["--config", &config]].concat())
 }
 
 fn end(scene: &Scene, node: &Thaw, inside: &Path) {
@@ -35,11 +43,10 @@ fn read(scene: &Scene, inside: &Path, name: &str) -> io::Result<()> {
     read
 }
 
-#[test]
-fn a_stopped_daemon_costs_errors_after_the_bound() {
+fn a_stopped_daemon_costs_errors_after_the_bound(transport: &str) {
     let scene = Scene::new();
     let node = thaw();
-    let inside = start(&scene, &node);
+    let inside = start(&scene, &node, transport);
     scene.read(&inside, "srv/f0-1").unwrap();
     let daemon = node.daemon().unwrap();
     signal(daemon, Signal::STOP);
@@ -59,11 +66,10 @@ fn drop_pages(file: &Path) {
     rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed).unwrap();
 }
 
-#[test]
-fn a_stopped_keeper_is_replaced() {
+fn a_stopped_keeper_is_replaced(transport: &str) {
     let scene = Scene::new();
     let node = thaw();
-    let inside = start(&scene, &node);
+    let inside = start(&scene, &node, transport);
     let keeper = processes(&node, "keeper")[0];
     signal(keeper, Signal::STOP);
     if let Err(error) = read(&scene, &inside, "srv/f1-3") {
@@ -73,11 +79,10 @@ fn a_stopped_keeper_is_replaced() {
     end(&scene, &node, &inside);
 }
 
-#[test]
-fn a_stopped_keeper_is_replaced_by_the_next_daemon() {
+fn a_stopped_keeper_is_replaced_by_the_next_daemon(transport: &str) {
     let scene = Scene::new();
     let node = thaw();
-    let inside = start(&scene, &node);
+    let inside = start(&scene, &node, transport);
     let keeper = processes(&node, "keeper")[0];
     signal(keeper, Signal::STOP);
     kill(&[node.daemon().unwrap()]);

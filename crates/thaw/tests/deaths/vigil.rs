@@ -11,17 +11,21 @@ use thaw_testkit::thaw::Thaw;
 
 use super::{BOUND, Scene, eventually, inside, kill, nothing_is_left, processes, thaw};
 
+by_every_transport!(
+    a_monitor_starts_the_next_daemon,
+    without_any_daemon_reads_fail_within_the_bound,
+);
+
 fn kill_both(node: &Thaw) -> u32 {
     let daemon = node.daemon().unwrap();
     kill(&[daemon, processes(node, "keeper")[0]]);
     daemon
 }
 
-#[test]
-fn a_monitor_starts_the_next_daemon() {
+fn a_monitor_starts_the_next_daemon(transport: &str) {
     let scene = Scene::new();
     let node = thaw();
-    let inside = scene.start(&node, &["--net", "none"]);
+    let inside = scene.start(&node, &["--net", "none", "--transport", transport]);
     for file in ["srv/f1-3", "srv/f2-3"] {
         let dead = kill_both(&node);
         // No command is given: only the monitor can have a daemon started.
@@ -71,8 +75,7 @@ fn a_command_in_the_foreground_starts_the_next_daemon() {
     nothing_is_left(&node);
 }
 
-#[test]
-fn without_any_daemon_reads_fail_within_the_bound() {
+fn without_any_daemon_reads_fail_within_the_bound(transport: &str) {
     let scene = Scene::new();
     let place = scratch::directory().unwrap();
     let file = |name: &str| -> PathBuf { place.path().join(name) };
@@ -80,10 +83,9 @@ fn without_any_daemon_reads_fail_within_the_bound() {
     fs::write(file("config.toml"), "fault-timeout-seconds = 3\n").unwrap();
     let node = Thaw::at(file("thaw"), file("store"));
     let config = file("config.toml");
-    let inside = scene.start(
-        &node,
-        &["--net", "none", "--config", config.to_str().unwrap()],
-    );
+    let config = config.to_str().unwrap();
+    let options = ["--net", "none", "--transport", transport];
+    let inside = scene.start(&node, &[&options[..], &["--config", config]].concat());
     kill_both(&node);
     // The program is gone: nobody can start a daemon.
     fs::remove_file(file("thaw")).unwrap();

@@ -6,8 +6,9 @@ use serde_json::Value;
 use thaw_testkit::process;
 use thaw_testkit::registry::{Options, Registry};
 use thaw_testkit::scratch;
+use thaw_testkit::thaw::Thaw;
 
-use crate::support::{Scene, busybox, json, refused, run, stdout, target, thaw};
+use crate::support::{Scene, busybox, json, kill_daemon, refused, run, stdout, target, thaw};
 
 #[test]
 fn a_recorded_start_waits_for_nothing_and_moves_little() {
@@ -251,25 +252,123 @@ fn profiles_are_recorded_gathered_and_chosen() {
 }
 
 #[test]
-fn a_transport_that_is_not_there_is_refused_with_the_reason() {
+fn an_image_starts_lazily_by_each_transport() {
+    let scene = Scene::accelerated();
+    for transport in ["fanotify", "fuse", "auto"] {
+        let node = thaw();
+        let flags = ["--transport", transport, "--pull", "lazy"];
+        let output = run(&node, &flags, &scene.image, &[]);
+        assert_eq!(stdout(&output), "read from the second layer\n");
+        let images = json(&node.run(["images", "--json"]).unwrap());
+        assert_eq!(images[0]["whole"], false, "{transport}: {images}");
+    }
+}
+
+#[test]
+fn a_store_has_one_transport_at_a_time() {
     let scene = Scene::accelerated();
     let node = thaw();
-    let (code, said) = refused(
-        &node,
-        &["run", "--transport", "fuse", "--pull", "lazy", &scene.image],
-    );
+    let dir = target(&node);
+    let mount = |transport: &str| {
+        let options = [
+            "mount",
+            "--json",
+            "--pull",
+            "lazy",
+            "--transport",
+            transport,
+        ];
+        node.output(options.into_iter().chain([&*scene.image, &*dir]))
+            .unwrap()
+    };
+    let said = json(&stdout(&mount("fuse")));
+    let why = said["way"]["why"].as_str().unwrap();
+    assert!(why.ends_with("; served by FUSE"), "{why}");
+    let mounts = std::fs::read_to_string("/proc/mounts").unwrap();
+    let devices = node.root().join("devices");
+    let served = format!("{} fuse.thaw ro", devices.display());
+    assert!(mounts.contains(&served), "{mounts}");
+    // Whoever does not care shares it, whoever does is refused, and the next daemon goes on with it.
+    kill_daemon(&node);
+    let flags = ["--transport", "auto", "--pull", "lazy"];
+    let output = run(&node, &flags, &scene.image, &[]);
+    assert_eq!(stdout(&output), "read from the second layer\n");
+    let flags = ["run", "--transport", "fanotify", "--pull", "lazy"];
+    let (code, said) = refused(&node, &[&flags[..], &[&scene.image]].concat());
     assert_eq!(code, 125);
     assert!(
-        said.contains("cannot be started lazily") && said.contains("FUSE"),
+        said.contains("mounts of this store are served by fuse"),
         "{said}"
     );
-    let output = run(
-        &node,
-        &["--transport", "fanotify", "--pull", "lazy"],
-        &scene.image,
-        &[],
-    );
-    assert_eq!(stdout(&output), "read from the second layer\n");
+    node.run(["unmount", &dir]).unwrap();
+    let said = json(&stdout(&mount("fanotify")));
+    let why = said["way"]["why"].as_str().unwrap();
+    assert!(!why.contains("FUSE"), "{why}");
+    node.run(["unmount", &dir]).unwrap();
+}
+
+/// A filesystem for a store, unmounted by Drop.
+struct Filesystem(std::path::PathBuf);
+
+impl Filesystem {
+    /// `mount -t KIND -o OPTIONS KIND TARGET`.
+    fn new(target: &std::path::Path, kind: &str, options: &str) -> Self {
+        std::fs::create_dir_all(target).unwrap();
+        let mut mount = Command::new("mount");
+        mount.args(["-t", kind, "-o", options, kind]).arg(target);
+        process::run(&mut mount).unwrap();
+        Self(target.to_owned())
+    }
+}
+
+impl Drop for Filesystem {
+    fn drop(&mut self) {
+        let _ = process::run(Command::new("umount").arg("-l").arg(&self.0));
+    }
+}
+
+#[test]
+fn a_store_that_cannot_be_watched_is_served_by_fuse() {
+    let scene = Scene::accelerated();
+    let directory = scratch::directory().unwrap();
+    let at = |name: &str| directory.path().join(name);
+    for name in ["lower", "upper", "work"] {
+        std::fs::create_dir(at(name)).unwrap();
+    }
+    let dirs = ["lower", "upper", "work"].map(|name| format!("{name}dir={}", at(name).display()));
+    for (kind, options) in [("tmpfs", "size=1g"), ("overlay", &dirs.join(","))] {
+        let filesystem = Filesystem::new(&at(kind), kind, options);
+        let node = Thaw::at(env!("CARGO_BIN_EXE_thaw"), filesystem.0.join("store"));
+        let doctor = node.output(["doctor", "--json"]).unwrap();
+        let doctor = json(&stdout(&doctor));
+        assert_eq!(
+            (&doctor["start"], &doctor["transport"]),
+            (&"lazy".into(), &"fuse".into())
+        );
+        assert_ne!(doctor["better"], Value::Array(Vec::new()), "{doctor}");
+        // What a container writes cannot lie on an overlay either.
+        let flags = ["--pull", "lazy", "--storage-size", "16M"];
+        let output = run(&node, &flags, &scene.image, &[]);
+        assert_eq!(stdout(&output), "read from the second layer\n");
+        let images = json(&node.run(["images", "--json"]).unwrap());
+        assert_eq!(images[0]["whole"], false, "{kind}: {images}");
+        node.end().unwrap();
+    }
+}
+
+#[test]
+fn a_start_is_recorded_by_fuse() {
+    let scene = Scene::new();
+    let directory = scratch::directory().unwrap();
+    let filesystem = Filesystem::new(&directory.path().join("memory"), "tmpfs", "size=1g");
+    let node = Thaw::at(env!("CARGO_BIN_EXE_thaw"), filesystem.0.join("store"));
+    let options = ["--json", "--record", "--ready", "exit", "--net", "none"];
+    let args = ["accelerate"].into_iter().chain(options);
+    let said = node.run(args.chain([&*scene.image])).unwrap();
+    let blocks = json(&said)[1]["blocks"].as_u64().unwrap();
+    // The layers are whole here, and every read of them is seen all the same.
+    assert!((100_000..6_000_000).contains(&blocks), "{said}");
+    node.end().unwrap();
 }
 
 /// `skopeo ARGS…`, against registries in plain HTTP.

@@ -365,6 +365,7 @@ fn the_keys_of_every_answer() {
         keys(&doctor),
         [
             "advice",
+            "better",
             "checks",
             "kernel",
             "reason",

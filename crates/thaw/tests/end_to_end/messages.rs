@@ -105,28 +105,6 @@ fn names_and_images_that_are_not_there() {
 }
 
 #[test]
-fn a_transport_cannot_be_changed_under_a_mount() {
-    let scene = Scene::accelerated();
-    let node = thaw();
-    let start = [
-        "run",
-        "--rm",
-        "--net",
-        "none",
-        "--pull",
-        "lazy",
-        "--transport",
-    ];
-    let start = |transport| [&start[..], &[transport, &scene.image]].concat();
-    node.run(start("fanotify")).unwrap();
-    let (code, said) = refused(&node, &start("fuse"));
-    assert_eq!(code, 125);
-    let told = format!("{} is mounted already, through fanotify, ", scene.image);
-    assert!(said.contains(&told), "{said}");
-    node.run(start("fanotify")).unwrap();
-}
-
-#[test]
 fn a_registry_that_is_down() {
     let registry = Registry::start().unwrap();
     let image = format!("{}/some/image:1", registry.host());

@@ -4,6 +4,8 @@ use std::fs;
 use std::path::Path;
 use std::process::Output;
 
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use serde_json::Value;
 use tempfile::TempDir;
 use thaw_testkit::image::{Compression, Entry, Image, Layer, Layout};
@@ -122,6 +124,14 @@ pub(crate) fn refused(node: &Thaw, args: &[&str]) -> (i32, String) {
     assert!(!output.status.success(), "{args:?}: {output:?}");
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     (output.status.code().unwrap(), said)
+}
+
+/// Kills the daemon, and waits until all of its threads are gone.
+pub(crate) fn kill_daemon(node: &Thaw) {
+    let pid = node.daemon().unwrap().cast_signed();
+    let process = pidfd_open(Pid::from_raw(pid).unwrap(), PidfdFlags::empty()).unwrap();
+    pidfd_send_signal(&process, Signal::KILL).unwrap();
+    poll(&mut [PollFd::new(&process, PollFlags::IN)], None).unwrap();
 }
 
 /// The keys of a JSON object, in order.

@@ -1,0 +1,176 @@
+//! The fault transport of a node: which one, from when to when.
+//!
+//! A store has one at a time, with one keeper. The first lazy mount starts the one that is wished
+//! for; it serves every later mount that wishes for it or for any. A wish for the other one is
+//! refused as long as layers are attached, for they cannot change hands; when none is, the other one
+//! is started in its place.
+//!
+//! The one of a node before this one is taken over whatever it is.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use thaw_cache::Fetcher;
+use thaw_image::{DiffId, Extent};
+use thaw_mount::{
+    Denial, FaultHandler, FaultTransport, KeeperSettings, MountError, Started, TransportChoice,
+    TransportKind,
+};
+
+use crate::Node;
+use crate::container::Phase;
+use crate::error::NodeError;
+use crate::node::lock;
+use crate::settings::Transport;
+use crate::source::chain;
+
+impl Transport {
+    fn choice(self) -> TransportChoice {
+        match self {
+            Self::Auto => TransportChoice::Auto,
+            Self::Fanotify => TransportChoice::Fanotify,
+            Self::Fuse => TransportChoice::Fuse,
+        }
+    }
+
+    /// Whether a transport that runs is as good as one that would be started.
+    fn is_met_by(self, kind: TransportKind) -> bool {
+        match self {
+            Self::Auto => true,
+            Self::Fanotify => kind == TransportKind::Fanotify,
+            Self::Fuse => kind == TransportKind::Fuse,
+        }
+    }
+}
+
+impl Node {
+    /// Checks that lazy mounts are possible here, and says why not. Starts the transport, but
+    /// leaves one that runs as it is: somebody may be about to attach layers to it.
+    pub(crate) fn transport_ready(&self, wanted: Transport) -> Result<(), String> {
+        let marks = self.marks.write();
+        let running = self.running_transport().map(|running| running.kind());
+        match running.filter(|kind| !wanted.is_met_by(*kind)) {
+            None => self.transport(wanted).map(|_| ()),
+            Some(kind) if marks.is_empty() => {
+                let selected = thaw_mount::select(wanted.choice(), self.capabilities());
+                tracing::debug!(running = kind.name(), "another transport is wished for");
+                selected.map(|_| ()).map_err(Into::into)
+            }
+            Some(kind) => Err(taken(kind)),
+        }
+        .map_err(|error| chain(&error))
+    }
+
+    /// The fault transport; starts it at the first call. Called with the lock of
+    /// [`Marks`](crate::marks::Marks), unless it is known to run.
+    pub(crate) fn transport(
+        &self,
+        wanted: Transport,
+    ) -> Result<Arc<dyn FaultTransport>, NodeError> {
+        let mut slot = lock(&self.transport);
+        if let Some(running) = &*slot {
+            if wanted.is_met_by(running.kind()) {
+                return Ok(Arc::clone(running));
+            }
+            // Refused while layers are attached.
+            match running.shut_down() {
+                Ok(()) => *slot = None,
+                Err(MountError::Refused(_)) => return Err(taken(running.kind())),
+                Err(error) => return Err(error.into()),
+            }
+        }
+        let transport = self.start_transport(wanted)?.serve();
+        *slot = Some(Arc::clone(&transport));
+        Ok(transport)
+    }
+
+    /// Unmounts what nobody uses, where another transport serves it than is wished for.
+    pub(crate) fn make_way(&self, wanted: Transport) {
+        if self.other_transport(wanted).is_some() {
+            self.unmount_unused();
+        }
+    }
+
+    /// Why a mount that is there is not what is wished for, if it is not.
+    pub(crate) fn other_transport(&self, wanted: Transport) -> Option<NodeError> {
+        let kind = self.running_transport()?.kind();
+        (!wanted.is_met_by(kind)).then(|| taken(kind))
+    }
+
+    /// The transport, if one was started.
+    pub(crate) fn running_transport(&self) -> Option<Arc<dyn FaultTransport>> {
+        lock(&self.transport).clone()
+    }
+
+    /// The transport, if one was started, for its end.
+    pub(crate) fn take_transport(&self) -> Option<Arc<dyn FaultTransport>> {
+        lock(&self.transport).take()
+    }
+
+    /// Whether FUSE serves the mounts of this store.
+    pub(crate) fn serves_by_fuse(&self) -> bool {
+        let kind = self.running_transport().map(|running| running.kind());
+        kind == Some(TransportKind::Fuse)
+    }
+
+    /// Why a mount is lazy, with what serves it where that is not the usual.
+    pub(crate) fn served(&self, why: String) -> String {
+        match self.serves_by_fuse() {
+            true => format!("{why}; served by FUSE"),
+            false => why,
+        }
+    }
+
+    pub(crate) fn start_transport(&self, wanted: Transport) -> Result<Started, NodeError> {
+        let handler: Arc<dyn FaultHandler> = Arc::new(Faults(Arc::clone(&self.fetcher)));
+        Ok(thaw_mount::start(
+            wanted.choice(),
+            self.capabilities(),
+            self.keeper_settings(),
+            &handler,
+        )?)
+    }
+
+    /// The monitors of containers: each may have saved the event group or connection.
+    fn monitors(&self) -> Vec<i32> {
+        let states = self.containers.list().unwrap_or_default();
+        let monitors = states.iter().filter_map(|state| match &state.phase {
+            Phase::Running { monitor, .. } if monitor.is_alive() => Some(monitor.pid),
+            _ => None,
+        });
+        monitors.collect()
+    }
+
+    fn keeper_settings(&self) -> KeeperSettings {
+        let program = self.settings.program.clone();
+        let socket = self.settings.keeper_socket();
+        // The store is in its command line for whoever looks at a process list.
+        let args = vec![
+            "--root".into(),
+            self.settings.root.clone().into(),
+            "keeper".into(),
+        ];
+        let mut settings = KeeperSettings::new(program, args, socket);
+        settings.fault_timeout = self.settings.fault_timeout;
+        settings.holders = self.monitors();
+        settings
+    }
+}
+
+/// The store's layers are served otherwise.
+fn taken(kind: TransportKind) -> NodeError {
+    NodeError::OtherTransport { kind: kind.name() }
+}
+
+/// Faults → fetches.
+struct Faults(Arc<Fetcher>);
+
+impl FaultHandler for Faults {
+    fn fault(&self, layer: &DiffId, extent: Extent, deadline: Instant) -> Result<(), Denial> {
+        self.0.demand(layer, extent, deadline).map_err(|error| {
+            tracing::error!(%layer, offset = extent.offset, len = extent.len,
+                error = chain(&error), "a read fails");
+            Denial::from_errno(error.errno())
+        })
+    }
+}
