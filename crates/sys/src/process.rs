@@ -2,8 +2,9 @@
 
 use std::fs;
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
 
@@ -37,6 +38,28 @@ pub fn ignore(signal: Signal) -> io::Result<()> {
         return Err(io::Error::last_os_error());
     }
     Ok(())
+}
+
+/// The socket that a service manager made for this process (sd_listen_fds(3)), the first time that it
+/// is asked for; programs that are executed do not get it.
+#[must_use]
+pub fn activated_socket() -> Option<OwnedFd> {
+    static TAKEN: AtomicBool = AtomicBool::new(false);
+    /// `SD_LISTEN_FDS_START`.
+    const FIRST: RawFd = 3;
+    let says = |name| std::env::var(name).ok();
+    let ours = says("LISTEN_PID")? == std::process::id().to_string();
+    let count: usize = says("LISTEN_FDS")?.parse().ok()?;
+    if !ours || count == 0 || TAKEN.swap(true, Ordering::Relaxed) {
+        return None;
+    }
+    // SAFETY: fcntl(2) with F_SETFD touches no memory; it fails where there is no such descriptor.
+    if unsafe { libc::fcntl(FIRST, libc::F_SETFD, libc::FD_CLOEXEC) } != 0 {
+        return None;
+    }
+    // SAFETY: the descriptor is open, was made for this process before it began, and is given out
+    // once.
+    Some(unsafe { OwnedFd::from_raw_fd(FIRST) })
 }
 
 /// How likely the kernel is to kill this process when memory runs out: -1000 (never) to 1000.

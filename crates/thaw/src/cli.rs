@@ -420,6 +420,10 @@ pub(crate) struct Daemon {
     /// Stop the daemon that owns the store; containers go on
     #[arg(long)]
     pub(crate) stop: bool,
+    /// Take the place of the daemon that owns the store: containers, mounts and reads that wait go on.
+    /// For another version of the program, or another configuration
+    #[arg(long, conflicts_with = "stop")]
+    pub(crate) replace: bool,
     /// End by itself when nothing was asked and nothing is mounted for this long, e.g. 10m
     #[arg(long, value_name = "TIME", value_parser = parse_duration)]
     pub(crate) idle: Option<Duration>,

@@ -14,6 +14,7 @@ mod output;
 mod progress;
 mod protocol;
 mod server;
+mod service;
 
 use std::process::ExitCode;
 

@@ -11,15 +11,19 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use rustix::fs::{FlockOperation, flock};
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use thaw_node::Node;
 
 use crate::OWN_FAILURE;
 use crate::progress::Wire;
 use crate::protocol::{Envelope, Failure, Line, MAX_LINE, Request, VERSION};
+use crate::service::{self, Manager};
 
 /// For how long the daemon before us may take to be gone, once its socket is.
 const PREDECESSOR_PATIENCE: Duration = Duration::from_secs(20);
+/// For how long commands that are being served may go on after the end was asked for.
+const DRAIN: Duration = Duration::from_secs(30);
 /// How often the node does what nobody asks for.
 const TEND_PAUSE: Duration = Duration::from_secs(1);
 /// Commands served at once; more wait in the socket's queue.
@@ -33,11 +37,11 @@ pub(crate) struct Ownership {
 
 impl Ownership {
     /// Takes the store at `root`. Waits for a daemon that is about to end: it has closed its socket,
-    /// and makes durable what it has.
+    /// or is told to end (`replace`), and makes durable what it has.
     ///
     /// # Errors
     /// When another daemon owns it: the message has its process id.
-    pub(crate) fn take(root: &Path) -> anyhow::Result<Self> {
+    pub(crate) fn take(root: &Path, replace: bool) -> anyhow::Result<Self> {
         std::fs::create_dir_all(root)
             .with_context(|| format!("cannot make the store {}", root.display()))?;
         std::fs::set_permissions(root, Permissions::from_mode(0o700))?;
@@ -48,26 +52,57 @@ impl Ownership {
             .read(true)
             .write(true)
             .open(&path)?;
-        let begin = Instant::now();
-        while flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
-            let serves = UnixStream::connect(root.join("thaw.sock")).is_ok();
-            if !serves && begin.elapsed() < PREDECESSOR_PATIENCE {
-                std::thread::sleep(Duration::from_millis(20));
-                continue;
+        let is_free = || flock(&file, FlockOperation::NonBlockingLockExclusive).is_ok();
+        if !is_free() {
+            let mut patience = PREDECESSOR_PATIENCE;
+            if replace {
+                // Not by the socket: a service manager's takes requests when no daemon is there.
+                end(&path)?;
+                patience += DRAIN;
             }
-            let mut pid = String::new();
-            file.read_to_string(&mut pid).ok();
-            bail!(
-                "the store {} is owned by the daemon with pid {}: stop that one (thaw daemon --stop), \
-                 or take another store (--root)",
-                root.display(),
-                pid.trim()
-            );
+            let begin = Instant::now();
+            while !is_free() {
+                let serves = !replace && UnixStream::connect(root.join("thaw.sock")).is_ok();
+                if serves || begin.elapsed() >= patience {
+                    return Err(owned(root, &path, replace));
+                }
+                std::thread::sleep(Duration::from_millis(20));
+            }
         }
         file.set_len(0)?;
         writeln!(file, "{}", std::process::id())?;
         Ok(Self { _file: file })
     }
+}
+
+/// The process that has locked the file at `path`.
+fn owner(path: &Path) -> Option<i32> {
+    std::fs::read_to_string(path).ok()?.trim().parse().ok()
+}
+
+/// Tells the daemon that owns a store to end.
+fn end(path: &Path) -> anyhow::Result<()> {
+    let pid = owner(path).and_then(Pid::from_raw);
+    let pid = pid.with_context(|| format!("{} names no process", path.display()))?;
+    match kill_process(pid, Signal::TERM) {
+        // It is gone already.
+        Err(rustix::io::Errno::SRCH) => Ok(()),
+        other => other.with_context(|| format!("cannot end the daemon with pid {pid}")),
+    }
+}
+
+fn owned(root: &Path, path: &Path, replace: bool) -> anyhow::Error {
+    let pid = owner(path).unwrap_or_default();
+    let what = match replace {
+        true => format!("it does not end; when it hangs, kill it: kill -9 {pid}"),
+        false => "stop that one (thaw daemon --stop), take its place (thaw daemon --replace), or \
+                  take another store (--root)"
+            .to_owned(),
+    };
+    anyhow::anyhow!(
+        "the store {} is owned by the daemon with pid {pid}: {what}",
+        root.display()
+    )
 }
 
 /// A daemon that is about to serve.
@@ -78,15 +113,38 @@ pub(crate) struct Server {
     connections: AtomicUsize,
     stopping: AtomicBool,
     socket: std::path::PathBuf,
+    /// Whether a service manager made the socket, which stays then.
+    is_activated: bool,
 }
 
 impl Server {
-    /// Binds the socket in the store at `root`, which the caller owns.
+    /// Binds the socket in the store at `root`, which the caller owns; or takes the one that a
+    /// service manager has bound there.
     pub(crate) fn bind(root: &Path, node: Arc<Node>) -> anyhow::Result<Arc<Self>> {
         let socket = root.join("thaw.sock");
-        std::fs::remove_file(&socket).ok();
-        let listener = UnixListener::bind(&socket)
-            .with_context(|| format!("cannot listen on {}", socket.display()))?;
+        let activated = service::listener();
+        let is_activated = activated.is_some();
+        let listener = match activated {
+            Some(listener) => {
+                let bound = listener.local_addr()?;
+                let bound = bound.as_pathname().unwrap_or(Path::new("no path"));
+                if bound != socket {
+                    bail!(
+                        "the service manager listens on {}, where no command of the store {} asks: \
+                         have it listen on {}",
+                        bound.display(),
+                        root.display(),
+                        socket.display()
+                    );
+                }
+                listener
+            }
+            None => {
+                std::fs::remove_file(&socket).ok();
+                UnixListener::bind(&socket)
+                    .with_context(|| format!("cannot listen on {}", socket.display()))?
+            }
+        };
         std::fs::set_permissions(&socket, Permissions::from_mode(0o600))?;
         let connections = AtomicUsize::new(0);
         let stopping = AtomicBool::new(false);
@@ -96,6 +154,7 @@ impl Server {
             connections,
             stopping,
             socket,
+            is_activated,
         }))
     }
 
@@ -136,8 +195,23 @@ impl Server {
                 self.connections.fetch_sub(1, Ordering::AcqRel);
             }
         }
-        std::fs::remove_file(&self.socket).ok();
+        if !self.is_activated {
+            std::fs::remove_file(&self.socket).ok();
+        }
+        self.drain();
         Ok(())
+    }
+
+    /// Waits for the commands that are being served.
+    fn drain(&self) {
+        let begin = Instant::now();
+        while self.connections.load(Ordering::Acquire) > 0 && begin.elapsed() < DRAIN {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        let cut = self.connections.load(Ordering::Acquire);
+        if cut > 0 {
+            tracing::warn!(cut, "commands are cut off: they took too long");
+        }
     }
 
     fn answer(self: &Arc<Self>, stream: UnixStream) -> anyhow::Result<()> {
@@ -203,9 +277,13 @@ impl Server {
     /// Has the node do what nobody asks for, and ends it when it was idle for long enough.
     fn tend(&self, idle: Option<Duration>) {
         let mut since = Instant::now();
+        let mut manager = Manager::of_environment();
         while !self.stopping.load(Ordering::Acquire) {
             std::thread::sleep(idle.unwrap_or(TEND_PAUSE).min(TEND_PAUSE));
             self.node.tend();
+            if let Some(manager) = &mut manager {
+                manager.alive();
+            }
             if self.connections.load(Ordering::Acquire) > 0 || self.node.busy() {
                 since = Instant::now();
             }

@@ -23,6 +23,8 @@ mod commands;
 mod disks;
 #[path = "deaths/registries.rs"]
 mod registries;
+#[path = "deaths/replaced.rs"]
+mod replaced;
 #[path = "deaths/stopped.rs"]
 mod stopped;
 #[path = "deaths/vigil.rs"]

@@ -13,6 +13,7 @@ use crate::cli::Daemon;
 use crate::config::Config;
 use crate::protocol::Request;
 use crate::server::{Ownership, Server};
+use crate::service::Manager;
 
 pub(super) fn daemon(context: &Context, args: &Daemon) -> anyhow::Result<ExitCode> {
     if args.stop {
@@ -24,12 +25,15 @@ pub(super) fn daemon(context: &Context, args: &Daemon) -> anyhow::Result<ExitCod
     }
     log_to_stderr();
     let root = context.client.root();
-    let ownership = Ownership::take(root)?;
+    let ownership = Ownership::take(root, args.replace)?;
     let node = Arc::new(Node::open(settings(&context.config)?)?);
     let server = Server::bind(root, Arc::clone(&node))?;
     end_on_signals(&server)?;
+    let manager = Manager::of_environment();
+    manager.iter().for_each(Manager::ready);
     say_ready();
     server.serve(args.idle)?;
+    manager.iter().for_each(Manager::stopping);
     node.close();
     drop(ownership);
     Ok(ExitCode::SUCCESS)

@@ -1,0 +1,146 @@
+//! The daemon is replaced on purpose: by a command, or by a service manager.
+
+use std::fs;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::{UnixDatagram, UnixListener};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::AtomicUsize;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use thaw_testkit::far::Far;
+use thaw_testkit::scratch;
+use thaw_testkit::thaw::Thaw;
+
+use super::{BOUND, Scene, eventually, nothing_is_left, thaw};
+
+by_every_transport!(readers_see_nothing_of_a_replaced_daemon);
+
+/// A daemon that takes the place of another.
+fn replace(node: &Thaw) -> Child {
+    let mut command = node.command(["daemon", "--replace"]);
+    let daemon = command.stderr(Stdio::null()).spawn().unwrap();
+    eventually("the next daemon", || {
+        let serves = node.root().join("thaw.sock").exists();
+        serves && node.daemon() == Some(daemon.id())
+    });
+    daemon
+}
+
+fn readers_see_nothing_of_a_replaced_daemon(transport: &str) {
+    let scene = Scene::new();
+    let node = thaw();
+    let inside = scene.start(&node, &["--net", "none", "--transport", transport]);
+    let progress = AtomicUsize::new(0);
+    thread::scope(|scope| {
+        let reading = scope.spawn(|| scene.read_all(&inside, &progress));
+        let daemons: Vec<Child> = (0..3).map(|_| replace(&node)).collect();
+        assert_eq!(reading.join().unwrap(), 0, "a read failed");
+        node.run(["exec", "box", "sh", "-c", "cat /srv/f0-3 > /dev/null"])
+            .unwrap();
+        node.run(["rm", "-f", "box"]).unwrap();
+        node.run(["daemon", "--stop"]).unwrap();
+        for mut daemon in daemons {
+            assert!(daemon.wait().unwrap().success());
+        }
+    });
+    nothing_is_left(&node);
+}
+
+#[test]
+fn what_was_begun_is_finished_before_the_daemon_is_replaced() {
+    let scene = Scene::new();
+    let far = Far::new(&scene.host, Duration::from_millis(500)).unwrap();
+    let image = scene.image.replace(&scene.host, &far.host());
+    let node = thaw();
+    node.run(["images"]).unwrap();
+    let first = node.daemon().unwrap();
+    let pull = node.command(["pull", &image]).stdout(Stdio::null()).spawn();
+    eventually("a request of the pull", || far.connections() > 0);
+    let mut next = replace(&node);
+    assert!(pull.unwrap().wait().unwrap().success());
+    assert_ne!(node.daemon(), Some(first));
+    assert!(node.run(["images"]).unwrap().contains(&image));
+    node.run(["daemon", "--stop"]).unwrap();
+    assert!(next.wait().unwrap().success());
+}
+
+/// Waits until the manager hears the message `what`.
+fn hear(manager: &UnixDatagram, what: &str) {
+    let begin = Instant::now();
+    let mut buffer = [0; 256];
+    loop {
+        let count = manager.recv(&mut buffer).unwrap();
+        if std::str::from_utf8(&buffer[..count]) == Ok(what) {
+            return;
+        }
+        assert!(begin.elapsed() < BOUND, "{what} is not heard");
+    }
+}
+
+#[test]
+fn a_service_manager_is_told_and_its_socket_is_used() {
+    let node = thaw();
+    fs::create_dir(node.root()).unwrap();
+    let dir = scratch::directory().unwrap();
+    let manager = UnixDatagram::bind(dir.path().join("notify")).unwrap();
+    manager.set_read_timeout(Some(BOUND)).unwrap();
+    let socket = node.root().join("thaw.sock");
+    let listener = UnixListener::bind(&socket).unwrap();
+    let start = |listener: UnixListener| {
+        // The shell has the socket where a service manager puts it, and the right process id.
+        let script = r#"LISTEN_PID=$$ LISTEN_FDS=1 exec "$0" "$@" 3<&0 < /dev/null"#;
+        let daemon = node.command(["daemon", "--replace"]);
+        Command::new("sh")
+            .args(["-c", script])
+            .arg(daemon.get_program())
+            .args(daemon.get_args())
+            .env("NOTIFY_SOCKET", dir.path().join("notify"))
+            .env("WATCHDOG_USEC", "200000")
+            .stdin(OwnedFd::from(listener))
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap()
+    };
+    let mut daemon = start(listener.try_clone().unwrap());
+    hear(&manager, &format!("READY=1\nMAINPID={}", daemon.id()));
+    hear(&manager, "WATCHDOG=1");
+    node.run(["images"]).unwrap();
+    assert_eq!(node.daemon(), Some(daemon.id()));
+
+    // A command that comes while there is no daemon is answered by the next one.
+    node.run(["daemon", "--stop"]).unwrap();
+    hear(&manager, "STOPPING=1");
+    assert!(daemon.wait().unwrap().success());
+    assert!(socket.exists());
+    let asked = node.command(["images"]).stdout(Stdio::null()).spawn();
+    let mut daemon = start(listener);
+    assert!(asked.unwrap().wait().unwrap().success());
+    node.run(["daemon", "--stop"]).unwrap();
+    assert!(daemon.wait().unwrap().success());
+}
+
+#[test]
+fn the_units_are_right() {
+    let units = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../packaging/systemd");
+    let dir = scratch::directory().unwrap();
+    for name in ["thaw.service", "thaw.socket"] {
+        let text = fs::read_to_string(units.join(name)).unwrap();
+        // The program is looked for.
+        let text = text.replace("/usr/bin/thaw", env!("CARGO_BIN_EXE_thaw"));
+        fs::write(dir.path().join(name), text).unwrap();
+    }
+    let verify = Command::new("systemd-analyze")
+        .args(["verify", "--man=no", "--recursive-errors=no"])
+        .args(["thaw.service", "thaw.socket"].map(|name| dir.path().join(name)))
+        .output();
+    let Ok(verify) = verify else {
+        eprintln!("skipped: systemd-analyze is not here, which reads units");
+        return;
+    };
+    let said = String::from_utf8_lossy(&verify.stderr);
+    let ours = said.lines().filter(|line| line.contains("thaw."));
+    assert_eq!(ours.collect::<Vec<_>>(), [""; 0], "{said}");
+    assert!(verify.status.success(), "{said}");
+}
