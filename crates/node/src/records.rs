@@ -201,6 +201,17 @@ impl Records {
         read(&self.measured).unwrap_or_default()
     }
 
+    /// Forgets what was measured here.
+    ///
+    /// # Errors
+    /// Those of unlink(2); that there is nothing is none.
+    pub(crate) fn forget_measured(&self) -> io::Result<()> {
+        match fs::remove_file(&self.measured) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        }
+    }
+
     /// Changes what was measured here. That it cannot be kept costs a better guess.
     pub(crate) fn measure(&self, change: impl FnOnce(&mut Measured)) {
         let before = self.measured();

@@ -49,6 +49,9 @@ impl Node {
         }
         if options.all && !options.dry_run {
             self.end_transport();
+            // In this order: what was not measured is not written again.
+            self.registry.forget_links();
+            self.records.forget_measured().map_err(NodeError::records)?;
         }
         Ok(plan.told)
     }

@@ -160,6 +160,11 @@ impl Client {
         locked(&self.shared.links).clone()
     }
 
+    /// Forgets what was measured.
+    pub fn forget_links(&self) {
+        locked(&self.shared.links).clear();
+    }
+
     /// Takes over what was measured before. What this client measured itself stays.
     pub fn remember_links(&self, links: BTreeMap<String, Link>) {
         let mut known = locked(&self.shared.links);
