@@ -78,6 +78,8 @@ pub(crate) enum Command {
     Images,
     /// Give space back
     Gc(Gc),
+    /// Print what the daemon has counted, in Prometheus' text format
+    Metrics,
     /// Check credentials against a registry and keep them in Docker's config.json
     Login(Login),
     /// Own a store in the foreground; other commands start it by themselves when it is not there

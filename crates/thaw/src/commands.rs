@@ -87,6 +87,7 @@ pub(crate) fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Ps(args) => facts::ps(&context, &args),
         Command::Images => facts::images(&context),
         Command::Gc(args) => facts::gc(&context, &args),
+        Command::Metrics => facts::metrics(&context),
         Command::Exec(args) => container::exec(&context, args),
         Command::Logs(args) => container::logs(&context, &args),
         Command::Stop(args) => container::stop(&context, &args),

@@ -1,6 +1,7 @@
 //! Configuration: one TOML file and the flags, merged here into plain settings. Nothing below the
 //! binary reads a file of its own or the environment.
 
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
@@ -27,6 +28,8 @@ pub(crate) struct File {
     pub(crate) fault_timeout_seconds: Option<u64>,
     /// Docker's configuration file, for credentials.
     pub(crate) docker_config: Option<PathBuf>,
+    /// Where the daemon serves its metrics over HTTP.
+    pub(crate) metrics_listen: Option<SocketAddr>,
 }
 
 /// What file and flags come to.
@@ -38,6 +41,7 @@ pub(crate) struct Config {
     pub(crate) runtime: Option<String>,
     pub(crate) fault_timeout: std::time::Duration,
     pub(crate) docker_config: Option<PathBuf>,
+    pub(crate) metrics_listen: Option<SocketAddr>,
     /// The file that was read, for the daemon that a command starts.
     pub(crate) file: Option<PathBuf>,
 }
@@ -69,6 +73,7 @@ impl Config {
             runtime: read.runtime,
             fault_timeout: std::time::Duration::from_secs(read.fault_timeout_seconds.unwrap_or(30)),
             docker_config: read.docker_config.or_else(docker_config),
+            metrics_listen: read.metrics_listen,
             file,
         })
     }

@@ -10,6 +10,8 @@ mod client;
 mod commands;
 mod config;
 mod handlers;
+mod http;
+mod metrics;
 mod output;
 mod progress;
 mod protocol;

@@ -6,6 +6,7 @@ mod accelerate;
 mod facts;
 mod images;
 mod messages;
+mod metrics;
 mod mount;
 mod run;
 mod starts;
