@@ -20,13 +20,11 @@ mod service;
 
 use std::process::ExitCode;
 
-use clap::Parser;
-
 /// What `docker run` and its kin return when the failure is their own, not the container's.
 pub(crate) const OWN_FAILURE: u8 = 125;
 
 fn main() -> ExitCode {
-    let cli = match cli::Cli::try_parse() {
+    let cli = match cli::Cli::parse_args() {
         Ok(cli) => cli,
         Err(error) => return explain(&error),
     };
