@@ -207,4 +207,10 @@ fn a_configured_address_serves_them() {
     assert!(head.contains("\r\nContent-Type: text/plain; version=0.0.4; charset=utf-8\r\n"));
     assert_eq!(parse(&body), by_socket, "nothing has happened in between");
     assert!(get(address, "/").0.starts_with("HTTP/1.1 404 "));
+
+    // The next daemon gets the port, however soon it comes.
+    listen(address);
+    node.run(["daemon", "--stop"]).unwrap();
+    node.run(["--config", config, "metrics"]).unwrap();
+    assert!(get(address, "/metrics").0.starts_with("HTTP/1.1 200 "));
 }
