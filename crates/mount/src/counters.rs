@@ -25,6 +25,8 @@ pub struct FaultCounters {
     pub unknown: u64,
     /// Misses that wait now.
     pub waiting: u64,
+    /// Microseconds that the readers of misses waited, together.
+    pub waited: u64,
     /// Misses by the time that their reader waited: bucket `n` counts those of less than 2^n
     /// microseconds that are in no earlier bucket; the last one has all longer ones.
     pub waits: [u64; WAIT_BUCKETS],
@@ -32,10 +34,13 @@ pub struct FaultCounters {
 
 impl FaultCounters {
     /// Number of values that [`FaultCounters::values`] gives.
-    pub(crate) const VALUES: usize = 8 + WAIT_BUCKETS;
+    pub(crate) const VALUES: usize = 9 + WAIT_BUCKETS;
 
     pub(crate) fn waited(&mut self, wait: Duration) {
         let micros = wait.as_micros().max(1);
+        self.waited = self
+            .waited
+            .saturating_add(u64::try_from(micros).unwrap_or(u64::MAX));
         let bits = usize::try_from(u128::BITS - micros.leading_zeros()).unwrap_or(usize::MAX);
         self.waits[bits.min(WAIT_BUCKETS - 1)] += 1;
     }
@@ -43,7 +48,7 @@ impl FaultCounters {
     /// All values, in a fixed order.
     pub(crate) fn values(&self) -> [u64; Self::VALUES] {
         let mut values = [0; Self::VALUES];
-        values[..8].copy_from_slice(&[
+        values[..9].copy_from_slice(&[
             self.events,
             self.hits,
             self.misses,
@@ -52,8 +57,9 @@ impl FaultCounters {
             self.expired,
             self.unknown,
             self.waiting,
+            self.waited,
         ]);
-        values[8..].copy_from_slice(&self.waits);
+        values[9..].copy_from_slice(&self.waits);
         values
     }
 
@@ -68,6 +74,7 @@ impl FaultCounters {
             expired,
             unknown,
             waiting,
+            waited,
             waits @ ..,
         ] = values;
         Self {
@@ -79,6 +86,7 @@ impl FaultCounters {
             expired,
             unknown,
             waiting,
+            waited,
             waits,
         }
     }
@@ -96,6 +104,7 @@ mod tests {
             counters.waited(Duration::from_micros(micros));
             assert_eq!(counters.waits[bucket], 1, "{micros}");
         }
+        assert_eq!(counters.waited, u64::MAX, "it stays at the most that fits");
     }
 
     #[test]
@@ -109,6 +118,7 @@ mod tests {
             expired: 6,
             unknown: 7,
             waiting: 8,
+            waited: 11,
             waits: [9; WAIT_BUCKETS],
         };
         counters.waits[3] = 10;

@@ -2,9 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::sync::Arc;
 
-use thaw_cache::LayerTar;
 use thaw_image::{DiffId, Digest};
 
 use crate::Node;
@@ -168,19 +166,13 @@ impl Node {
 }
 
 fn mount_facts(dir: &Path, mount: &ImageMount) -> MountFacts {
-    // A layer may be in an image twice.
-    let layers: BTreeMap<DiffId, &Arc<LayerTar>> = mount
-        .parts
-        .layers
-        .iter()
-        .map(|layer| (layer.diff_id(), layer))
-        .collect();
+    let (present, size) = mount.present_of_size();
     MountFacts {
         dir: dir.to_owned(),
         image: mount.image.reference.to_string(),
         manifest: mount.image.digest,
         way: mount.way_now(),
-        present: layers.values().map(|layer| layer.present_bytes()).sum(),
-        size: layers.values().map(|layer| layer.tar_size()).sum(),
+        present,
+        size,
     }
 }

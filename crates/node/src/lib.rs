@@ -13,7 +13,7 @@
 //! - `marks` lets layers go that need no events any more; `adopt` takes over from a node before,
 //!   with what that one has left in a `memo`.
 //! - `accelerate` and `record` make accelerations and working sets.
-//! - `space` gives space back; `facts` and `inspect` say what is here.
+//! - `space` gives space back; `facts` and `inspect` say what is here, `measures` what was counted.
 //!
 //! Locks: the map of images, then one image's slot, then the marks; no lock is held over a
 //! container's start.
@@ -30,6 +30,7 @@ mod image;
 mod inspect;
 mod keepsake;
 mod marks;
+mod measures;
 mod memo;
 mod node;
 mod open;

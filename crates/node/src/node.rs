@@ -18,6 +18,7 @@ use crate::container::Containers;
 use crate::containers::Held;
 use crate::error::NodeError;
 use crate::marks::Marks;
+use crate::measures::Spared;
 use crate::open::ImageMount;
 use crate::records::Records;
 use crate::settings::{Settings, Transport};
@@ -46,6 +47,8 @@ pub struct Node {
     pub(crate) releases: Turns,
     /// What `mount` mounted, by directory.
     pub(crate) mounts: Mutex<HashMap<PathBuf, Held>>,
+    /// What lazy starts have spared a full pull.
+    pub(crate) spared: Mutex<Spared>,
 }
 
 /// An image's mount, or the one who is making it: others wait for the lock.
@@ -87,6 +90,7 @@ impl Node {
             held: Mutex::default(),
             releases: Turns::default(),
             mounts: Mutex::default(),
+            spared: Mutex::default(),
             settings,
         };
         node.registry.remember_links(node.records.measured().links);

@@ -208,6 +208,7 @@ impl Node {
         self.complete_unindexed(resolved, found, progress, timing)?;
         let layers = self.attach(resolved, found)?;
         let whole_here = layers.layers.iter().all(|layer| layer.is_whole());
+        self.starts_lazily(&resolved.image, &layers.layers);
         let set = found.working_set.clone().filter(|_| !whole_here);
         let stream = set.map(|set| self.stream(set));
         let files = timing.span("layout", || self.layout_files(resolved, found));

@@ -8,7 +8,8 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::parser::ValueSource;
+use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use thaw_node::container::{PortMapping, Signal, Tmpfs, Volume, parse};
 use thaw_node::{Ready, parse_duration};
 
@@ -30,12 +31,30 @@ pub(crate) struct Cli {
     pub(crate) command: Command,
 }
 
+impl Cli {
+    /// Parses the command line of this process.
+    ///
+    /// # Errors
+    /// What is wrong with it; or help or version, which were asked for.
+    pub(crate) fn parse_args() -> Result<Self, clap::Error> {
+        let mut matches = Self::command().try_get_matches()?;
+        let root = matches.value_source("root");
+        let mut cli = Self::from_arg_matches_mut(&mut matches)
+            .map_err(|error| error.format(&mut Self::command()))?;
+        cli.global.root_from_environment = root == Some(ValueSource::EnvVariable);
+        Ok(cli)
+    }
+}
+
 /// What every command takes.
-#[derive(Clone, Debug, Args)]
+#[derive(Clone, Debug, Default, Args)]
 pub(crate) struct Global {
     /// The store: images, containers, and the socket of the daemon that owns them
     #[arg(long, global = true, value_name = "DIR", env = "THAW_ROOT")]
     pub(crate) root: Option<PathBuf>,
+    /// Whether the root is that of the environment.
+    #[arg(skip)]
+    pub(crate) root_from_environment: bool,
     /// Configuration file [default: /etc/thaw/config.toml, where it exists]
     #[arg(long, global = true, value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
@@ -78,8 +97,12 @@ pub(crate) enum Command {
     Images,
     /// Give space back
     Gc(Gc),
+    /// Print what the daemon has counted, in Prometheus' text format
+    Metrics,
     /// Check credentials against a registry and keep them in Docker's config.json
     Login(Login),
+    /// Print the configuration that a daemon would be started with, and where each value comes from
+    Config(Config),
     /// Own a store in the foreground; other commands start it by themselves when it is not there
     Daemon(Daemon),
     /// Say what this machine has and lacks, and which fault transport it will use
@@ -416,6 +439,16 @@ pub(crate) struct Login {
 }
 
 #[derive(Debug, Args)]
+pub(crate) struct Config {
+    /// Say what is wrong with a file instead, a line for each problem
+    #[arg(long, value_name = "FILE", conflicts_with = "example")]
+    pub(crate) check: Option<PathBuf>,
+    /// Print a file with every key instead, explained and commented out
+    #[arg(long)]
+    pub(crate) example: bool,
+}
+
+#[derive(Debug, Args)]
 pub(crate) struct Daemon {
     /// Stop the daemon that owns the store; containers go on
     #[arg(long)]
@@ -431,8 +464,6 @@ pub(crate) struct Daemon {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
-
     use super::*;
 
     #[test]

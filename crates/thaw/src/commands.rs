@@ -1,5 +1,6 @@
 //! The commands: one function each, chosen in one match.
 
+mod config;
 mod container;
 mod daemon;
 mod doctor;
@@ -14,7 +15,7 @@ use clap::CommandFactory;
 use serde::Serialize;
 use thaw_node::{ImageWish, Pull, Transport};
 
-use crate::cli::{Cli, Command, Global, ImageArgs, PullMode, TransportName};
+use crate::cli::{Cli, Command, Config as ConfigArgs, Global, ImageArgs, PullMode, TransportName};
 use crate::client::Client;
 use crate::config::Config;
 
@@ -32,15 +33,7 @@ impl Context {
         value: &T,
         text: impl FnOnce(&T) -> String,
     ) -> anyhow::Result<()> {
-        let mut out = std::io::stdout().lock();
-        if self.global.json {
-            serde_json::to_writer_pretty(&mut out, value)?;
-            writeln!(out)?;
-        } else {
-            out.write_all(text(value).as_bytes())?;
-        }
-        out.flush()?;
-        Ok(())
+        print(self.global.json, value, text)
     }
 
     /// Says something on standard error, unless that is not wanted.
@@ -49,6 +42,22 @@ impl Context {
             eprintln!("thaw: {text}");
         }
     }
+}
+
+fn print<T: Serialize>(
+    json: bool,
+    value: &T,
+    text: impl FnOnce(&T) -> String,
+) -> anyhow::Result<()> {
+    let mut out = std::io::stdout().lock();
+    if json {
+        serde_json::to_writer_pretty(&mut out, value)?;
+        writeln!(out)?;
+    } else {
+        out.write_all(text(value).as_bytes())?;
+    }
+    out.flush()?;
+    Ok(())
 }
 
 /// Carries out what was typed.
@@ -65,6 +74,15 @@ pub(crate) fn run(cli: Cli) -> anyhow::Result<ExitCode> {
             return Ok(ExitCode::SUCCESS);
         }
         Command::Keeper => return Ok(daemon::keeper()),
+        // A configuration that is no good is what they are for.
+        Command::Config(ConfigArgs { example: true, .. }) => {
+            std::io::stdout().write_all(crate::config::example().as_bytes())?;
+            return Ok(ExitCode::SUCCESS);
+        }
+        Command::Config(ConfigArgs {
+            check: Some(ref file),
+            ..
+        }) => return config::check(global.json, file),
         _ => {}
     }
     let config = Config::load(&global)?;
@@ -87,11 +105,13 @@ pub(crate) fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Ps(args) => facts::ps(&context, &args),
         Command::Images => facts::images(&context),
         Command::Gc(args) => facts::gc(&context, &args),
+        Command::Metrics => facts::metrics(&context),
         Command::Exec(args) => container::exec(&context, args),
         Command::Logs(args) => container::logs(&context, &args),
         Command::Stop(args) => container::stop(&context, &args),
         Command::Rm(args) => container::rm(&context, &args),
         Command::Login(args) => image::login(&context, args),
+        Command::Config(_) => config::show(&context),
         Command::Daemon(args) => daemon::daemon(&context, &args),
         Command::Doctor => doctor::doctor(&context),
         Command::Monitor { dir, rm } => {

@@ -1,45 +1,78 @@
-//! Configuration: one TOML file and the flags, merged here into plain settings. Nothing below the
-//! binary reads a file of its own or the environment.
+//! Configuration: one TOML file and the flags, merged here into plain settings, each with where it
+//! comes from. Nothing below the binary reads a file of its own or the environment.
 
+mod check;
+mod keys;
+
+use std::ffi::OsString;
+use std::net::SocketAddr;
+use std::num::NonZeroU64;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
-use anyhow::Context;
-use serde::Deserialize;
+use anyhow::{Context, bail};
+use serde::Serialize;
+use serde_json::Value;
 
 use crate::cli::Global;
+pub(crate) use check::{Problem, parse};
+pub(crate) use keys::{File, Key, example};
 
 const DEFAULT_FILE: &str = "/etc/thaw/config.toml";
 const DEFAULT_ROOT: &str = "/var/lib/thaw";
+const DEFAULT_FAULT_TIMEOUT: NonZeroU64 = NonZeroU64::new(30).unwrap();
 
-/// The configuration file. Every key is optional.
-#[derive(Clone, Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
-pub(crate) struct File {
-    /// The store.
-    pub(crate) root: Option<PathBuf>,
-    /// Hosts that are spoken to in plain HTTP.
-    pub(crate) plain_http: Vec<String>,
-    /// Repositories whose accelerations are trusted for every image, e.g. `registry.example/accel`.
-    pub(crate) trusted_repositories: Vec<String>,
-    /// OCI runtime.
-    pub(crate) runtime: Option<String>,
-    /// Seconds a read may wait for bytes before it gets EIO.
-    pub(crate) fault_timeout_seconds: Option<u64>,
-    /// Docker's configuration file, for credentials.
-    pub(crate) docker_config: Option<PathBuf>,
-}
-
-/// What file and flags come to.
+/// What file, environment and flags come to.
 #[derive(Clone, Debug)]
 pub(crate) struct Config {
     pub(crate) root: PathBuf,
     pub(crate) plain_http: Vec<String>,
     pub(crate) trusted_repositories: Vec<String>,
     pub(crate) runtime: Option<String>,
-    pub(crate) fault_timeout: std::time::Duration,
+    pub(crate) fault_timeout: Duration,
     pub(crate) docker_config: Option<PathBuf>,
+    pub(crate) metrics_listen: Option<SocketAddr>,
     /// The file that was read, for the daemon that a command starts.
     pub(crate) file: Option<PathBuf>,
+    /// All of the above by key, in the order of the keys.
+    pub(crate) settings: Vec<Setting>,
+}
+
+/// A key, the value in force, and whence.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub(crate) struct Setting {
+    pub(crate) key: &'static str,
+    pub(crate) value: Value,
+    /// More than one where they add up.
+    pub(crate) from: Vec<Origin>,
+}
+
+/// Where a value comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Origin {
+    Default,
+    File,
+    Environment,
+    Flag,
+}
+
+impl Origin {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Default => "default",
+            Self::File => "file",
+            Self::Environment => "environment",
+            Self::Flag => "flag",
+        }
+    }
+}
+
+/// What of the environment counts.
+#[derive(Clone, Debug, Default)]
+struct Environment {
+    docker_config: Option<OsString>,
+    home: Option<OsString>,
 }
 
 impl Config {
@@ -54,22 +87,81 @@ impl Config {
         };
         // Whoever is told of it may have another working directory.
         let file = file.map(std::path::absolute).transpose()?;
-        let read = file.as_deref().map(parse).transpose()?.unwrap_or_default();
-        let root = global
-            .root
-            .clone()
-            .or(read.root)
-            .unwrap_or_else(|| DEFAULT_ROOT.into());
-        let root = std::path::absolute(&root)
-            .with_context(|| format!("the store {} is no path", root.display()))?;
+        let read = file.as_deref().map(read).transpose()?.unwrap_or_default();
+        let environment = Environment {
+            docker_config: std::env::var_os("DOCKER_CONFIG"),
+            home: std::env::var_os("HOME"),
+        };
         Ok(Self {
-            root,
-            plain_http: [read.plain_http, global.plain_http.clone()].concat(),
-            trusted_repositories: read.trusted_repositories,
-            runtime: read.runtime,
-            fault_timeout: std::time::Duration::from_secs(read.fault_timeout_seconds.unwrap_or(30)),
-            docker_config: read.docker_config.or_else(docker_config),
             file,
+            ..Self::merge(global, &environment, read)?
+        })
+    }
+
+    fn merge(global: &Global, environment: &Environment, read: File) -> anyhow::Result<Self> {
+        use Origin::{Default, Environment, File as InFile, Flag};
+        // Whole: a key that is added is not forgotten here.
+        let File {
+            root,
+            plain_http,
+            trusted_repositories,
+            runtime,
+            fault_timeout_seconds,
+            docker_config,
+            metrics_listen,
+        } = read;
+        let mut merged = Merged::default();
+        let typed = match global.root_from_environment {
+            true => Environment,
+            false => Flag,
+        };
+        let root = [
+            (typed, global.root.clone()),
+            (InFile, root),
+            (Default, Some(DEFAULT_ROOT.into())),
+        ];
+        let root = match root.into_iter().find(|(_, root)| root.is_some()) {
+            Some((from, Some(root))) => (from, Some(absolute(&root)?)),
+            _ => (Default, None),
+        };
+        let docker = environment.docker_config.as_ref();
+        let home = environment.home.as_ref();
+        let docker = docker.map(|dir| Path::new(dir).join("config.json"));
+        let home = home.map(|dir| Path::new(dir).join(".docker/config.json"));
+        Ok(Self {
+            root: merged.first("root", [root]).unwrap_or_default(),
+            plain_http: merged.all(
+                "plain-http",
+                [
+                    (InFile, plain_http),
+                    (Flag, Some(global.plain_http.clone())),
+                ],
+            ),
+            trusted_repositories: merged
+                .all("trusted-repositories", [(InFile, trusted_repositories)]),
+            runtime: merged.first("runtime", [(InFile, runtime)]),
+            fault_timeout: Duration::from_secs(
+                merged
+                    .first(
+                        "fault-timeout-seconds",
+                        [
+                            (InFile, fault_timeout_seconds),
+                            (Default, Some(DEFAULT_FAULT_TIMEOUT)),
+                        ],
+                    )
+                    .map_or(0, NonZeroU64::get),
+            ),
+            docker_config: merged.first(
+                "docker-config",
+                [
+                    (InFile, docker_config),
+                    (Environment, docker),
+                    (Default, home),
+                ],
+            ),
+            metrics_listen: merged.first("metrics-listen", [(InFile, metrics_listen)]),
+            file: None,
+            settings: merged.0,
         })
     }
 
@@ -86,32 +178,134 @@ impl Config {
     }
 }
 
-fn parse(path: &Path) -> anyhow::Result<File> {
-    let text = std::fs::read_to_string(path)
-        .with_context(|| format!("cannot read the configuration {}", path.display()))?;
-    toml::from_str(&text).with_context(|| format!("in the configuration {}", path.display()))
+/// Merges one key after the other, and keeps what came of each.
+#[derive(Default)]
+struct Merged(Vec<Setting>);
+
+impl Merged {
+    /// The first that is given.
+    fn first<T: Serialize, const N: usize>(
+        &mut self,
+        key: &'static str,
+        given: [(Origin, Option<T>); N],
+    ) -> Option<T> {
+        let mut given = given.into_iter();
+        let found = given.find_map(|(from, value)| Some((from, value?)));
+        let (from, value) = match found {
+            Some((from, value)) => (from, Some(value)),
+            None => (Origin::Default, None),
+        };
+        self.tell(key, &value, vec![from]);
+        value
+    }
+
+    /// All that are given, one behind the other.
+    fn all<const N: usize>(
+        &mut self,
+        key: &'static str,
+        given: [(Origin, Option<Vec<String>>); N],
+    ) -> Vec<String> {
+        let (mut values, mut from) = (Vec::new(), Vec::new());
+        for (origin, more) in given {
+            let more = more.unwrap_or_default();
+            if !more.is_empty() {
+                from.push(origin);
+                values.extend(more);
+            }
+        }
+        if from.is_empty() {
+            from.push(Origin::Default);
+        }
+        self.tell(key, &values, from);
+        values
+    }
+
+    fn tell(&mut self, key: &'static str, value: &impl Serialize, from: Vec<Origin>) {
+        // Only such a path has no JSON.
+        let value = serde_json::to_value(value);
+        let value = value.unwrap_or_else(|_| "(a path that is not UTF-8)".into());
+        self.0.push(Setting { key, value, from });
+    }
 }
 
-/// Where Docker keeps credentials: `$DOCKER_CONFIG/config.json`, else `~/.docker/config.json`.
-fn docker_config() -> Option<PathBuf> {
-    let dir = match std::env::var_os("DOCKER_CONFIG") {
-        Some(dir) => PathBuf::from(dir),
-        None => PathBuf::from(std::env::var_os("HOME")?).join(".docker"),
-    };
-    Some(dir.join("config.json"))
+fn absolute(root: &Path) -> anyhow::Result<PathBuf> {
+    std::path::absolute(root).with_context(|| format!("the store {} is no path", root.display()))
+}
+
+fn read(path: &Path) -> anyhow::Result<File> {
+    let text = std::fs::read_to_string(path)
+        .with_context(|| format!("cannot read the configuration {}", path.display()))?;
+    parse(&text).or_else(|problems| {
+        let problems: Vec<String> = problems.iter().map(Problem::to_string).collect();
+        bail!(
+            "in the configuration {}: {}",
+            path.display(),
+            problems.join("; ")
+        )
+    })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn merged(global: &Global, text: &str) -> Config {
+        let environment = Environment {
+            docker_config: None,
+            home: Some("/home/me".into()),
+        };
+        Config::merge(global, &environment, parse(text).unwrap()).unwrap()
+    }
+
+    fn from(config: &Config, key: &str) -> (Value, Vec<Origin>) {
+        let mut settings = config.settings.iter();
+        let setting = settings.find(|setting| setting.key == key).unwrap();
+        (setting.value.clone(), setting.from.clone())
+    }
+
     #[test]
-    fn unknown_keys_are_refused() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("c.toml");
-        std::fs::write(&path, "rooot = \"/x\"\n").unwrap();
-        assert!(format!("{:#}", parse(&path).unwrap_err()).contains("rooot"));
-        std::fs::write(&path, "root = \"/x\"\nfault-timeout-seconds = 5\n").unwrap();
-        assert_eq!(parse(&path).unwrap().fault_timeout_seconds, Some(5));
+    fn what_is_read_is_what_is_documented() {
+        let config = merged(&Global::default(), "");
+        let told: Vec<&str> = config.settings.iter().map(|setting| setting.key).collect();
+        let documented: Vec<String> = keys::KEYS.iter().map(Key::name).collect();
+        assert_eq!(told, documented);
+        let default = |key: &str| Key::find(key).unwrap().default;
+        assert_eq!(default("root"), config.root.to_str().unwrap());
+        let seconds = config.fault_timeout.as_secs().to_string();
+        assert_eq!(default("fault-timeout-seconds"), seconds);
+        for setting in &config.settings {
+            assert_eq!(setting.from, [Origin::Default], "{}", setting.key);
+        }
+    }
+
+    #[test]
+    fn flags_go_before_the_environment_and_that_before_the_file() {
+        let text = "root = \"/file\"\nplain-http = [\"a\"]\ndocker-config = \"/d.json\"\n";
+        let mut global = Global {
+            plain_http: vec!["b".to_owned()],
+            ..Global::default()
+        };
+        let file = merged(&global, text);
+        assert_eq!(from(&file, "root"), ("/file".into(), vec![Origin::File]));
+        let both = vec![Origin::File, Origin::Flag];
+        assert_eq!(from(&file, "plain-http"), (vec!["a", "b"].into(), both));
+        assert_eq!(from(&file, "docker-config").1, [Origin::File]);
+
+        global.root = Some("/typed".into());
+        let flag = merged(&global, text);
+        assert_eq!(from(&flag, "root"), ("/typed".into(), vec![Origin::Flag]));
+        global.root_from_environment = true;
+        assert_eq!(
+            from(&merged(&global, text), "root").1,
+            [Origin::Environment]
+        );
+
+        let environment = Environment {
+            docker_config: Some("/docker".into()),
+            home: None,
+        };
+        let config = Config::merge(&global, &environment, File::default()).unwrap();
+        let wanted = ("/docker/config.json".into(), vec![Origin::Environment]);
+        assert_eq!(from(&config, "docker-config"), wanted);
     }
 }

@@ -10,6 +10,8 @@ mod client;
 mod commands;
 mod config;
 mod handlers;
+mod http;
+mod metrics;
 mod output;
 mod progress;
 mod protocol;
@@ -18,13 +20,11 @@ mod service;
 
 use std::process::ExitCode;
 
-use clap::Parser;
-
 /// What `docker run` and its kin return when the failure is their own, not the container's.
 pub(crate) const OWN_FAILURE: u8 = 125;
 
 fn main() -> ExitCode {
-    let cli = match cli::Cli::try_parse() {
+    let cli = match cli::Cli::parse_args() {
         Ok(cli) => cli,
         Err(error) => return explain(&error),
     };

@@ -74,6 +74,7 @@ pub(crate) enum Request {
     },
     Images,
     Gc(GcOptions),
+    Metrics,
     Login {
         registry: String,
         user: String,
@@ -94,6 +95,7 @@ impl Request {
             | Self::Ps { .. }
             | Self::Images
             | Self::Mounts
+            | Self::Metrics
             | Self::Login { .. } => true,
             Self::Prepare { .. }
             | Self::Mount { .. }

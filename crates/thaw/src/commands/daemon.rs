@@ -11,6 +11,7 @@ use thaw_node::{Node, Settings};
 use super::Context;
 use crate::cli::Daemon;
 use crate::config::Config;
+use crate::http::Endpoint;
 use crate::protocol::Request;
 use crate::server::{Ownership, Server};
 use crate::service::Manager;
@@ -26,9 +27,18 @@ pub(super) fn daemon(context: &Context, args: &Daemon) -> anyhow::Result<ExitCod
     log_to_stderr();
     let root = context.client.root();
     let ownership = Ownership::take(root, args.replace)?;
+    // The daemon before us has let the store go, and its port is free, or is about to be.
+    let endpoint = context.config.metrics_listen.map(Endpoint::bind);
+    let endpoint = endpoint.transpose()?;
     let node = Arc::new(Node::open(settings(&context.config)?)?);
     let server = Server::bind(root, Arc::clone(&node))?;
     end_on_signals(&server)?;
+    if let Some(endpoint) = endpoint {
+        let node = Arc::clone(&node);
+        endpoint.serve(Arc::new(move || {
+            Ok(crate::metrics::text(&node.measures()?))
+        }))?;
+    }
     let manager = Manager::of_environment();
     manager.iter().for_each(Manager::ready);
     say_ready();

@@ -1,11 +1,13 @@
-//! `inspect`, `ps`, `mount` without arguments, `images`, `gc`: facts about what is here.
+//! `inspect`, `ps`, `mount` without arguments, `images`, `gc`, `metrics`: facts about what is here.
 
 use std::fmt::Write as _;
 use std::process::ExitCode;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use thaw_node::container::{Protocol, Published};
-use thaw_node::{Collected, ContainerFacts, GcOptions, ImageFacts, Inspection, MountFacts};
+use thaw_node::{
+    Collected, ContainerFacts, GcOptions, ImageFacts, Inspection, Measures, MountFacts,
+};
 
 use super::{Context, plain_wish};
 use crate::cli::{Gc, Inspect, Ps};
@@ -19,6 +21,12 @@ pub(super) fn inspect(context: &Context, args: &Inspect) -> anyhow::Result<ExitC
     let image = plain_wish(&args.image, args.platform.as_ref())?;
     let facts: Inspection = context.client.ask(Request::Inspect { image })?;
     context.print(&facts, describe)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+pub(super) fn metrics(context: &Context) -> anyhow::Result<ExitCode> {
+    let measures: Measures = context.client.ask(Request::Metrics)?;
+    context.print(&measures, crate::metrics::text)?;
     Ok(ExitCode::SUCCESS)
 }
 

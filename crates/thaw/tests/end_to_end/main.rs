@@ -3,9 +3,11 @@
 #![allow(clippy::unwrap_used, reason = "a test that fails says where")]
 
 mod accelerate;
+mod config;
 mod facts;
 mod images;
 mod messages;
+mod metrics;
 mod mount;
 mod run;
 mod starts;

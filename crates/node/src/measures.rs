@@ -1,0 +1,168 @@
+//! What a node counts, for whoever watches machines: read without waiting for any start.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, TryLockError};
+
+use thaw_cache::{LayerTar, Moved};
+use thaw_image::DiffId;
+
+use crate::Node;
+use crate::container::Status;
+use crate::error::NodeError;
+use crate::image::Image;
+use crate::node::{Slot, lock};
+use crate::open::ImageMount;
+use crate::reports::{Causes, ContainerCounts, ImageLoad, Measures, Moves, Reads};
+use crate::source::chain;
+
+/// Compressed bytes of layers that were not here when an image of theirs started lazily: what a
+/// full pull would have moved. A layer counts once, as it would have been pulled once.
+#[derive(Debug, Default)]
+pub(crate) struct Spared {
+    seen: BTreeSet<DiffId>,
+    bytes: u64,
+}
+
+impl Spared {
+    fn add(&mut self, layer: DiffId, size: u64) {
+        if self.seen.insert(layer) {
+            self.bytes = self.bytes.saturating_add(size);
+        }
+    }
+}
+
+impl Node {
+    /// What was counted since this node was opened (of reads: since the fault transport was
+    /// started), and what is here now.
+    ///
+    /// # Errors
+    /// [`NodeError::Container`] when the containers cannot be read.
+    pub fn measures(&self) -> Result<Measures, NodeError> {
+        let stats = self.fetcher.stats();
+        Ok(Measures {
+            transport: self
+                .running_transport()
+                .map(|running| running.kind().name().to_owned()),
+            reads: self.reads(),
+            moved: Causes {
+                demand: stats.demand.into(),
+                ahead: stats.ahead.into(),
+                working_set: stats.working_set.into(),
+                fill: stats.fill.into(),
+            },
+            requests: stats.requests,
+            mismatches: stats.mismatches,
+            received: self.received(),
+            started: lock(&self.spared).bytes,
+            images: self.loads(),
+            containers: self.container_counts()?,
+            mounts: lock(&self.mounts).len() as u64,
+        })
+    }
+
+    /// An image is about to start lazily from `layers`, which are those of its manifest, in order.
+    pub(crate) fn starts_lazily(&self, image: &Image, layers: &[Arc<LayerTar>]) {
+        let mut spared = lock(&self.spared);
+        for (layer, tar) in image.layers.iter().zip(layers) {
+            if !tar.is_whole() {
+                spared.add(layer.diff_id, layer.size);
+            }
+        }
+    }
+
+    /// Reads of layer tars; `None` where nobody counts them.
+    fn reads(&self) -> Option<Reads> {
+        let counted = self.running_transport()?.counters();
+        let counters = counted
+            .inspect_err(|error| tracing::warn!(error = chain(error), "no counts of reads"))
+            .ok()?;
+        Some(Reads {
+            hits: counters.hits,
+            faults: counters.misses,
+            failed: counters.failed,
+            expired: counters.expired,
+            unknown: counters.unknown,
+            waiting: counters.waiting,
+            waited: counters.waited,
+            waits: counters.waits.to_vec(),
+        })
+    }
+
+    /// The mounted images, by reference. One that is being opened is left out: whoever opens it may
+    /// take as long as a full pull does.
+    fn loads(&self) -> Vec<ImageLoad> {
+        let slots: Vec<Slot> = lock(&self.images).values().cloned().collect();
+        let mut loads = Vec::new();
+        for slot in slots {
+            let opened = match slot.try_lock() {
+                Ok(slot) => slot.clone(),
+                Err(TryLockError::Poisoned(slot)) => slot.into_inner().clone(),
+                Err(TryLockError::WouldBlock) => None,
+            };
+            loads.extend(opened.map(|mount| load(&mount)));
+        }
+        loads.sort_by(|a, b| (&a.reference, a.manifest).cmp(&(&b.reference, b.manifest)));
+        loads
+    }
+
+    fn container_counts(&self) -> Result<ContainerCounts, NodeError> {
+        let mut counts = ContainerCounts::default();
+        for state in self.containers.list()? {
+            match state.status() {
+                Status::Running | Status::Created => counts.running += 1,
+                _ => counts.ended += 1,
+            }
+        }
+        Ok(counts)
+    }
+}
+
+fn load(mount: &ImageMount) -> ImageLoad {
+    let (present, size) = mount.present_of_size();
+    ImageLoad {
+        reference: mount.image.reference.to_string(),
+        manifest: mount.image.digest,
+        how: mount.way.how,
+        present,
+        size,
+    }
+}
+
+impl ImageMount {
+    /// Bytes of its tars that are here, and bytes of its tars.
+    pub(crate) fn present_of_size(&self) -> (u64, u64) {
+        // A layer may be in an image twice.
+        let layers: BTreeMap<DiffId, &Arc<LayerTar>> = self
+            .parts
+            .layers
+            .iter()
+            .map(|layer| (layer.diff_id(), layer))
+            .collect();
+        let present = layers.values().map(|layer| layer.present_bytes()).sum();
+        (present, layers.values().map(|layer| layer.tar_size()).sum())
+    }
+}
+
+impl From<Moved> for Moves {
+    fn from(moved: Moved) -> Self {
+        Self {
+            fetched: moved.fetched,
+            written: moved.written,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_layer_would_have_been_pulled_once() {
+        let layer = |name: &str| DiffId(thaw_image::Digest::of(name.as_bytes()));
+        let mut spared = Spared::default();
+        for (name, size) in [("a", 10), ("b", 5), ("a", 10)] {
+            spared.add(layer(name), size);
+        }
+        assert_eq!(spared.bytes, 15);
+    }
+}

@@ -1,0 +1,58 @@
+//! `config`: what is in force and whence, what may be there, and what is wrong with a file.
+
+use std::path::Path;
+use std::process::ExitCode;
+
+use anyhow::Context as _;
+use serde_json::{Value, json};
+
+use super::{Context, print};
+use crate::OWN_FAILURE;
+use crate::config::{Config, Key, Setting, parse};
+use crate::output::table;
+
+pub(super) fn show(context: &Context) -> anyhow::Result<ExitCode> {
+    let config = &context.config;
+    let facts = json!({ "file": config.file, "settings": config.settings });
+    context.print(&facts, |_| describe(config))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn describe(config: &Config) -> String {
+    let row = |setting: &Setting| {
+        let default = Key::find(setting.key).map_or("", |key| key.default);
+        let value = match &setting.value {
+            Value::Null => default.to_owned(),
+            Value::Array(values) if values.is_empty() => default.to_owned(),
+            Value::String(text) => text.clone(),
+            value => value.to_string(),
+        };
+        let from: Vec<&str> = setting.from.iter().map(|from| from.name()).collect();
+        vec![setting.key.to_owned(), value, from.join(" and ")]
+    };
+    let rows: Vec<Vec<String>> = config.settings.iter().map(row).collect();
+    let file = match &config.file {
+        Some(file) => format!("file: {}\n", file.display()),
+        None => "file: none\n".to_owned(),
+    };
+    file + &table(&["KEY", "VALUE", "FROM"], &rows)
+}
+
+/// Says what is wrong with a file, a line for each problem.
+pub(super) fn check(json: bool, file: &Path) -> anyhow::Result<ExitCode> {
+    let text = std::fs::read_to_string(file)
+        .with_context(|| format!("cannot read the configuration {}", file.display()))?;
+    let problems = parse(&text).err().unwrap_or_default();
+    let facts = json!({ "file": file, "problems": problems });
+    print(json, &facts, |_| match problems.as_slice() {
+        [] => format!("{}: good\n", file.display()),
+        all => all
+            .iter()
+            .map(|problem| format!("{}: {problem}\n", file.display()))
+            .collect(),
+    })?;
+    Ok(match problems.is_empty() {
+        true => ExitCode::SUCCESS,
+        false => ExitCode::from(OWN_FAILURE),
+    })
+}

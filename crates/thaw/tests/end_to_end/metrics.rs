@@ -1,0 +1,216 @@
+//! What the daemon counts, as a scraper reads it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+
+use thaw_testkit::thaw::Thaw;
+
+use crate::support::{Scene, json, keys, refused, target, thaw};
+
+/// Samples by name and labels; fails on whatever a scraper would refuse.
+fn parse(text: &str) -> BTreeMap<String, f64> {
+    let mut samples = BTreeMap::new();
+    let (mut helped, mut typed) = (BTreeSet::new(), BTreeSet::new());
+    let mut family = String::new();
+    assert!(text.ends_with('\n'));
+    for line in text.lines() {
+        if let Some(help) = line.strip_prefix("# HELP ") {
+            let name = help.split(' ').next().unwrap();
+            assert!(helped.insert(name.to_owned()), "twice: {line}");
+        } else if let Some(kind) = line.strip_prefix("# TYPE ") {
+            let (name, kind) = kind.split_once(' ').unwrap();
+            assert!(["counter", "gauge", "histogram"].contains(&kind), "{line}");
+            assert!(
+                helped.contains(name) && typed.insert(name.to_owned()),
+                "{line}"
+            );
+            family = name.to_owned();
+        } else {
+            let (series, value) = line.rsplit_once(' ').unwrap();
+            let name = series.split('{').next().unwrap();
+            let of_histogram = ["", "_bucket", "_sum", "_count"];
+            let end = name.strip_prefix(family.as_str()).unwrap_or("of another");
+            assert!(of_histogram.contains(&end), "{line} under {family}");
+            assert!(!series.contains('{') || series.ends_with("\"}"), "{line}");
+            let value = value.parse().unwrap_or_else(|_| panic!("{line}"));
+            assert!(
+                samples.insert(series.to_owned(), value).is_none(),
+                "twice: {line}"
+            );
+        }
+    }
+    assert_eq!(helped, typed);
+    samples
+}
+
+fn metrics(node: &Thaw) -> BTreeMap<String, f64> {
+    parse(&node.run(["metrics"]).unwrap())
+}
+
+#[test]
+fn a_lazy_start_is_counted() {
+    a_lazy_start_by("fanotify");
+}
+
+#[test]
+fn a_lazy_start_by_fuse_is_counted_alike() {
+    a_lazy_start_by("fuse");
+}
+
+fn a_lazy_start_by(transport: &str) {
+    let scene = Scene::accelerated();
+    let node = thaw();
+    let before = metrics(&node);
+    let version = env!("CARGO_PKG_VERSION");
+    let info = format!("thaw_daemon_info{{version=\"{version}\",transport=\"none\"}}");
+    assert_eq!(before[&info], 1.0);
+    assert!(!before.contains_key("thaw_faults_total"), "nobody counts");
+    assert_eq!(before["thaw_lazy_image_bytes_total"], 0.0);
+
+    let dir = target(&node);
+    node.run([
+        "mount",
+        "--pull",
+        "lazy",
+        "--profile",
+        "none",
+        "--transport",
+        transport,
+        &scene.image,
+        &dir,
+    ])
+    .unwrap();
+    let mounted = metrics(&node);
+    fs::read(format!("{dir}/srv/message")).unwrap();
+    let read = metrics(&node);
+    let info = format!("thaw_daemon_info{{version=\"{version}\",transport=\"{transport}\"}}");
+    assert_eq!(read[&info], 1.0);
+    let grew = |name: &str| {
+        let by = read[name] - mounted[name];
+        assert!(by > 0.0, "{name}: {by}");
+        by
+    };
+    assert!(grew("thaw_faults_total") >= 1.0);
+    grew("thaw_fault_requests_total");
+    grew("thaw_fetched_bytes_total{cause=\"demand\"}");
+    grew("thaw_filled_bytes_total{cause=\"demand\"}");
+    grew("thaw_network_received_bytes_total");
+    assert_eq!(read["thaw_fetched_bytes_total{cause=\"fill\"}"], 0.0);
+    assert_eq!(read["thaw_fetched_bytes_total{cause=\"working_set\"}"], 0.0);
+    assert_eq!(read["thaw_read_failures_total{reason=\"failed\"}"], 0.0);
+    let waited = read["thaw_fault_wait_seconds_count"];
+    assert_eq!(waited, read["thaw_fault_wait_seconds_bucket{le=\"+Inf\"}"]);
+    assert_eq!(
+        waited + read["thaw_faults_waiting"],
+        read["thaw_faults_total"]
+    );
+    assert!(read["thaw_fault_wait_seconds_sum"] > 0.0);
+
+    let compressed = scene.layout.manifest().unwrap()["layers"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|layer| layer["size"].as_f64().unwrap())
+        .sum::<f64>();
+    assert_eq!(read["thaw_lazy_image_bytes_total"], compressed);
+    let fetched: f64 = read
+        .iter()
+        .filter(|(name, _)| name.starts_with("thaw_fetched_bytes_total{"))
+        .map(|(_, bytes)| bytes)
+        .sum();
+    assert_eq!(read["thaw_saved_bytes"], compressed - fetched);
+    assert!(fetched < compressed);
+
+    let load = |of: &BTreeMap<String, f64>, name: &str| {
+        let labels = format!("\",reference=\"{}\",how=\"lazy\"}}", scene.image);
+        let begin = format!("{name}{{manifest=\"sha256:");
+        let mut found = of.iter().filter(|(name, _)| name.starts_with(&begin));
+        let (name, value) = found.next().unwrap();
+        assert!(name.ends_with(&labels) && found.next().is_none(), "{name}");
+        *value
+    };
+    let present = load(&read, "thaw_image_present_bytes");
+    assert!(present > load(&mounted, "thaw_image_present_bytes"));
+    assert!(present < load(&read, "thaw_image_size_bytes"));
+    assert_eq!((read["thaw_mounts"], mounted["thaw_mounts"]), (1.0, 1.0));
+
+    // What is here costs nothing.
+    fs::read(format!("{dir}/srv/message")).unwrap();
+    node.run(["run", "--net", "none", &scene.image, "--", "sh", "-c", ":"])
+        .unwrap();
+    let again = metrics(&node);
+    assert_eq!(again["thaw_lazy_image_bytes_total"], compressed, "once");
+    assert_eq!(again["thaw_containers{state=\"ended\"}"], 1.0);
+    assert_eq!(again["thaw_containers{state=\"running\"}"], 0.0);
+
+    let facts = json(&node.run(["metrics", "--json"]).unwrap());
+    let wanted = [
+        "containers",
+        "images",
+        "mismatches",
+        "mounts",
+        "moved",
+        "reads",
+        "received",
+        "requests",
+        "started",
+        "transport",
+    ];
+    let mut told = keys(&facts);
+    told.sort_unstable();
+    assert_eq!(told, wanted);
+}
+
+fn get(address: &str, path: &str) -> (String, String) {
+    let mut stream = TcpStream::connect(address).unwrap();
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: {address}\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    (head.to_owned(), body.to_owned())
+}
+
+#[test]
+fn a_configured_address_serves_them() {
+    let node = thaw();
+    fs::create_dir_all(node.root()).unwrap();
+    let file = node.root().with_file_name("config.toml");
+    let config = file.to_str().unwrap();
+    let listen =
+        |address: &str| fs::write(&file, format!("metrics-listen = \"{address}\"\n")).unwrap();
+
+    listen("localhost");
+    let (code, said) = refused(&node, &["--config", config, "metrics"]);
+    assert_eq!(code, 125);
+    let wanted = format!(
+        "in the configuration {config}: line 1: metrics-listen: invalid socket address syntax"
+    );
+    assert!(said.contains(&wanted), "{said}");
+
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    listen(&address);
+    let (_, said) = refused(&node, &["--config", config, "metrics"]);
+    let wanted = format!("cannot serve metrics at {address} (metrics-listen in the configuration)");
+    assert!(said.contains(&wanted) && said.contains("in use"), "{said}");
+
+    drop(taken);
+    listen("127.0.0.1:0");
+    let by_socket = parse(&node.run(["--config", config, "metrics"]).unwrap());
+    let log = fs::read_to_string(node.root().join("daemon.log")).unwrap();
+    let address = log.split("metrics at http://").nth(1).unwrap();
+    let address = address.split("/metrics").next().unwrap();
+    let (head, body) = get(address, "/metrics");
+    assert!(head.starts_with("HTTP/1.1 200 OK\r\n"), "{head}");
+    assert!(head.contains("\r\nContent-Type: text/plain; version=0.0.4; charset=utf-8\r\n"));
+    assert_eq!(parse(&body), by_socket, "nothing has happened in between");
+    assert!(get(address, "/").0.starts_with("HTTP/1.1 404 "));
+
+    // The next daemon gets the port, however soon it comes.
+    listen(address);
+    node.run(["daemon", "--stop"]).unwrap();
+    node.run(["--config", config, "metrics"]).unwrap();
+    assert!(get(address, "/metrics").0.starts_with("HTTP/1.1 200 "));
+}
