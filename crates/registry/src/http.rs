@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use reqwest::header::{
-    AUTHORIZATION, CONTENT_LENGTH, HeaderMap, HeaderName, HeaderValue, LOCATION, RETRY_AFTER,
+    AUTHORIZATION, CONTENT_LENGTH, DATE, HeaderMap, HeaderName, HeaderValue, LOCATION, RETRY_AFTER,
 };
 use reqwest::{Method, Request, Response, StatusCode, Url};
 use serde::Deserialize;
@@ -369,7 +369,7 @@ impl Remote {
     /// not who it redirected to: an address given out before may have expired there.
     pub(crate) async fn refusal(&self, what: &str, response: Response, own: bool) -> Failure {
         let status = response.status();
-        let pause = header_number(response.headers(), &RETRY_AFTER).map(Duration::from_secs);
+        let pause = retry_after(response.headers());
         let body = self.read_all(response, what, MAX_ERROR_BYTES).await;
         let reason = explain(status, &body.unwrap_or_default());
         let (place, what) = (self.place(), what.to_owned());
@@ -452,6 +452,24 @@ pub(crate) fn header_number(headers: &HeaderMap, name: &HeaderName) -> Option<u6
     headers.get(name)?.to_str().ok()?.trim().parse().ok()
 }
 
+/// How long a server wants to be left alone: `Retry-After` in seconds or as a date (RFC 9110,
+/// section 10.2.3). A date is held against the server's own clock where it tells that: ours may
+/// be wrong.
+fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+    if let Some(seconds) = header_number(headers, &RETRY_AFTER) {
+        return Some(Duration::from_secs(seconds));
+    }
+    let date = |name| {
+        let text = headers.get(name)?.to_str().ok()?;
+        let parser = jiff::fmt::rfc2822::DateTimeParser::new();
+        parser.parse_timestamp(text).ok()
+    };
+    let then = date(RETRY_AFTER)?;
+    let now = date(DATE).unwrap_or_else(jiff::Timestamp::now);
+    let pause = Duration::try_from(then.duration_since(now));
+    Some(pause.unwrap_or(Duration::ZERO))
+}
+
 fn find_tls_error<'a>(error: &'a (dyn StdError + 'static)) -> Option<&'a rustls::Error> {
     let mut next = Some(error);
     while let Some(error) = next {
@@ -516,6 +534,26 @@ pub(crate) fn printable(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn pauses_are_seconds_or_dates() {
+        let read = |after: &'static str, date: Option<&'static str>| {
+            let mut headers = HeaderMap::new();
+            headers.insert(RETRY_AFTER, HeaderValue::from_static(after));
+            headers.extend(date.map(|date| (DATE, HeaderValue::from_static(date))));
+            retry_after(&headers).map(|pause| pause.as_secs())
+        };
+        let now = Some("Sun, 06 Nov 1994 08:49:37 GMT");
+        assert_eq!(read("120", None), Some(120));
+        assert_eq!(read("Sun, 06 Nov 1994 08:51:07 GMT", now), Some(90));
+        assert_eq!(read("Sun, 06 Nov 1994 08:00:00 GMT", now), Some(0));
+        assert_eq!(read("Sun, 06 Nov 1994 08:51:07 GMT", None), Some(0));
+        let far = read("Wed, 06 Nov 2999 08:49:37 GMT", None);
+        assert!(far.is_some_and(|seconds| seconds > 1 << 30), "{far:?}");
+        for bad in ["", "-1", "soon", "Sun, 99 Nov 1994 08:51:07 GMT"] {
+            assert_eq!(read(bad, now), None, "{bad}");
+        }
+    }
 
     #[test]
     fn reasons_are_short_and_clean() {
