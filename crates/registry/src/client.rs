@@ -2,6 +2,7 @@
 //! process's repositories.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -35,6 +36,10 @@ pub struct Settings {
     pub plain_http: Vec<String>,
     /// Docker's `config.json`, for credentials; it need not exist.
     pub docker_config: Option<PathBuf>,
+    /// Directories with credential helpers, written as in `PATH`.
+    pub helper_path: OsString,
+    /// For an answer of a credential helper.
+    pub helper_timeout: Duration,
     /// PEM files with certificate authorities to trust beside the system's.
     pub certificate_authorities: Vec<PathBuf>,
     /// Address of an HTTP proxy. Loopback registries are reached without.
@@ -57,6 +62,8 @@ impl Default for Settings {
         Self {
             plain_http: Vec::new(),
             docker_config: None,
+            helper_path: OsString::new(),
+            helper_timeout: Duration::from_secs(10),
             certificate_authorities: Vec::new(),
             proxy: None,
             no_proxy: String::new(),
