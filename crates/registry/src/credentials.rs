@@ -17,8 +17,9 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::process::Command;
 
 use crate::RegistryError;
-use crate::client::Settings;
+
 use crate::http::printable;
+use crate::settings::Settings;
 
 const MAX_CONFIG_BYTES: u64 = 1 << 20;
 const MAX_HELPER_BYTES: u64 = 64 << 10;

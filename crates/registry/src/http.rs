@@ -414,23 +414,27 @@ impl Remote {
             let after = self.shared.settings.connect_timeout;
             return Failure::passing(self.timed_out(what, after));
         }
-        let tls = find_tls_error(error);
+        let (tls, reason) = (find_tls_error(error), root_cause(error));
         let advice = match tls {
             Some(rustls::Error::InvalidMessage(_)) => {
                 "; if it speaks plain HTTP, allow that with --plain-http"
             }
             Some(rustls::Error::InvalidCertificate(_)) => {
-                "; add its certificate authority to the system's"
+                "; add its certificate authority to the system's, or as its `ca` in the configuration"
+            }
+            _ if refuses_client(&reason) => {
+                "; it wants another client certificate: `client-cert` in the configuration"
             }
             _ => "",
         };
+        let is_final = tls.is_some() || refuses_client(&reason);
         let error = RegistryError::Unreachable {
             place: self.place(),
             what: what.to_owned(),
-            reason: root_cause(error),
+            reason,
             advice,
         };
-        if tls.is_some() {
+        if is_final {
             Failure::last(error)
         } else {
             Failure::passing(error)
@@ -486,6 +490,16 @@ fn find_tls_error<'a>(error: &'a (dyn StdError + 'static)) -> Option<&'a rustls:
         };
     }
     None
+}
+
+/// Whether a server says that it does not like the certificate that it was shown, or that there is
+/// none. It may say so after the handshake, and by then only the text of the alert is left.
+fn refuses_client(reason: &str) -> bool {
+    reason
+        .strip_prefix("received fatal alert: ")
+        .is_some_and(|alert| {
+            alert.contains("Certificate") || matches!(alert, "UnknownCA" | "AccessDenied")
+        })
 }
 
 fn root_cause(error: &reqwest::Error) -> String {

@@ -1,10 +1,14 @@
 //! Configuration: one TOML file and the flags, merged here into plain settings. Nothing below the
 //! binary reads a file of its own or the environment.
 
+mod network;
+
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use serde::Deserialize;
+use thaw_registry::{ProxySettings, RegistrySettings};
 
 use crate::cli::Global;
 
@@ -27,6 +31,12 @@ pub(crate) struct File {
     pub(crate) fault_timeout_seconds: Option<u64>,
     /// Docker's configuration file, for credentials.
     pub(crate) docker_config: Option<PathBuf>,
+    /// PEM files with certificate authorities that are trusted beside the system's.
+    pub(crate) ca: Vec<PathBuf>,
+    /// HTTP proxies.
+    pub(crate) proxy: network::Proxy,
+    /// Single registries, by host and port as in references.
+    pub(crate) registry: BTreeMap<String, network::Registry>,
 }
 
 /// What file and flags come to.
@@ -38,6 +48,9 @@ pub(crate) struct Config {
     pub(crate) runtime: Option<String>,
     pub(crate) fault_timeout: std::time::Duration,
     pub(crate) docker_config: Option<PathBuf>,
+    pub(crate) ca: Vec<PathBuf>,
+    pub(crate) proxy: ProxySettings,
+    pub(crate) registries: BTreeMap<String, RegistrySettings>,
     /// The file that was read, for the daemon that a command starts.
     pub(crate) file: Option<PathBuf>,
 }
@@ -62,6 +75,16 @@ impl Config {
             .unwrap_or_else(|| DEFAULT_ROOT.into());
         let root = std::path::absolute(&root)
             .with_context(|| format!("the store {} is no path", root.display()))?;
+        // Files beside it may be named without their directory.
+        let base = file.as_deref().and_then(Path::parent);
+        let base = base.unwrap_or(Path::new("/"));
+        let registries = read.registry.into_iter();
+        let registries: anyhow::Result<_> =
+            registries.map(|it| network::registry(it, base)).collect();
+        let registries = registries.with_context(|| {
+            let name = file.as_deref().unwrap_or(base).display();
+            format!("in the configuration {name}")
+        })?;
         Ok(Self {
             root,
             plain_http: [read.plain_http, global.plain_http.clone()].concat(),
@@ -69,6 +92,9 @@ impl Config {
             runtime: read.runtime,
             fault_timeout: std::time::Duration::from_secs(read.fault_timeout_seconds.unwrap_or(30)),
             docker_config: read.docker_config.or_else(docker_config),
+            ca: read.ca.iter().map(|path| base.join(path)).collect(),
+            proxy: read.proxy.settings(|name| std::env::var(name).ok()),
+            registries,
             file,
         })
     }
@@ -113,5 +139,47 @@ mod tests {
         assert!(format!("{:#}", parse(&path).unwrap_err()).contains("rooot"));
         std::fs::write(&path, "root = \"/x\"\nfault-timeout-seconds = 5\n").unwrap();
         assert_eq!(parse(&path).unwrap().fault_timeout_seconds, Some(5));
+    }
+
+    /// The first example of the documentation.
+    fn documented() -> String {
+        let text = include_str!("../../../docs/configuration.md");
+        let (_, rest) = text.split_once("```toml\n").unwrap();
+        rest.split_once("```").unwrap().0.to_owned()
+    }
+
+    #[test]
+    fn every_key_is_documented() {
+        let File {
+            root,
+            plain_http,
+            trusted_repositories,
+            runtime,
+            fault_timeout_seconds,
+            docker_config,
+            ca,
+            proxy,
+            registry,
+        } = toml::from_str(&documented()).unwrap();
+        assert!(root.is_some() && runtime.is_some() && docker_config.is_some());
+        assert!(fault_timeout_seconds.is_some());
+        for list in [plain_http, trusted_repositories] {
+            assert!(!list.is_empty());
+        }
+        assert!(!ca.is_empty());
+        let network::Proxy {
+            http,
+            https,
+            none_for,
+        } = proxy;
+        assert!(http.is_some() && https.is_some() && none_for.is_some());
+        let network::Registry {
+            plain_http,
+            ca,
+            client_cert,
+            client_key,
+        } = registry.into_values().next().unwrap();
+        assert!(plain_http.is_some() && !ca.is_empty());
+        assert!(client_cert.is_some() && client_key.is_some());
     }
 }
