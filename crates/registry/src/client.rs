@@ -15,8 +15,9 @@ use crate::layout::Layout;
 use crate::link::Link;
 use crate::referrers::Support;
 use crate::repository::RegistryRepository;
+use crate::route::{Rest, Route};
 use crate::settings::{RegistrySettings, Settings};
-use crate::transport::{Transport, host_of};
+use crate::transport::{Transport, host_of, split_mirror};
 use crate::{RegistryError, Repository, Stats};
 
 /// What all repositories share.
@@ -35,6 +36,8 @@ pub(crate) struct Shared {
     pub(crate) locations: Mutex<HashMap<Url, (Url, Instant)>>,
     /// How registries list referrers, and since when that is known.
     pub(crate) support: Mutex<HashMap<String, (Support, Instant)>>,
+    /// Mirrors that are left alone, and registries that have mirrors.
+    pub(crate) rests: Mutex<HashMap<String, Rest>>,
     /// Registries that speak plain HTTP.
     plain_http: Mutex<HashSet<String>>,
 }
@@ -77,6 +80,7 @@ impl Client {
             connected: Mutex::default(),
             locations: Mutex::default(),
             support: Mutex::default(),
+            rests: Mutex::default(),
         };
         Ok(Self {
             shared: Arc::new(shared),
@@ -100,9 +104,9 @@ impl Client {
         match reference {
             ImageReference::Layout { dir, .. } => Ok(Arc::new(Layout::open(dir)?)),
             ImageReference::Registry(reference) => {
-                let remote = self.remote(&reference.registry, &reference.repository)?;
+                let route = self.route(&reference.registry, &reference.repository)?;
                 let bridge = Arc::clone(&self.bridge);
-                Ok(Arc::new(RegistryRepository::new(bridge, Arc::new(remote))))
+                Ok(Arc::new(RegistryRepository::new(bridge, route)))
             }
         }
     }
@@ -141,6 +145,23 @@ impl Client {
             let settings = &remote.shared.settings;
             settings.keep_credentials(&registry, &user, &password).await
         })
+    }
+
+    /// A repository and its mirrors, which may have it below a name of their own.
+    fn route(&self, registry: &str, repository: &str) -> Result<Route, RegistryError> {
+        let origin = self.remote(registry, repository)?;
+        let mirrors = self.shared.settings.registries.get(registry);
+        let mirrors = mirrors.map_or(&[][..], |own| &own.mirrors);
+        let mirror = |name: &String| {
+            let (host, prefix) = split_mirror(name);
+            let name = match prefix {
+                "" => repository.to_owned(),
+                prefix => format!("{prefix}/{repository}"),
+            };
+            Ok(Arc::new(self.remote(host, &name)?.mirroring(&origin)))
+        };
+        let mirrors: Result<_, RegistryError> = mirrors.iter().map(mirror).collect();
+        Ok(Route::new(mirrors?, Arc::new(origin)))
     }
 
     fn remote(&self, registry: &str, repository: &str) -> Result<Remote, RegistryError> {

@@ -27,6 +27,8 @@ const MAX_REDIRECTS: usize = 5;
 const MAX_ERROR_BYTES: u64 = 64 << 10;
 /// Tries of a call that reads or writes metadata.
 const TRIES: u32 = 5;
+/// Tries of any call of a mirror, and of a place that is not the only one.
+pub(crate) const MIRROR_TRIES: u32 = 2;
 
 /// A repository in a registry, as tasks see it.
 #[derive(Debug)]
@@ -38,7 +40,10 @@ pub(crate) struct Remote {
     pub(crate) repository: String,
     /// `https://HOST/v2/REPOSITORY/`
     pub(crate) base: Url,
-    counters: Counters,
+    /// Whether somebody else can be asked when it fails.
+    mirror: bool,
+    /// Shared by a registry's repository and its mirrors.
+    counters: Arc<Counters>,
 }
 
 /// A request that can be repeated.
@@ -142,8 +147,34 @@ impl Remote {
             registry: registry.to_owned(),
             repository: repository.to_owned(),
             base,
-            counters: Counters::default(),
+            mirror: false,
+            counters: Arc::default(),
         }
+    }
+
+    /// The same as a mirror of `origin`.
+    pub(crate) fn mirroring(self, origin: &Self) -> Self {
+        Self {
+            mirror: true,
+            counters: Arc::clone(&origin.counters),
+            ..self
+        }
+    }
+
+    pub(crate) const fn is_mirror(&self) -> bool {
+        self.mirror
+    }
+
+    /// How often it is asked before it is given up: a mirror twice, since the next try is somebody
+    /// else's.
+    fn tries(&self, tries: u32) -> u32 {
+        if self.mirror { MIRROR_TRIES } else { tries }
+    }
+
+    /// Longest time without an answer or a further byte of it.
+    fn patience(&self) -> Duration {
+        let patience = self.shared.settings.request_timeout;
+        if self.mirror { patience / 2 } else { patience }
     }
 
     /// For messages.
@@ -173,7 +204,7 @@ impl Remote {
         let patience = self.shared.settings.deadline;
         let deadline = Instant::now() + patience;
         self.until(deadline, &call.what, async {
-            let mut retry = Retry::new(deadline, TRIES);
+            let mut retry = Retry::new(deadline, self.tries(TRIES));
             loop {
                 match self.ask_once(call, limit).await {
                     Ok(answer) => return Ok(answer),
@@ -208,7 +239,7 @@ impl Remote {
         result.unwrap_or_else(|_| Err(self.timed_out(what, begun.elapsed())))
     }
 
-    fn timed_out(&self, what: &str, after: Duration) -> RegistryError {
+    pub(crate) fn timed_out(&self, what: &str, after: Duration) -> RegistryError {
         RegistryError::TimedOut {
             place: self.place(),
             what: what.to_owned(),
@@ -270,7 +301,7 @@ impl Remote {
     /// Sends a request and waits for the head of its answer.
     pub(crate) async fn send(&self, request: Request, what: &str) -> Result<Response, Failure> {
         let waiting = (self.counters.begin(), self.shared.total.begin());
-        let patience = self.shared.settings.request_timeout;
+        let patience = self.patience();
         let begun = Instant::now();
         let answer = tokio::time::timeout(patience, self.shared.http.execute(request)).await;
         drop(waiting);
@@ -280,7 +311,7 @@ impl Remote {
                 Ok(response)
             }
             Ok(Err(error)) => Err(self.unreachable(what, &error)),
-            Err(_) => Err(Failure::passing(self.timed_out(what, patience))),
+            Err(_) => Err(self.too_slow(what, patience)),
         }
     }
 
@@ -317,7 +348,7 @@ impl Remote {
         response: &mut Response,
         what: &str,
     ) -> Result<Option<Bytes>, Failure> {
-        let patience = self.shared.settings.request_timeout;
+        let patience = self.patience();
         match tokio::time::timeout(patience, response.chunk()).await {
             Ok(Ok(chunk)) => {
                 let len = chunk.as_ref().map_or(0, Bytes::len);
@@ -328,7 +359,7 @@ impl Remote {
                 Ok(chunk)
             }
             Ok(Err(error)) => Err(self.unreachable(what, &error)),
-            Err(_) => Err(Failure::passing(self.timed_out(what, patience))),
+            Err(_) => Err(self.too_slow(what, patience)),
         }
     }
 
@@ -391,8 +422,7 @@ impl Remote {
                     status: status.as_u16(),
                     reason,
                 };
-                let passing = matches!(status.as_u16(), 408 | 425 | 429 | 500 | 502..=504);
-                if passing || !own {
+                if error.is_passing() || !own {
                     Failure::after(error, pause)
                 } else {
                     Failure::last(error)
@@ -409,10 +439,19 @@ impl Remote {
         }
     }
 
+    /// A registry may be quicker next time; instead of a mirror somebody else is asked.
+    pub(crate) fn too_slow(&self, what: &str, after: Duration) -> Failure {
+        let error = self.timed_out(what, after);
+        match self.mirror {
+            true => Failure::last(error),
+            false => Failure::passing(error),
+        }
+    }
+
     fn unreachable(&self, what: &str, error: &reqwest::Error) -> Failure {
         if error.is_timeout() {
             let after = self.shared.settings.connect_timeout;
-            return Failure::passing(self.timed_out(what, after));
+            return self.too_slow(what, after);
         }
         let (tls, reason) = (find_tls_error(error), root_cause(error));
         let advice = match tls {

@@ -40,6 +40,10 @@ pub struct Settings {
 /// How one registry is reached.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct RegistrySettings {
+    /// Who is asked before it, in this order, for what it has: hosts and ports as in references,
+    /// each followed by the name below which it has the repositories, if there is one. Their own
+    /// settings and credentials are found by host and port.
+    pub mirrors: Vec<String>,
     /// Whether it speaks plain HTTP; `None`: where it is a loopback one without certificates.
     pub plain_http: Option<bool>,
     /// PEM files with certificate authorities that are trusted for this registry, beside those

@@ -39,6 +39,15 @@ impl Transport {
         let mut apart = HashMap::new();
         for (registry, own) in &settings.registries {
             let server = address_of(registry)?;
+            for mirror in &own.mirrors {
+                let (host, prefix) = split_mirror(mirror);
+                address_of(host)?;
+                let plain = |c: char| c.is_ascii_alphanumeric() || "-_./".contains(c);
+                if !prefix.chars().all(plain) || prefix.split('/').any(|part| part == "..") {
+                    let text = format!("{mirror} is no mirror: it is HOST[:PORT][/NAME]");
+                    return Err(RegistryError::Setup(text));
+                }
+            }
             if own.is_apart() {
                 apart.insert(server, client(settings, tls(common.clone(), own)?)?);
             }
@@ -64,10 +73,16 @@ pub(crate) fn host_of(registry: &str) -> &str {
     }
 }
 
+/// A mirror's host, and the name below which it has the repositories.
+pub(crate) fn split_mirror(mirror: &str) -> (&str, &str) {
+    let (host, prefix) = mirror.split_once('/').unwrap_or((mirror, ""));
+    (host, prefix.trim_matches('/'))
+}
+
 fn address_of(registry: &str) -> Result<Server, RegistryError> {
     let plain = |c: char| c.is_ascii_alphanumeric() || ".-_:[]".contains(c);
     let url = Url::parse(&format!("https://{}", host_of(registry))).ok();
-    let url = url.filter(|_| registry.chars().all(plain));
+    let url = url.filter(|_| registry.chars().all(plain) && !registry.ends_with(':'));
     url.as_ref().and_then(server).ok_or_else(|| {
         let reason = "a registry is named by host and port, as in references";
         RegistryError::Setup(format!("{registry} is no registry: {reason}"))

@@ -174,11 +174,13 @@ mod tests {
         } = proxy;
         assert!(http.is_some() && https.is_some() && none_for.is_some());
         let network::Registry {
+            mirrors,
             plain_http,
             ca,
             client_cert,
             client_key,
         } = registry.into_values().next().unwrap();
+        assert!(!mirrors.is_empty());
         assert!(plain_http.is_some() && !ca.is_empty());
         assert!(client_cert.is_some() && client_key.is_some());
     }

@@ -11,6 +11,8 @@ use thaw_registry::{ClientCertificate, ProxySettings, RegistrySettings};
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
 pub(crate) struct Registry {
+    /// Who is asked before it.
+    pub(crate) mirrors: Vec<String>,
     /// Whether it speaks plain HTTP.
     pub(crate) plain_http: Option<bool>,
     /// PEM files with certificate authorities that are trusted for this registry.
@@ -34,6 +36,7 @@ impl Registry {
             (None, Some(_)) => anyhow::bail!("client-key without client-cert"),
         };
         Ok(RegistrySettings {
+            mirrors: self.mirrors,
             plain_http: self.plain_http,
             certificate_authorities: self.ca.iter().map(|path| base.join(path)).collect(),
             client_certificate,
