@@ -428,7 +428,10 @@ impl<'b> Pass<'_, 'b> {
         let part = layer.blob.hex()[..12].to_owned();
         self.progress.begin(&part, Some(layer.size));
         let mut done = self.read(layer, &part);
-        let is_wrong = matches!(done, Err(LayerFailure::Layer(_)));
+        let is_wrong = matches!(
+            done,
+            Err(LayerFailure::Layer(_) | LayerFailure::Unsupported(_))
+        );
         if is_wrong && !self.stopped() && self.source.distrust() {
             self.progress.begin(&part, Some(layer.size));
             done = self.read(layer, &part);

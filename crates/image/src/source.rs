@@ -34,7 +34,7 @@ pub trait BlobSource: Send + Sync + std::fmt::Debug {
     fn name(&self) -> String;
 
     /// Says that bytes that came were not what their digest says. `true`: they may have come from
-    /// somebody in between, who is not asked for a while, and it is worth to ask once more.
+    /// somebody in between, who is not asked for a while, so that it is worth to ask once more.
     fn distrust(&self) -> bool {
         false
     }

@@ -112,10 +112,12 @@ impl Route {
         }
     }
 
-    /// Lets the mirrors rest; whether any of them was well.
+    /// Lets the mirrors rest; `false` where there are none. Several readers may find wrong bytes at
+    /// once: the first one has them rest, and the others may ask again as well.
     pub(crate) fn distrust(&self) -> bool {
         let well = self.mirrors.iter().filter(|mirror| !mirror.rests());
-        well.map(|mirror| mirror.rest()).count() > 0
+        well.for_each(|mirror| mirror.rest());
+        !self.mirrors.is_empty()
     }
 }
 
@@ -126,9 +128,13 @@ impl Remote {
         rest.is_some_and(|rest| Instant::now() < rest.until)
     }
 
-    /// It has answered.
+    /// It has answered. That does not end its rest: it may have been asked before that began.
     pub(crate) fn is_well(&self) {
-        locked(&self.shared.rests).remove(&self.registry);
+        let mut rests = locked(&self.shared.rests);
+        let rest = rests.get(&self.registry);
+        if rest.is_some_and(|rest| rest.until <= Instant::now()) {
+            rests.remove(&self.registry);
+        }
     }
 
     /// Leaves it alone for a while.
