@@ -63,7 +63,8 @@ pub trait TarSink: Write + Send {
 
 /// What the pass takes from, and gives to, the machine it runs on.
 pub trait Place: Sync {
-    /// Where the tar of this layer goes. Called once for each layer that is read.
+    /// Where the tar of this layer goes. Called once for each time that a layer is read, which is
+    /// twice where the first one was wrong.
     ///
     /// # Errors
     /// When there is no room for it.
@@ -426,7 +427,15 @@ impl<'b> Pass<'_, 'b> {
         }
         let part = layer.blob.hex()[..12].to_owned();
         self.progress.begin(&part, Some(layer.size));
-        let done = self.read(layer, &part);
+        let mut done = self.read(layer, &part);
+        let is_wrong = matches!(
+            done,
+            Err(LayerFailure::Layer(_) | LayerFailure::Unsupported(_))
+        );
+        if is_wrong && !self.stopped() && self.source.distrust() {
+            self.progress.begin(&part, Some(layer.size));
+            done = self.read(layer, &part);
+        }
         self.progress.finish(&part);
         done
     }

@@ -32,6 +32,12 @@ pub trait BlobSource: Send + Sync + std::fmt::Debug {
 
     /// The name of this source for messages, e.g. `registry.example:5000/team/app`.
     fn name(&self) -> String;
+
+    /// Says that bytes that came were not what their digest says. `true`: they may have come from
+    /// somebody in between, who is not asked for a while, so that it is worth to ask once more.
+    fn distrust(&self) -> bool {
+        false
+    }
 }
 
 /// Why a blob could not be read.

@@ -1,15 +1,11 @@
-//! The client: settings, connections and what was learnt of registries, shared by all of a
+//! The client: connections and what was learnt of registries, shared by all of a
 //! process's repositories.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use reqwest::{NoProxy, Proxy, Url};
-use rustls::pki_types::CertificateDer;
-use rustls::pki_types::pem::PemObject;
-use rustls::{ClientConfig, RootCertStore};
+use reqwest::Url;
 use thaw_image::ImageReference;
 
 use crate::auth::Auth;
@@ -19,59 +15,15 @@ use crate::layout::Layout;
 use crate::link::Link;
 use crate::referrers::Support;
 use crate::repository::RegistryRepository;
+use crate::route::{Rest, Route};
+use crate::settings::{RegistrySettings, Settings};
+use crate::transport::{Transport, host_of, split_mirror};
 use crate::{RegistryError, Repository, Stats};
-
-/// Windows of HTTP/2: one stream must fill a fast and long link.
-const STREAM_WINDOW: u32 = 4 << 20;
-const CONNECTION_WINDOW: u32 = 16 << 20;
-const IDLE_CONNECTIONS: usize = 16;
-
-/// How registries are reached. Nothing here is read from the environment: the program does that.
-/// (Where the system keeps its certificates, `SSL_CERT_FILE` and `SSL_CERT_DIR` may say.)
-#[derive(Clone, Debug)]
-pub struct Settings {
-    /// Registries (host and port as in references) that speak plain HTTP. Loopback ones always
-    /// do, as for Docker.
-    pub plain_http: Vec<String>,
-    /// Docker's `config.json`, for credentials; it need not exist.
-    pub docker_config: Option<PathBuf>,
-    /// PEM files with certificate authorities to trust beside the system's.
-    pub certificate_authorities: Vec<PathBuf>,
-    /// Address of an HTTP proxy. Loopback registries are reached without.
-    pub proxy: Option<String>,
-    /// Hosts to reach without the proxy, separated by commas, as in `NO_PROXY`.
-    pub no_proxy: String,
-    /// For a connection, TLS included.
-    pub connect_timeout: Duration,
-    /// Longest time in which an answer does not begin, or no further byte of it comes.
-    pub request_timeout: Duration,
-    /// For a call with all its tries, where the caller names no deadline; for a stream the
-    /// longest time without progress.
-    pub deadline: Duration,
-    /// `User-Agent`.
-    pub user_agent: String,
-}
-
-impl Default for Settings {
-    fn default() -> Self {
-        Self {
-            plain_http: Vec::new(),
-            docker_config: None,
-            certificate_authorities: Vec::new(),
-            proxy: None,
-            no_proxy: String::new(),
-            connect_timeout: Duration::from_secs(5),
-            request_timeout: Duration::from_secs(10),
-            deadline: Duration::from_secs(30),
-            user_agent: concat!("thaw/", env!("CARGO_PKG_VERSION")).to_owned(),
-        }
-    }
-}
 
 /// What all repositories share.
 #[derive(Debug)]
 pub(crate) struct Shared {
-    pub(crate) http: reqwest::Client,
+    pub(crate) http: Transport,
     pub(crate) settings: Settings,
     pub(crate) auth: Auth,
     /// Of all requests, whichever repository they were for.
@@ -84,11 +36,21 @@ pub(crate) struct Shared {
     pub(crate) locations: Mutex<HashMap<Url, (Url, Instant)>>,
     /// How registries list referrers, and since when that is known.
     pub(crate) support: Mutex<HashMap<String, (Support, Instant)>>,
+    /// Mirrors that are left alone, and registries that have mirrors.
+    pub(crate) rests: Mutex<HashMap<String, Rest>>,
     /// Registries that speak plain HTTP.
     plain_http: Mutex<HashSet<String>>,
 }
 
 impl Shared {
+    /// Whether a registry is spoken to in plain HTTP.
+    fn is_plain(&self, registry: &str) -> bool {
+        let own = self.settings.registries.get(registry);
+        let said = own.and_then(|own| own.plain_http);
+        let unsaid = || is_loopback(registry) && !own.is_some_and(RegistrySettings::is_apart);
+        self.plain_hosts().contains(registry) || said.unwrap_or_else(unsaid)
+    }
+
     fn plain_hosts(&self) -> MutexGuard<'_, HashSet<String>> {
         let hosts = self.plain_http.lock();
         hosts.unwrap_or_else(PoisonError::into_inner)
@@ -109,7 +71,7 @@ impl Client {
     /// [`RegistryError::Setup`] where the settings make no sense.
     pub fn new(settings: Settings) -> Result<Self, RegistryError> {
         let shared = Shared {
-            http: http_client(&settings)?,
+            http: Transport::new(&settings)?,
             plain_http: Mutex::new(settings.plain_http.iter().cloned().collect()),
             settings,
             auth: Auth::default(),
@@ -118,6 +80,7 @@ impl Client {
             connected: Mutex::default(),
             locations: Mutex::default(),
             support: Mutex::default(),
+            rests: Mutex::default(),
         };
         Ok(Self {
             shared: Arc::new(shared),
@@ -141,9 +104,9 @@ impl Client {
         match reference {
             ImageReference::Layout { dir, .. } => Ok(Arc::new(Layout::open(dir)?)),
             ImageReference::Registry(reference) => {
-                let remote = self.remote(&reference.registry, &reference.repository)?;
+                let route = self.route(&reference.registry, &reference.repository)?;
                 let bridge = Arc::clone(&self.bridge);
-                Ok(Arc::new(RegistryRepository::new(bridge, Arc::new(remote))))
+                Ok(Arc::new(RegistryRepository::new(bridge, route)))
             }
         }
     }
@@ -189,13 +152,30 @@ impl Client {
         })
     }
 
-    fn remote(&self, registry: &str, repository: &str) -> Result<Remote, RegistryError> {
-        let host = match registry {
-            "docker.io" => "registry-1.docker.io",
-            other => other,
+    /// A repository and its mirrors, which may have it below a name of their own.
+    fn route(&self, registry: &str, repository: &str) -> Result<Route, RegistryError> {
+        let origin = self.remote(registry, repository)?;
+        let mirrors = self.shared.settings.registries.get(registry);
+        let mirrors = mirrors.map_or(&[][..], |own| &own.mirrors);
+        let mirror = |name: &String| {
+            let (host, prefix) = split_mirror(name);
+            let name = match prefix {
+                "" => repository.to_owned(),
+                prefix => format!("{prefix}/{repository}"),
+            };
+            Ok(Arc::new(self.remote(host, &name)?.mirroring(&origin)))
         };
-        let plain = is_loopback(host) || self.shared.plain_hosts().contains(host);
-        let scheme = if plain { "http" } else { "https" };
+        let mirrors: Result<_, RegistryError> = mirrors.iter().map(mirror).collect();
+        Ok(Route::new(mirrors?, Arc::new(origin)))
+    }
+
+    fn remote(&self, registry: &str, repository: &str) -> Result<Remote, RegistryError> {
+        let host = host_of(registry);
+        let scheme = if self.shared.is_plain(registry) {
+            "http"
+        } else {
+            "https"
+        };
         let slash = if repository.is_empty() { "" } else { "/" };
         let base = Url::parse(&format!("{scheme}://{host}/v2/{repository}{slash}"));
         let base = base.map_err(|error| RegistryError::Malformed {
@@ -216,58 +196,6 @@ fn is_loopback(host: &str) -> bool {
     };
     let address = name.parse::<std::net::IpAddr>();
     name == "localhost" || address.is_ok_and(|address| address.is_loopback())
-}
-
-fn http_client(settings: &Settings) -> Result<reqwest::Client, RegistryError> {
-    let setup = |error: reqwest::Error| RegistryError::Setup(error.to_string());
-    let mut builder = reqwest::Client::builder()
-        .tls_backend_preconfigured(tls(settings)?)
-        .user_agent(&settings.user_agent)
-        .connect_timeout(settings.connect_timeout)
-        .pool_max_idle_per_host(IDLE_CONNECTIONS)
-        .redirect(reqwest::redirect::Policy::none())
-        .retry(reqwest::retry::never())
-        .referer(false)
-        .no_proxy()
-        // A connection that died unseen must be given up before the requests on it are: they
-        // would be tried again on the same one.
-        .tcp_user_timeout(settings.request_timeout)
-        .http2_keep_alive_interval(settings.request_timeout / 4)
-        .http2_keep_alive_timeout(settings.request_timeout / 4)
-        .http2_initial_stream_window_size(STREAM_WINDOW)
-        .http2_initial_connection_window_size(CONNECTION_WINDOW);
-    if let Some(proxy) = &settings.proxy {
-        let around = format!("localhost,127.0.0.0/8,::1,{}", settings.no_proxy);
-        let proxy = Proxy::all(proxy).map_err(setup)?;
-        builder = builder.proxy(proxy.no_proxy(NoProxy::from_string(&around)));
-    }
-    builder.build().map_err(setup)
-}
-
-/// The system's certificate authorities and the settings' own. A system without any can still
-/// reach registries that need none.
-fn tls(settings: &Settings) -> Result<ClientConfig, RegistryError> {
-    let setup = |error: rustls::Error| RegistryError::Setup(error.to_string());
-    let mut roots = RootCertStore::empty();
-    let system = rustls_native_certs::load_native_certs();
-    let (good, bad) = roots.add_parsable_certificates(system.certs);
-    tracing::debug!(good, bad, errors = ?system.errors, "loaded the system's certificates");
-    for path in &settings.certificate_authorities {
-        let bad = |error: rustls::pki_types::pem::Error| {
-            RegistryError::Setup(format!("certificates in {}: {error}", path.display()))
-        };
-        for certificate in CertificateDer::pem_file_iter(path).map_err(bad)? {
-            roots.add(certificate.map_err(bad)?).map_err(setup)?;
-        }
-    }
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let mut config = ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .map_err(setup)?
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-    Ok(config)
 }
 
 #[cfg(test)]

@@ -8,7 +8,6 @@ use std::io::{Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
-use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -18,12 +17,12 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::process::Command;
 
 use crate::RegistryError;
-use crate::client::Settings;
+
 use crate::http::printable;
+use crate::settings::Settings;
 
 const MAX_CONFIG_BYTES: u64 = 1 << 20;
 const MAX_HELPER_BYTES: u64 = 64 << 10;
-const HELPER_PATIENCE: Duration = Duration::from_secs(10);
 
 /// What proves who asks.
 #[derive(Clone, PartialEq, Eq)]
@@ -99,7 +98,7 @@ impl Settings {
         let config: Config = serde_json::from_value(config).map_err(|it| in_file(path, &it))?;
         let key = key_of(registry);
         if let Some(helper) = config.helper(key) {
-            let answer = run_helper(helper, "get", key.as_bytes()).await;
+            let answer = self.run_helper(helper, "get", key.as_bytes()).await;
             match answer {
                 Ok(answer) => return read_helper(helper, &answer),
                 Err(HelperError::Unknown) => {}
@@ -128,7 +127,8 @@ impl Settings {
         let key = key_of(registry);
         if let Some(helper) = known.helper(key) {
             let input = json!({"ServerURL": key, "Username": user, "Secret": password});
-            return match run_helper(helper, "store", input.to_string().as_bytes()).await {
+            let input = input.to_string();
+            return match self.run_helper(helper, "store", input.as_bytes()).await {
                 Ok(_) => Ok(()),
                 Err(HelperError::Unknown) => Err(bad(helper, "it does not store credentials")),
                 Err(HelperError::Failed(error)) => Err(error),
@@ -247,48 +247,74 @@ enum HelperError {
     Failed(RegistryError),
 }
 
-/// Runs `docker-credential-HELPER ACTION` (the protocol of docker-credential-helpers).
-async fn run_helper(helper: &str, action: &str, input: &[u8]) -> Result<Vec<u8>, HelperError> {
-    let origin = format!("docker-credential-{helper}");
-    let failed = |reason: &str| HelperError::Failed(bad(&origin, reason));
-    // The name comes from a file: it may name a program in PATH, not a path.
-    let plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
-    if !helper.chars().all(plain) {
-        return Err(failed("this is no name of a helper"));
-    }
-    let work = async {
-        let mut child = Command::new(&origin)
-            .arg(action)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .kill_on_drop(true)
-            .spawn()?;
-        if let Some(mut stdin) = child.stdin.take() {
-            // A helper may answer without reading.
-            let _ = stdin.write_all(input).await;
+impl Settings {
+    /// Runs `docker-credential-HELPER ACTION` (the protocol of docker-credential-helpers).
+    async fn run_helper(
+        &self,
+        helper: &str,
+        action: &str,
+        input: &[u8],
+    ) -> Result<Vec<u8>, HelperError> {
+        let origin = format!("docker-credential-{helper}");
+        let failed = |reason: &str| HelperError::Failed(bad(&origin, reason));
+        // The name comes from a file: it may name a program in PATH, not a path.
+        let plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+        if !helper.chars().all(plain) {
+            return Err(failed("this is no name of a helper"));
         }
-        let mut answer = Vec::new();
-        if let Some(stdout) = child.stdout.take() {
-            stdout
-                .take(MAX_HELPER_BYTES)
-                .read_to_end(&mut answer)
-                .await?;
-        }
-        Ok((child.wait().await?, answer))
-    };
-    match tokio::time::timeout(HELPER_PATIENCE, work).await {
-        Ok(Ok((status, answer))) if status.success() => Ok(answer),
-        Ok(Ok((_, answer))) => {
-            let text = printable(&String::from_utf8_lossy(&answer));
-            if text.contains("credentials not found") {
-                return Err(HelperError::Unknown);
+        let program = self.find_helper(&origin).ok_or_else(|| {
+            let path = self.helper_path.to_string_lossy();
+            failed(&format!("there is no such program in {path}"))
+        })?;
+        let mut command = Command::new(program);
+        let answer = talk(command.arg(action), input);
+        match tokio::time::timeout(self.helper_timeout, answer).await {
+            Ok(Ok((status, answer))) if status.success() => Ok(answer),
+            Ok(Ok((_, answer))) => {
+                let text = printable(&String::from_utf8_lossy(&answer));
+                if text.contains("credentials not found") {
+                    return Err(HelperError::Unknown);
+                }
+                Err(failed(if text.is_empty() { "it failed" } else { &text }))
             }
-            Err(failed(if text.is_empty() { "it failed" } else { &text }))
+            Ok(Err(error)) => Err(failed(&error.to_string())),
+            Err(_) => {
+                let seconds = self.helper_timeout.as_secs_f64();
+                Err(failed(&format!("it did not answer within {seconds:.1} s")))
+            }
         }
-        Ok(Err(error)) => Err(failed(&std::io::Error::to_string(&error))),
-        Err(_) => Err(failed("it does not answer")),
     }
+
+    fn find_helper(&self, program: &str) -> Option<PathBuf> {
+        let dirs = std::env::split_paths(&self.helper_path);
+        let mut files = dirs.map(|dir| dir.join(program));
+        files.find(|file| file.is_absolute() && file.is_file())
+    }
+}
+
+/// Writes `input` to a program and reads what it answers; it does not outlive the caller.
+async fn talk(
+    command: &mut Command,
+    input: &[u8],
+) -> std::io::Result<(std::process::ExitStatus, Vec<u8>)> {
+    let mut child = command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .kill_on_drop(true)
+        .spawn()?;
+    if let Some(mut stdin) = child.stdin.take() {
+        // A helper may answer without reading.
+        let _ = stdin.write_all(input).await;
+    }
+    let mut answer = Vec::new();
+    if let Some(stdout) = child.stdout.take() {
+        stdout
+            .take(MAX_HELPER_BYTES)
+            .read_to_end(&mut answer)
+            .await?;
+    }
+    Ok((child.wait().await?, answer))
 }
 
 fn bad(origin: &str, reason: &str) -> RegistryError {
@@ -311,6 +337,7 @@ fn in_file(path: &Path, error: &serde_json::Error) -> RegistryError {
 #[cfg(test)]
 mod tests {
     use std::os::unix::fs::PermissionsExt;
+    use std::time::Duration;
 
     use super::*;
 
@@ -394,10 +421,77 @@ mod tests {
         );
     }
 
+    /// Puts a helper, a shell script, beside the configuration.
+    fn helper(settings: &mut Settings, name: &str, script: &str) {
+        let dir = settings.docker_config.as_ref().unwrap().parent().unwrap();
+        let path = dir.join(format!("docker-credential-{name}"));
+        fs::write(&path, format!("#!/bin/sh\n{script}\n")).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+        settings.helper_path = dir.into();
+    }
+
+    /// Answers for one registry, and as a helper does for any other.
+    const HELPER: &str = r#"
+        read -r server
+        if [ "$1 $server" = "get known.example" ]; then
+            echo '{"ServerURL":"known.example","Username":"USER","Secret":"s"}'
+        else
+            echo 'credentials not found in native keychain'
+            exit 1
+        fi"#;
+
+    #[tokio::test]
+    async fn helpers_go_before_the_store_and_the_store_before_the_file() {
+        let (_dir, mut settings) = settings(Some(
+            r#"{"auths":{"known.example":{"auth":"YTpi"},"file.example":{"auth":"YTpi"}},
+                "credHelpers":{"known.example":"own"},"credsStore":"all"}"#,
+        ));
+        helper(&mut settings, "own", &HELPER.replace("USER", "<token>"));
+        helper(&mut settings, "all", &HELPER.replace("USER", "me"));
+        let get = async |settings: &Settings, host: &str| settings.credentials(host).await;
+        let token = Some(Credentials::Identity { token: "s".into() });
+        assert_eq!(get(&settings, "known.example").await.unwrap(), token);
+        let file = get(&settings, "file.example").await.unwrap();
+        assert_eq!(file, password("a", "b"), "the store does not know it");
+        let path = settings.docker_config.clone().unwrap();
+        fs::write(&path, r#"{"credsStore":"all"}"#).unwrap();
+        let stored = get(&settings, "known.example").await.unwrap();
+        assert_eq!(stored, password("me", "s"));
+        assert_eq!(get(&settings, "other.example").await.unwrap(), None);
+    }
+
+    #[tokio::test]
+    async fn a_helper_that_is_missing_or_hangs_is_named() {
+        let (_dir, mut settings) = settings(Some(
+            r#"{"credHelpers":{"a.example":"missing","b.example":"hangs","c.example":"fails"}}"#,
+        ));
+        helper(&mut settings, "hangs", "exec sleep 60");
+        helper(&mut settings, "fails", "echo the vault is sealed; exit 1");
+        settings.helper_timeout = Duration::from_millis(300);
+        let error = async |host: &str| settings.credentials(host).await.unwrap_err().to_string();
+        let path = settings.helper_path.to_str().unwrap();
+        assert_eq!(
+            error("a.example").await,
+            format!(
+                "cannot use credentials from docker-credential-missing: \
+                 there is no such program in {path}"
+            )
+        );
+        assert_eq!(
+            error("b.example").await,
+            "cannot use credentials from docker-credential-hangs: it did not answer within 0.3 s"
+        );
+        assert_eq!(
+            error("c.example").await,
+            "cannot use credentials from docker-credential-fails: the vault is sealed"
+        );
+    }
+
     #[tokio::test]
     async fn helpers_are_named_not_pathed() {
         let (_dir, settings) = settings(Some(r#"{"credsStore":"../../bin/sh"}"#));
-        assert!(settings.credentials("x.example").await.is_err());
+        let error = settings.credentials("x.example").await.unwrap_err();
+        assert!(error.to_string().contains("no name of a helper"), "{error}");
     }
 
     #[test]

@@ -165,6 +165,19 @@ impl RegistryError {
         matches!(self, Self::NotFound { .. })
     }
 
+    /// Whether it may be otherwise in a moment.
+    pub(crate) const fn is_passing(&self) -> bool {
+        matches!(
+            self,
+            Self::Unreachable { .. }
+                | Self::TimedOut { .. }
+                | Self::Status {
+                    status: 408 | 425 | 429 | 500 | 502..=504,
+                    ..
+                }
+        )
+    }
+
     /// The same in the words of [`thaw_image::BlobSource`].
     #[must_use]
     pub fn into_source(self, blob: &Digest) -> SourceError {

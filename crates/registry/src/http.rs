@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use reqwest::header::{
-    AUTHORIZATION, CONTENT_LENGTH, HeaderMap, HeaderName, HeaderValue, LOCATION, RETRY_AFTER,
+    AUTHORIZATION, CONTENT_LENGTH, DATE, HeaderMap, HeaderName, HeaderValue, LOCATION, RETRY_AFTER,
 };
 use reqwest::{Method, Request, Response, StatusCode, Url};
 use serde::Deserialize;
@@ -27,6 +27,8 @@ const MAX_REDIRECTS: usize = 5;
 const MAX_ERROR_BYTES: u64 = 64 << 10;
 /// Tries of a call that reads or writes metadata.
 const TRIES: u32 = 5;
+/// Tries of any call of a mirror, and of a place that is not the only one.
+pub(crate) const MIRROR_TRIES: u32 = 2;
 
 /// A repository in a registry, as tasks see it.
 #[derive(Debug)]
@@ -38,7 +40,10 @@ pub(crate) struct Remote {
     pub(crate) repository: String,
     /// `https://HOST/v2/REPOSITORY/`
     pub(crate) base: Url,
-    counters: Counters,
+    /// Whether somebody else can be asked when it fails.
+    mirror: bool,
+    /// Shared by a registry's repository and its mirrors.
+    counters: Arc<Counters>,
 }
 
 /// A request that can be repeated.
@@ -142,8 +147,34 @@ impl Remote {
             registry: registry.to_owned(),
             repository: repository.to_owned(),
             base,
-            counters: Counters::default(),
+            mirror: false,
+            counters: Arc::default(),
         }
+    }
+
+    /// The same as a mirror of `origin`.
+    pub(crate) fn mirroring(self, origin: &Self) -> Self {
+        Self {
+            mirror: true,
+            counters: Arc::clone(&origin.counters),
+            ..self
+        }
+    }
+
+    pub(crate) const fn is_mirror(&self) -> bool {
+        self.mirror
+    }
+
+    /// How often it is asked before it is given up: a mirror twice, since the next try is somebody
+    /// else's.
+    fn tries(&self, tries: u32) -> u32 {
+        if self.mirror { MIRROR_TRIES } else { tries }
+    }
+
+    /// Longest time without an answer or a further byte of it.
+    fn patience(&self) -> Duration {
+        let patience = self.shared.settings.request_timeout;
+        if self.mirror { patience / 2 } else { patience }
     }
 
     /// For messages.
@@ -173,7 +204,7 @@ impl Remote {
         let patience = self.shared.settings.deadline;
         let deadline = Instant::now() + patience;
         self.until(deadline, &call.what, async {
-            let mut retry = Retry::new(deadline, TRIES);
+            let mut retry = Retry::new(deadline, self.tries(TRIES));
             loop {
                 match self.ask_once(call, limit).await {
                     Ok(answer) => return Ok(answer),
@@ -208,7 +239,7 @@ impl Remote {
         result.unwrap_or_else(|_| Err(self.timed_out(what, begun.elapsed())))
     }
 
-    fn timed_out(&self, what: &str, after: Duration) -> RegistryError {
+    pub(crate) fn timed_out(&self, what: &str, after: Duration) -> RegistryError {
         RegistryError::TimedOut {
             place: self.place(),
             what: what.to_owned(),
@@ -270,7 +301,7 @@ impl Remote {
     /// Sends a request and waits for the head of its answer.
     pub(crate) async fn send(&self, request: Request, what: &str) -> Result<Response, Failure> {
         let waiting = (self.counters.begin(), self.shared.total.begin());
-        let patience = self.shared.settings.request_timeout;
+        let patience = self.patience();
         let begun = Instant::now();
         let answer = tokio::time::timeout(patience, self.shared.http.execute(request)).await;
         drop(waiting);
@@ -280,7 +311,7 @@ impl Remote {
                 Ok(response)
             }
             Ok(Err(error)) => Err(self.unreachable(what, &error)),
-            Err(_) => Err(Failure::passing(self.timed_out(what, patience))),
+            Err(_) => Err(self.too_slow(what, patience)),
         }
     }
 
@@ -317,7 +348,7 @@ impl Remote {
         response: &mut Response,
         what: &str,
     ) -> Result<Option<Bytes>, Failure> {
-        let patience = self.shared.settings.request_timeout;
+        let patience = self.patience();
         match tokio::time::timeout(patience, response.chunk()).await {
             Ok(Ok(chunk)) => {
                 let len = chunk.as_ref().map_or(0, Bytes::len);
@@ -328,7 +359,7 @@ impl Remote {
                 Ok(chunk)
             }
             Ok(Err(error)) => Err(self.unreachable(what, &error)),
-            Err(_) => Err(Failure::passing(self.timed_out(what, patience))),
+            Err(_) => Err(self.too_slow(what, patience)),
         }
     }
 
@@ -369,7 +400,7 @@ impl Remote {
     /// not who it redirected to: an address given out before may have expired there.
     pub(crate) async fn refusal(&self, what: &str, response: Response, own: bool) -> Failure {
         let status = response.status();
-        let pause = header_number(response.headers(), &RETRY_AFTER).map(Duration::from_secs);
+        let pause = retry_after(response.headers());
         let body = self.read_all(response, what, MAX_ERROR_BYTES).await;
         let reason = explain(status, &body.unwrap_or_default());
         let (place, what) = (self.place(), what.to_owned());
@@ -391,8 +422,7 @@ impl Remote {
                     status: status.as_u16(),
                     reason,
                 };
-                let passing = matches!(status.as_u16(), 408 | 425 | 429 | 500 | 502..=504);
-                if passing || !own {
+                if error.is_passing() || !own {
                     Failure::after(error, pause)
                 } else {
                     Failure::last(error)
@@ -409,28 +439,41 @@ impl Remote {
         }
     }
 
+    /// A registry may be quicker next time; instead of a mirror somebody else is asked.
+    pub(crate) fn too_slow(&self, what: &str, after: Duration) -> Failure {
+        let error = self.timed_out(what, after);
+        match self.mirror {
+            true => Failure::last(error),
+            false => Failure::passing(error),
+        }
+    }
+
     fn unreachable(&self, what: &str, error: &reqwest::Error) -> Failure {
         if error.is_timeout() {
             let after = self.shared.settings.connect_timeout;
-            return Failure::passing(self.timed_out(what, after));
+            return self.too_slow(what, after);
         }
-        let tls = find_tls_error(error);
+        let (tls, reason) = (find_tls_error(error), root_cause(error));
         let advice = match tls {
             Some(rustls::Error::InvalidMessage(_)) => {
                 "; if it speaks plain HTTP, allow that with --plain-http"
             }
             Some(rustls::Error::InvalidCertificate(_)) => {
-                "; add its certificate authority to the system's"
+                "; add its certificate authority to the system's, or as its `ca` in the configuration"
+            }
+            _ if refuses_client(&reason) => {
+                "; it wants another client certificate: `client-cert` in the configuration"
             }
             _ => "",
         };
+        let is_final = tls.is_some() || refuses_client(&reason);
         let error = RegistryError::Unreachable {
             place: self.place(),
             what: what.to_owned(),
-            reason: root_cause(error),
+            reason,
             advice,
         };
-        if tls.is_some() {
+        if is_final {
             Failure::last(error)
         } else {
             Failure::passing(error)
@@ -452,6 +495,24 @@ pub(crate) fn header_number(headers: &HeaderMap, name: &HeaderName) -> Option<u6
     headers.get(name)?.to_str().ok()?.trim().parse().ok()
 }
 
+/// How long a server wants to be left alone: `Retry-After` in seconds or as a date (RFC 9110,
+/// section 10.2.3). A date is held against the server's own clock where it tells that: ours may
+/// be wrong.
+fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+    if let Some(seconds) = header_number(headers, &RETRY_AFTER) {
+        return Some(Duration::from_secs(seconds));
+    }
+    let date = |name| {
+        let text = headers.get(name)?.to_str().ok()?;
+        let parser = jiff::fmt::rfc2822::DateTimeParser::new();
+        parser.parse_timestamp(text).ok()
+    };
+    let then = date(RETRY_AFTER)?;
+    let now = date(DATE).unwrap_or_else(jiff::Timestamp::now);
+    let pause = Duration::try_from(then.duration_since(now));
+    Some(pause.unwrap_or(Duration::ZERO))
+}
+
 fn find_tls_error<'a>(error: &'a (dyn StdError + 'static)) -> Option<&'a rustls::Error> {
     let mut next = Some(error);
     while let Some(error) = next {
@@ -468,6 +529,16 @@ fn find_tls_error<'a>(error: &'a (dyn StdError + 'static)) -> Option<&'a rustls:
         };
     }
     None
+}
+
+/// Whether a server says that it does not like the certificate that it was shown, or that there is
+/// none. It may say so after the handshake, and by then only the text of the alert is left.
+fn refuses_client(reason: &str) -> bool {
+    reason
+        .strip_prefix("received fatal alert: ")
+        .is_some_and(|alert| {
+            alert.contains("Certificate") || matches!(alert, "UnknownCA" | "AccessDenied")
+        })
 }
 
 fn root_cause(error: &reqwest::Error) -> String {
@@ -516,6 +587,26 @@ pub(crate) fn printable(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn pauses_are_seconds_or_dates() {
+        let read = |after: &'static str, date: Option<&'static str>| {
+            let mut headers = HeaderMap::new();
+            headers.insert(RETRY_AFTER, HeaderValue::from_static(after));
+            headers.extend(date.map(|date| (DATE, HeaderValue::from_static(date))));
+            retry_after(&headers).map(|pause| pause.as_secs())
+        };
+        let now = Some("Sun, 06 Nov 1994 08:49:37 GMT");
+        assert_eq!(read("120", None), Some(120));
+        assert_eq!(read("Sun, 06 Nov 1994 08:51:07 GMT", now), Some(90));
+        assert_eq!(read("Sun, 06 Nov 1994 08:00:00 GMT", now), Some(0));
+        assert_eq!(read("Sun, 06 Nov 1994 08:51:07 GMT", None), Some(0));
+        let far = read("Wed, 06 Nov 2999 08:49:37 GMT", None);
+        assert!(far.is_some_and(|seconds| seconds > 1 << 30), "{far:?}");
+        for bad in ["", "-1", "soon", "Sun, 99 Nov 1994 08:51:07 GMT"] {
+            assert_eq!(read(bad, now), None, "{bad}");
+        }
+    }
 
     #[test]
     fn reasons_are_short_and_clean() {

@@ -24,12 +24,15 @@ mod referrers;
 mod repository;
 mod resolve;
 mod retry;
+mod route;
+mod settings;
+mod transport;
 
 use std::io::{Read, Seek};
 
 use thaw_image::{BlobSource, Digest};
 
-pub use client::{Client, Settings};
+pub use client::Client;
 pub use document::{
     Descriptor, IndexContent, MAX_INDEX_BYTES, MAX_MANIFEST_BYTES, Manifest, ManifestContent, Which,
 };
@@ -37,6 +40,7 @@ pub use error::RegistryError;
 pub use link::Link;
 pub use platform::Platform;
 pub use resolve::{ResolvedImage, resolve};
+pub use settings::{ClientCertificate, ProxySettings, RegistrySettings, Settings};
 
 /// Bytes to push. They can be read again from the start where an upload has to be repeated.
 pub trait Body: Read + Seek + Send {}

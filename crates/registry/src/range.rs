@@ -5,6 +5,7 @@
 //! remembered for a while, which saves each further read a round trip; when the store no longer
 //! accepts it, the registry is asked again.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -15,7 +16,7 @@ use thaw_image::{Digest, Extent};
 
 use crate::RegistryError;
 use crate::auth::Access;
-use crate::http::{Call, Remote, header_number, locked, same_origin};
+use crate::http::{Call, MIRROR_TRIES, Remote, header_number, locked, same_origin};
 use crate::retry::{Failure, Retry};
 
 /// Most bytes skipped of an answer that begins at the blob's start.
@@ -42,6 +43,13 @@ pub(crate) enum Patience {
 #[derive(Debug)]
 pub(crate) struct RangeRead {
     remote: Arc<Remote>,
+    /// Who is asked when that one has failed, in order.
+    others: VecDeque<Arc<Remote>>,
+    /// How many of them have failed since all had, and what the registry itself said.
+    asked: usize,
+    failure: Option<RegistryError>,
+    /// Counts how often all have failed.
+    rounds: Retry,
     blob: Digest,
     extent: Extent,
     /// The extent is all of the blob: ask without a range, which any registry can answer.
@@ -69,9 +77,14 @@ impl RangeRead {
         extent: Extent,
         patience: Patience,
     ) -> Self {
-        let retry = remote.retry(patience);
+        let retry = remote.retry(patience, TRIES);
+        let rounds = remote.retry(patience, TRIES);
         Self {
             remote,
+            others: VecDeque::new(),
+            asked: 0,
+            failure: None,
+            rounds,
             blob,
             extent,
             whole: false,
@@ -81,6 +94,22 @@ impl RangeRead {
             retry,
             retry_from: extent.offset,
         }
+    }
+
+    /// From whoever has it; the first of `places` is the first to be asked.
+    pub(crate) fn anywhere(
+        mut places: VecDeque<Arc<Remote>>,
+        blob: Digest,
+        extent: Extent,
+        patience: Patience,
+    ) -> Self {
+        let remote = places.pop_front().expect("a route is never empty");
+        let mut read = Self::new(remote, blob, extent, patience);
+        if !places.is_empty() {
+            read.others = places;
+            read.retry = read.remote.retry(patience, MIRROR_TRIES);
+        }
+        read
     }
 
     /// Of all of a blob.
@@ -121,7 +150,7 @@ impl RangeRead {
             return Ok(None);
         }
         loop {
-            match self.step().await {
+            match self.step_in_time().await {
                 Ok(bytes) => {
                     self.position += bytes.len() as u64;
                     self.note_progress();
@@ -129,9 +158,48 @@ impl RangeRead {
                 }
                 Err(failure) => {
                     self.open = None;
-                    self.retry.pause(failure).await?;
+                    if let Err(error) = self.retry.pause(failure).await {
+                        self.ask_another(error).await?;
+                    }
                 }
             }
+        }
+    }
+
+    /// Goes on with the next place, at the byte where this one has failed. When all have failed,
+    /// and not for good, it is the first one's turn again.
+    async fn ask_another(&mut self, error: RegistryError) -> Result<(), RegistryError> {
+        let Some(next) = self.others.pop_front() else {
+            return Err(error);
+        };
+        self.remote.pass_over(error, &mut self.failure);
+        self.others
+            .push_back(std::mem::replace(&mut self.remote, next));
+        self.asked += 1;
+        if self.asked > self.others.len() {
+            self.asked = 0;
+            let own = self.failure.take();
+            let own = own.unwrap_or_else(|| self.ended());
+            let failure = match own.is_passing() {
+                true => Failure::passing(own),
+                false => Failure::last(own),
+            };
+            self.rounds.pause(failure).await?;
+        }
+        self.retry = self.remote.retry(self.patience, MIRROR_TRIES);
+        Ok(())
+    }
+
+    /// A step that leaves time for those who are asked next.
+    async fn step_in_time(&mut self) -> Result<Bytes, Failure> {
+        let deadline = match self.patience {
+            Patience::Until(deadline) if !self.others.is_empty() => deadline,
+            _ => return self.step().await,
+        };
+        let half = deadline.saturating_duration_since(Instant::now()) / 2;
+        match tokio::time::timeout(half, self.step()).await {
+            Ok(result) => result,
+            Err(_) => Err(Failure::last(self.remote.timed_out(&self.what(), half))),
         }
     }
 
@@ -139,7 +207,11 @@ impl RangeRead {
         let moving = matches!(self.patience, Patience::WhileMoving);
         if moving && self.position - self.retry_from >= PROGRESS {
             self.retry_from = self.position;
-            self.retry = self.remote.retry(self.patience);
+            let alone = self.others.is_empty();
+            let tries = if alone { TRIES } else { MIRROR_TRIES };
+            self.retry = self.remote.retry(self.patience, tries);
+            self.rounds = self.remote.retry(self.patience, TRIES);
+            self.asked = 0;
         }
     }
 
@@ -206,6 +278,9 @@ impl RangeRead {
         }
         match self.remote.exchange(&call).await {
             Ok(response) => {
+                if self.remote.is_mirror() {
+                    self.remote.is_well();
+                }
                 if !same_origin(response.url(), &call.url) {
                     self.remote
                         .remember(call.url.clone(), response.url().clone());
@@ -264,12 +339,12 @@ impl RangeRead {
 }
 
 impl Remote {
-    fn retry(&self, patience: Patience) -> Retry {
+    fn retry(&self, patience: Patience, tries: u32) -> Retry {
         let deadline = match patience {
             Patience::Until(deadline) => deadline,
             Patience::WhileMoving => Instant::now() + self.shared.settings.deadline,
         };
-        Retry::new(deadline, TRIES)
+        Retry::new(deadline, tries)
     }
 
     fn location(&self, blob: &Url) -> Option<Url> {

@@ -14,6 +14,7 @@ use crate::document::check_digest;
 use crate::http::{Answer, Call, Remote};
 use crate::link::Link;
 use crate::range::{Patience, RangeRead};
+use crate::route::Route;
 use crate::{
     Body, Descriptor, MAX_INDEX_BYTES, MAX_MANIFEST_BYTES, Manifest, RegistryError, Repository,
     Stats, Which, push,
@@ -30,21 +31,35 @@ const CONTENT_DIGEST: HeaderName = HeaderName::from_static("docker-content-diges
 #[derive(Debug)]
 pub(crate) struct RegistryRepository {
     bridge: Arc<Bridge>,
-    remote: Arc<Remote>,
+    route: Arc<Route>,
 }
 
 impl RegistryRepository {
-    pub(crate) const fn new(bridge: Arc<Bridge>, remote: Arc<Remote>) -> Self {
-        Self { bridge, remote }
+    pub(crate) fn new(bridge: Arc<Bridge>, route: Route) -> Self {
+        let route = Arc::new(route);
+        Self { bridge, route }
     }
 
-    /// Runs what `work` makes of the repository.
+    /// Runs what `work` makes of the registry's own repository.
     fn run<T, F>(&self, work: impl FnOnce(Arc<Remote>) -> F) -> Result<T, RegistryError>
     where
         T: Send + 'static,
         F: Future<Output = Result<T, RegistryError>> + Send + 'static,
     {
-        self.bridge.run(work(Arc::clone(&self.remote)))
+        self.bridge.run(work(Arc::clone(self.route.origin())))
+    }
+
+    /// Runs what `question` makes of the first place that answers it.
+    fn ask<T, F>(
+        &self,
+        question: impl Fn(Arc<Remote>) -> F + Send + Sync + 'static,
+    ) -> Result<T, RegistryError>
+    where
+        T: Send + 'static,
+        F: Future<Output = Result<T, RegistryError>> + Send + 'static,
+    {
+        let route = Arc::clone(&self.route);
+        self.bridge.run(async move { route.ask(question).await })
     }
 }
 
@@ -55,16 +70,17 @@ impl BlobSource for RegistryRepository {
         extent: Extent,
         deadline: Option<Instant>,
     ) -> Result<Vec<u8>, SourceError> {
-        let deadline =
-            deadline.unwrap_or_else(|| Instant::now() + self.remote.shared.settings.deadline);
+        let deadline = deadline
+            .unwrap_or_else(|| Instant::now() + self.route.origin().shared.settings.deadline);
         let patience = Patience::Until(deadline);
-        let read = |remote| RangeRead::new(remote, *blob, extent, patience).collect();
-        self.run(read).map_err(|error| error.into_source(blob))
+        let read = RangeRead::anywhere(self.route.places(), *blob, extent, patience);
+        let bytes = self.bridge.run(read.collect());
+        bytes.map_err(|error| error.into_source(blob))
     }
 
     fn stream(&self, blob: &Digest, extent: Extent) -> Result<Box<dyn Read + Send>, SourceError> {
-        let remote = Arc::clone(&self.remote);
-        let mut read = RangeRead::new(remote, *blob, extent, Patience::WhileMoving);
+        let places = self.route.places();
+        let mut read = RangeRead::anywhere(places, *blob, extent, Patience::WhileMoving);
         let reader = self.bridge.stream(*blob, extent.len, |sender| async move {
             loop {
                 match read.next().await {
@@ -82,14 +98,21 @@ impl BlobSource for RegistryRepository {
     }
 
     fn name(&self) -> String {
-        self.remote.place()
+        self.route.origin().place()
+    }
+
+    fn distrust(&self) -> bool {
+        self.route.distrust()
     }
 }
 
 impl Repository for RegistryRepository {
     fn manifest(&self, which: &Which) -> Result<Manifest, RegistryError> {
         let which = which.clone();
-        self.run(|remote| async move { remote.manifest(&which).await })
+        self.ask(move |remote| {
+            let which = which.clone();
+            async move { remote.manifest(&which).await }
+        })
     }
 
     fn blob(&self, descriptor: &Descriptor, limit: u64) -> Result<Vec<u8>, RegistryError> {
@@ -102,11 +125,16 @@ impl Repository for RegistryRepository {
                 limit,
             });
         }
-        let patience = Patience::Until(Instant::now() + self.remote.shared.settings.deadline);
-        let read = |remote| RangeRead::whole(remote, digest, size, patience).collect();
-        let bytes = self.run(read)?;
-        check_digest(&self.name(), &what, &bytes, &digest)?;
-        Ok(bytes)
+        self.ask(move |remote| {
+            let (place, what) = (remote.place(), what.clone());
+            let patience = Patience::Until(Instant::now() + remote.shared.settings.deadline);
+            let read = RangeRead::whole(remote, digest, size, patience).collect();
+            async move {
+                let bytes = read.await?;
+                check_digest(&place, &what, &bytes, &digest)?;
+                Ok(bytes)
+            }
+        })
     }
 
     fn referrers(
@@ -116,11 +144,13 @@ impl Repository for RegistryRepository {
     ) -> Result<Vec<Descriptor>, RegistryError> {
         let subject = *subject;
         let types: Vec<String> = artifact_types.iter().map(ToString::to_string).collect();
-        self.run(|remote| async move { remote.referrers(subject, &types).await })
+        let route = Arc::clone(&self.route);
+        let list = async move { route.referrers(subject, &types).await };
+        self.bridge.run(list)
     }
 
     fn put_blob(&self, descriptor: &Descriptor, body: &mut dyn Body) -> Result<(), RegistryError> {
-        push::put_blob(&self.bridge, &self.remote, descriptor, body)
+        push::put_blob(&self.bridge, self.route.origin(), descriptor, body)
     }
 
     fn put_manifest(&self, tag: Option<&str>, manifest: &Manifest) -> Result<(), RegistryError> {
@@ -142,16 +172,15 @@ impl Repository for RegistryRepository {
     }
 
     fn connect(&self) {
-        let remote = Arc::clone(&self.remote);
-        self.bridge.spawn(remote.connect());
+        self.bridge.spawn(self.route.first().connect());
     }
 
     fn link(&self) -> Option<Link> {
-        Some(self.remote.link())
+        Some(self.route.first().link())
     }
 
     fn stats(&self) -> Stats {
-        self.remote.stats()
+        self.route.origin().stats()
     }
 }
 

@@ -295,6 +295,28 @@ fn busy_registries_are_asked_again_when_they_say() {
 }
 
 #[test]
+fn a_date_to_come_back_at_is_waited_for() {
+    let (server, repository, _) = serving(b"", |seen, _| match seen.nth {
+        // By the server's clock, which is not ours.
+        0 => Reply::new(429, "")
+            .header("date", "Sun, 06 Nov 1994 08:49:37 GMT")
+            .header("retry-after", "Sun, 06 Nov 1994 08:49:38 GMT"),
+        1 => Reply::new(503, "")
+            .header("date", "Sun, 06 Nov 1994 08:49:37 GMT")
+            .header("retry-after", "Sun, 06 Nov 1994 09:49:37 GMT"),
+        _ => Reply::new(200, MANIFEST),
+    });
+    let begun = Instant::now();
+    let error = repository.manifest(&Which::Only).unwrap_err();
+    assert!(begun.elapsed() >= Duration::from_secs(1), "not before");
+    assert!(
+        error.to_string().contains("503"),
+        "an hour is too long: {error}"
+    );
+    assert_eq!(server.seen().len(), 2);
+}
+
+#[test]
 fn a_pause_beyond_the_deadline_is_not_waited_for() {
     let (_server, repository, blob) = serving(b"x", |_, _| {
         Reply::new(
@@ -505,6 +527,82 @@ fn credentials_do_not_follow_a_redirect() {
         "a refusal, and an address for each two reads"
     );
     assert!(store.seen().iter().all(|seen| seen.range().is_some()));
+}
+
+/// What changes under a stream while it is read: its connection breaks, and by then the token and
+/// the address in the blob store that it was begun with are good no more.
+#[test]
+fn a_stream_outlives_its_token_and_its_address() {
+    let blob = pattern(2_000_000);
+    let stored = blob.clone();
+    let store = Faulty::start(move |seen| match (seen.target.as_str(), seen.nth) {
+        ("/blob?key=0", 0) => seen.serve(&stored).reset_after(400_000),
+        ("/blob?key=0", _) => Reply::new(403, "Request has expired"),
+        _ => seen.serve(&stored),
+    });
+    let target = store.address;
+    let here = Arc::new(Mutex::new(String::new()));
+    let realm = Arc::clone(&here);
+    let server = Faulty::start(move |seen| {
+        if seen.target.starts_with("/token") {
+            return Reply::new(200, format!(r#"{{"token":"t{}"}}"#, seen.nth));
+        }
+        let realm = format!(r#"Bearer realm="http://{}/token""#, realm.lock().unwrap());
+        let signed = |number: usize| {
+            Reply::new(307, "").header("location", format!("http://{target}/blob?key={number}"))
+        };
+        match (seen.header("authorization"), seen.nth) {
+            // It is refused from the second time on.
+            (Some("Bearer t0"), 1) => signed(0),
+            (Some("Bearer t1"), _) => signed(1),
+            _ => Reply::new(401, "").header("www-authenticate", realm),
+        }
+    });
+    *here.lock().unwrap() = server.address.to_string();
+    let (_, repository) = open(&client(), &server.reference("app"));
+    let digest = Digest::of(&blob);
+    assert!(stream(&*repository, &digest, blob.len()).unwrap() == blob);
+    assert_eq!(tokens(&server), 2);
+    let asked: Vec<_> = store
+        .seen()
+        .iter()
+        .map(|seen| (seen.target.clone(), seen.range().unwrap().0))
+        .collect();
+    let expected = [
+        ("/blob?key=0".to_owned(), 0),
+        ("/blob?key=0".to_owned(), 400_000),
+        ("/blob?key=1".to_owned(), 400_000),
+    ];
+    assert_eq!(asked, expected);
+}
+
+#[test]
+fn an_address_that_is_refused_at_once_is_asked_for_again() {
+    let blob = pattern(1000);
+    let stored = blob.clone();
+    let store = Faulty::start(move |seen| match seen.target.as_str() {
+        "/blob?key=2" => seen.serve(&stored),
+        _ => Reply::new(403, "Request has expired"),
+    });
+    let target = store.address;
+    let (server, repository, digest) = serving(&blob, move |seen, _| {
+        Reply::new(307, "").header("location", format!("http://{target}/blob?key={}", seen.nth))
+    });
+    assert!(read(&*repository, &digest, (0, 1000)).unwrap() == blob);
+    assert_eq!(server.seen().len(), 3);
+}
+
+#[test]
+fn what_is_not_there_is_asked_for_once() {
+    let blob = pattern(1000);
+    let (server, repository, digest) = serving(&blob, |_, _| Reply::new(404, ""));
+    let error = read(&*repository, &digest, (0, 10)).unwrap_err();
+    assert!(matches!(error, SourceError::NotFound { .. }), "{error}");
+    assert_eq!(server.seen().len(), 1);
+    let (server, repository, digest) = serving(&blob, |_, _| Reply::new(416, ""));
+    let error = read(&*repository, &digest, (0, 10)).unwrap_err();
+    assert!(matches!(error, SourceError::Truncated { .. }), "{error}");
+    assert_eq!(server.seen().len(), 1);
 }
 
 #[test]

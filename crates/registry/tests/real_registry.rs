@@ -5,10 +5,10 @@
 mod support;
 
 use std::io::{Cursor, Read};
-use std::process::Command;
 use std::sync::Barrier;
 use std::thread;
 
+use support::certificates::self_signed;
 use support::real::RealRegistry;
 use support::{accelerations, artifact, client, open, pattern, put, put_image, settings};
 use thaw_image::{Digest, Extent, media};
@@ -289,48 +289,25 @@ fn a_password_is_checked_kept_and_used() {
     );
 }
 
-/// Another name of the same address, which is not taken for a loopback one.
-fn no_loopback(registry: &RealRegistry) -> String {
-    registry.host.replace("127.0.0.1", "[::ffff:127.0.0.1]")
-}
-
 #[test]
 fn tls_needs_a_known_authority() {
     let registry = RealRegistry::with(|dir| {
-        let made = Command::new("openssl")
-            .args([
-                "req",
-                "-x509",
-                "-newkey",
-                "ec",
-                "-pkeyopt",
-                "ec_paramgen_curve:P-256",
-            ])
-            .args(["-nodes", "-days", "2", "-subj", "/CN=localhost"])
-            .args(["-addext", "subjectAltName=IP:::ffff:127.0.0.1"])
-            .args(["-addext", "basicConstraints=critical,CA:FALSE"])
-            .arg("-keyout")
-            .arg(dir.join("key.pem"))
-            .arg("-out")
-            .arg(dir.join("cert.pem"))
-            .output()
-            .unwrap();
-        assert!(made.status.success(), "{made:?}");
+        self_signed(dir, "server");
         let dir = dir.display();
-        format!("  tls: {{certificate: {dir}/cert.pem, key: {dir}/key.pem}}")
+        format!("  tls: {{certificate: {dir}/server.pem, key: {dir}/server.key}}")
     });
-    let place = no_loopback(&registry);
+    let place = registry.no_loopback();
     let (_, repository) = open(&client(), &format!("{place}/a"));
     let error = repository.manifest(&Which::Only).unwrap_err();
     assert!(
         error
             .to_string()
-            .ends_with("add its certificate authority to the system's"),
+            .contains("add its certificate authority to the system's"),
         "{error}"
     );
 
     let client = Client::new(Settings {
-        certificate_authorities: vec![registry.dir.path().join("cert.pem")],
+        certificate_authorities: vec![registry.dir.path().join("server.pem")],
         ..settings()
     })
     .unwrap();
@@ -347,7 +324,7 @@ fn tls_needs_a_known_authority() {
 #[test]
 fn plain_http_is_said_so() {
     let registry = RealRegistry::start();
-    let place = no_loopback(&registry);
+    let place = registry.no_loopback();
     let (_, repository) = open(&client(), &format!("{place}/a"));
     let error = repository.manifest(&Which::Only).unwrap_err();
     assert!(error.to_string().contains("--plain-http"), "{error}");

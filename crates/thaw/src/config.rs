@@ -3,7 +3,9 @@
 
 mod check;
 mod keys;
+mod network;
 
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::num::NonZeroU64;
@@ -12,7 +14,8 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use serde::Serialize;
-use serde_json::Value;
+use serde_json::{Value, json};
+use thaw_registry::{ProxySettings, RegistrySettings};
 
 use crate::cli::Global;
 pub(crate) use check::{Problem, parse};
@@ -32,6 +35,9 @@ pub(crate) struct Config {
     pub(crate) fault_timeout: Duration,
     pub(crate) docker_config: Option<PathBuf>,
     pub(crate) metrics_listen: Option<SocketAddr>,
+    pub(crate) ca: Vec<PathBuf>,
+    pub(crate) proxy: ProxySettings,
+    pub(crate) registries: BTreeMap<String, RegistrySettings>,
     /// The file that was read, for the daemon that a command starts.
     pub(crate) file: Option<PathBuf>,
     /// All of the above by key, in the order of the keys.
@@ -73,6 +79,8 @@ impl Origin {
 struct Environment {
     docker_config: Option<OsString>,
     home: Option<OsString>,
+    /// Variables that name proxies.
+    proxies: BTreeMap<&'static str, String>,
 }
 
 impl Config {
@@ -88,17 +96,31 @@ impl Config {
         // Whoever is told of it may have another working directory.
         let file = file.map(std::path::absolute).transpose()?;
         let read = file.as_deref().map(read).transpose()?.unwrap_or_default();
+        let proxies = network::VARIABLES.into_iter();
         let environment = Environment {
             docker_config: std::env::var_os("DOCKER_CONFIG"),
             home: std::env::var_os("HOME"),
+            proxies: proxies
+                .filter_map(|name| Some((name, std::env::var(name).ok()?)))
+                .collect(),
         };
-        Ok(Self {
-            file,
-            ..Self::merge(global, &environment, read)?
-        })
+        // Files beside it may be named without their directory.
+        let base = file.as_deref().and_then(Path::parent);
+        let base = base.unwrap_or(Path::new("/"));
+        let merged = Self::merge(global, &environment, read, base);
+        let merged = merged.with_context(|| match &file {
+            Some(file) => format!("in the configuration {}", file.display()),
+            None => "in the configuration".to_owned(),
+        })?;
+        Ok(Self { file, ..merged })
     }
 
-    fn merge(global: &Global, environment: &Environment, read: File) -> anyhow::Result<Self> {
+    fn merge(
+        global: &Global,
+        environment: &Environment,
+        read: File,
+        base: &Path,
+    ) -> anyhow::Result<Self> {
         use Origin::{Default, Environment, File as InFile, Flag};
         // Whole: a key that is added is not forgotten here.
         let File {
@@ -109,6 +131,9 @@ impl Config {
             fault_timeout_seconds,
             docker_config,
             metrics_listen,
+            ca,
+            proxy,
+            registry,
         } = read;
         let mut merged = Merged::default();
         let typed = match global.root_from_environment {
@@ -160,6 +185,17 @@ impl Config {
                 ],
             ),
             metrics_listen: merged.first("metrics-listen", [(InFile, metrics_listen)]),
+            ca: {
+                let ca = merged.first("ca", [(InFile, ca)]).unwrap_or_default();
+                ca.iter().map(|path| base.join(path)).collect()
+            },
+            proxy: merged.proxy(proxy.unwrap_or_default(), environment),
+            registries: {
+                let registries = merged.first("registry", [(InFile, registry)]);
+                let registries = registries.unwrap_or_default().into_iter();
+                let registries = registries.map(|it| network::registry(it, base));
+                registries.collect::<anyhow::Result<_>>()?
+            },
             file: None,
             settings: merged.0,
         })
@@ -220,6 +256,28 @@ impl Merged {
         values
     }
 
+    /// Each of a file's proxies, or the environment's.
+    fn proxy(&mut self, proxy: network::Proxy, environment: &Environment) -> ProxySettings {
+        let own = proxy.clone().settings(|_| None);
+        let all = proxy.settings(|name| environment.proxies.get(name).cloned());
+        let mut from = Vec::new();
+        if own != ProxySettings::default() {
+            from.push(Origin::File);
+        }
+        if all != own {
+            from.push(Origin::Environment);
+        }
+        if from.is_empty() {
+            from.push(Origin::Default);
+        }
+        let value = match all == ProxySettings::default() {
+            true => Value::Null,
+            false => json!({ "http": all.http, "https": all.https, "none-for": all.none_for }),
+        };
+        self.tell("proxy", &value, from);
+        all
+    }
+
     fn tell(&mut self, key: &'static str, value: &impl Serialize, from: Vec<Origin>) {
         // Only such a path has no JSON.
         let value = serde_json::to_value(value);
@@ -253,8 +311,10 @@ mod tests {
         let environment = Environment {
             docker_config: None,
             home: Some("/home/me".into()),
+            proxies: BTreeMap::new(),
         };
-        Config::merge(global, &environment, parse(text).unwrap()).unwrap()
+        let read = parse(text).unwrap();
+        Config::merge(global, &environment, read, Path::new("/etc/thaw")).unwrap()
     }
 
     fn from(config: &Config, key: &str) -> (Value, Vec<Origin>) {
@@ -303,9 +363,38 @@ mod tests {
         let environment = Environment {
             docker_config: Some("/docker".into()),
             home: None,
+            proxies: BTreeMap::from([("http_proxy", "p:1".to_owned())]),
         };
-        let config = Config::merge(&global, &environment, File::default()).unwrap();
+        let read = parse("[proxy]\nhttps = \"q:1\"\n").unwrap();
+        let config = Config::merge(&global, &environment, read, Path::new("/")).unwrap();
         let wanted = ("/docker/config.json".into(), vec![Origin::Environment]);
         assert_eq!(from(&config, "docker-config"), wanted);
+        let proxies = json!({ "http": "p:1", "https": "q:1", "none-for": "" });
+        let wanted = (proxies, vec![Origin::File, Origin::Environment]);
+        assert_eq!(from(&config, "proxy"), wanted);
+    }
+
+    /// The first example of the documentation.
+    fn documented() -> String {
+        let text = include_str!("../../../docs/configuration.md");
+        let (_, rest) = text.split_once("```toml\n").unwrap();
+        rest.split_once("```").unwrap().0.to_owned()
+    }
+
+    /// Whether every key has a value that says something.
+    fn is_full(value: &Value) -> bool {
+        match value {
+            Value::Null => false,
+            Value::Array(values) => !values.is_empty() && values.iter().all(is_full),
+            Value::Object(values) => !values.is_empty() && values.values().all(is_full),
+            _ => true,
+        }
+    }
+
+    #[test]
+    fn every_key_is_documented() {
+        let read = parse(&documented()).unwrap();
+        let read = serde_json::to_value(read).unwrap();
+        assert!(is_full(&read), "{read:#}");
     }
 }

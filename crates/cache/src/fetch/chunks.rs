@@ -135,6 +135,10 @@ impl Loaded {
             error = chain(&error), "wrong bytes for a chunk; trying once more"
         );
         let next = (self.source + 1) % origin.blobs.len().max(1);
+        let windows = origin.windows.as_ref().map(|(source, _)| source);
+        for source in origin.blobs.get(self.source).into_iter().chain(windows) {
+            source.distrust();
+        }
         let again = load(
             shared,
             &self.attached,

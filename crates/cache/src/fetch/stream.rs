@@ -250,6 +250,7 @@ fn settle(
     unpacker: &mut Decompressor<'_>,
     cause: Cause,
 ) {
+    let source = Arc::clone(&claim.set.source);
     match claim.set.unpack(claim.frame, packed, unpacker) {
         Ok(written) => {
             shared.counters.written(cause, written);
@@ -258,6 +259,7 @@ fn settle(
         Err(error) => {
             if matches!(error, FetchError::WrongFrame { .. }) {
                 super::stats::count(&shared.counters.mismatches);
+                source.distrust();
             }
             tracing::warn!(
                 error = chain(&error),

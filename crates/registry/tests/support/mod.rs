@@ -4,7 +4,9 @@
 #![allow(unreachable_pub, reason = "the test programs are its only readers")]
 #![allow(clippy::unwrap_used, reason = "a test ends where its support does")]
 
+pub mod certificates;
 pub mod faulty;
+pub mod proxy;
 pub mod real;
 
 use std::io::Cursor;

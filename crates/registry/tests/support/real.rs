@@ -1,5 +1,6 @@
 //! docker-registry 2.8 on a free loopback port, its storage in a temporary directory.
 
+use std::fs::File;
 use std::net::{TcpListener, TcpStream};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -45,7 +46,7 @@ impl RealRegistry {
         let child = Command::new(PROGRAM)
             .arg("serve")
             .arg(&path)
-            .stdout(Stdio::null())
+            .stdout(File::create(dir.path().join("log")).unwrap())
             .stderr(Stdio::null())
             .spawn()
             .unwrap();
@@ -59,6 +60,16 @@ impl RealRegistry {
             std::thread::sleep(Duration::from_millis(20));
         }
         registry
+    }
+
+    /// Another name of the same address, which is not taken for a loopback one.
+    pub fn no_loopback(&self) -> String {
+        self.host.replace("127.0.0.1", "[::ffff:127.0.0.1]")
+    }
+
+    /// A line for each request that was answered, as web servers write them.
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.dir.path().join("log")).unwrap()
     }
 }
 

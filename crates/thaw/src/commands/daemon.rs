@@ -109,6 +109,10 @@ pub(super) fn settings(config: &Config) -> anyhow::Result<Settings> {
         registry: thaw_registry::Settings {
             plain_http: config.plain_http.clone(),
             docker_config: config.docker_config.clone(),
+            certificate_authorities: config.ca.clone(),
+            registries: config.registries.clone(),
+            proxy: config.proxy.clone(),
+            helper_path: std::env::var_os("PATH").unwrap_or_default(),
             ..thaw_registry::Settings::default()
         },
         trusted_repositories: config.trusted_repositories.clone(),

@@ -1,10 +1,13 @@
 //! The keys of the configuration file: one definition by which they are read, checked and explained.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::num::NonZeroU64;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
+
+use super::network::{Proxy, Registry};
 
 /// What is known of a key besides its type.
 #[derive(Debug)]
@@ -66,6 +69,15 @@ keys! {
     /// Where the daemon serves its metrics over HTTP, at /metrics. Whoever reaches the address can
     /// read names of images.
     metrics_listen: SocketAddr, default "nowhere", example "\"127.0.0.1:9477\"";
+    /// PEM files with certificate authorities that are trusted for every registry, beside the
+    /// system's. Files beside this one may be named without their directory.
+    ca: Vec<PathBuf>, default "none", example "[\"company.pem\"]";
+    /// HTTP proxies; what is not there is taken from http_proxy, https_proxy and no_proxy, and an
+    /// empty one says that there is none.
+    proxy: Proxy, default "the environment's", example "{ http = \"http://proxy.example:3128\", https = \"\", none-for = \"lan\" }";
+    /// Single registries, by host and port as in references: mirrors that are asked before them,
+    /// plain HTTP, authorities, and a certificate to show.
+    registry: BTreeMap<String, Registry>, default "none", example "{ \"registry.example\" = { mirrors = [\"mirror.lan:5000\"], plain-http = false, ca = [\"ca.pem\"], client-cert = \"cert.pem\", client-key = \"key.pem\" } }";
 }
 
 /// A file with every key, explained and commented out.

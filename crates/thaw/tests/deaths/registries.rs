@@ -2,9 +2,11 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::Instant;
 
 use thaw_testkit::image::{Entry, Image, Layer};
+use thaw_testkit::registry::Registry;
 use thaw_testkit::thaw::Thaw;
 
 use super::{BOUND, NAME, Scene, bound, eventually, nothing_is_left, registry, target, thaw};
@@ -81,20 +83,9 @@ fn a_registry_in_the_place_of_another() {
 fn a_registry_that_gives_other_bytes() {
     let scene = Scene::new();
     let (node, dir) = mount(&scene);
-    // Every blob that is no JSON has other bytes under the same digest.
-    let blobs = scene
-        .directory
-        .path()
-        .join("registry/docker/registry/v2/blobs/sha256");
-    let mut kept = Vec::new();
-    for path in files(&blobs) {
-        let bytes = fs::read(&path).unwrap();
-        if !bytes.starts_with(b"{") {
-            let other: Vec<u8> = bytes.iter().map(|byte| !byte).collect();
-            fs::write(&path, other).unwrap();
-            kept.push((path, bytes));
-        }
-    }
+    let kept = damage(&scene.directory.path().join("registry"), |bytes| {
+        !bytes.starts_with(b"{")
+    });
     assert!(kept.len() > super::LAYERS, "all layers are blobs");
     for name in ["srv/f0-3", "srv/f1-3", "srv/f2-3"] {
         fails(&scene, &dir, name);
@@ -103,6 +94,66 @@ fn a_registry_that_gives_other_bytes() {
         fs::write(path, bytes).unwrap();
     }
     heals(&scene, &node, &dir);
+}
+
+#[test]
+fn a_mirror_that_gives_other_bytes_or_goes_away() {
+    let scene = Scene::new();
+    let copy = scene.directory.path().join("mirror");
+    let copied = Command::new("cp")
+        .arg("-r")
+        .arg(scene.directory.path().join("registry"))
+        .arg(&copy)
+        .status();
+    assert!(copied.unwrap().success());
+    // All of it is right but the layers.
+    let layers = damage(&copy, |bytes| bytes.starts_with(&[0x1f, 0x8b]));
+    assert!(layers.len() >= super::LAYERS);
+    let mirror = registry("127.0.0.1:0", &copy);
+    let asked = |mirror: &Registry| {
+        let requests = mirror.requests();
+        let blobs = requests.iter().filter(|it| it.uri.contains("/blobs/"));
+        blobs.count()
+    };
+    let with_mirror = || {
+        let node = thaw();
+        let config = node.root().with_file_name("mirrored.toml");
+        let table = format!("[registry.\"{}\"]\n", scene.host);
+        let text = format!("{table}mirrors = [\"{}\"]\n", mirror.host());
+        fs::write(&config, text).unwrap();
+        (node, config.to_str().unwrap().to_owned())
+    };
+    let (puller, config) = with_mirror();
+    puller
+        .run(["pull", "--config", &config, &scene.image])
+        .unwrap();
+    let pulled = asked(&mirror);
+    assert!(pulled > 0, "the mirror is asked first");
+
+    let (node, config) = with_mirror();
+    let dir = target(&node);
+    let at = dir.to_str().unwrap();
+    let options = ["--pull", "lazy", "--profile", "none", "--config", &config];
+    node.run([&["mount"], &options[..], &[&scene.image, at]].concat())
+        .unwrap();
+    scene.read(&dir, "srv/f0-1").unwrap();
+    assert!(asked(&mirror) > pulled, "the mirror is asked first");
+    drop(mirror);
+    heals(&scene, &node, &dir);
+}
+
+/// Gives blobs other bytes under the same digest: those that `choose` wants. Their paths and bytes.
+fn damage(storage: &Path, choose: impl Fn(&[u8]) -> bool) -> Vec<(PathBuf, Vec<u8>)> {
+    let mut kept = Vec::new();
+    for path in files(&storage.join("docker/registry/v2/blobs/sha256")) {
+        let bytes = fs::read(&path).unwrap();
+        if choose(&bytes) {
+            let other: Vec<u8> = bytes.iter().map(|byte| !byte).collect();
+            fs::write(&path, other).unwrap();
+            kept.push((path, bytes));
+        }
+    }
+    kept
 }
 
 fn files(dir: &Path) -> Vec<PathBuf> {

@@ -219,3 +219,49 @@ fn plain_http_is_spoken_where_the_user_says_so() {
     let path = path.to_str().unwrap();
     configured.run(["--config", path, "pull", &image]).unwrap();
 }
+
+/// A store, and a configuration file for it.
+fn configured(text: &str) -> (Thaw, tempfile::TempDir, String) {
+    let (node, dir) = (thaw(), scratch::directory().unwrap());
+    let path = dir.path().join("thaw.toml");
+    std::fs::write(&path, text).unwrap();
+    let path = path.to_str().unwrap().to_owned();
+    (node, dir, path)
+}
+
+#[test]
+fn a_registry_is_reached_as_its_table_says() {
+    let scene = Scene::new();
+    let image = no_loopback(&scene.image);
+    let host = image.split('/').next().unwrap();
+    let (node, _dir, file) = configured(&format!("[registry.\"{host}\"]\nplain-http = true\n"));
+    node.run(["--config", &file, "pull", &image]).unwrap();
+
+    for (table, named) in [
+        ("ca = [\"none.pem\"]", "none.pem"),
+        ("client-cert = \"c.pem\"", "without client-key"),
+        ("certificate = \"c.pem\"", "certificate"),
+    ] {
+        let (node, _dir, file) = configured(&format!("[registry.\"{host}\"]\n{table}\n"));
+        let (_, said) = refused(&node, &["--config", &file, "pull", &image]);
+        assert!(said.contains(named), "{said}");
+    }
+}
+
+#[test]
+fn the_environment_names_proxies() {
+    let scene = Scene::new();
+    let name = scene.image.split_once('/').unwrap().1;
+    // A name that only the proxy knows; a registry passes on to itself.
+    let image = format!("registry.invalid/{name}");
+    let args = ["pull", "--plain-http", "registry.invalid", &image];
+    for variable in ["http_proxy", "HTTP_PROXY"] {
+        let node = thaw();
+        let output = node
+            .command(args)
+            .env(variable, format!("http://{}", scene.registry.host()))
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{output:?}");
+    }
+}

@@ -1,0 +1,161 @@
+//! Mirrors: who is asked for what a registry has, and in which order.
+//!
+//! ```text
+//! mirrors that are well, in order ─▶ the registry itself ─▶ mirrors that rest
+//! ```
+//!
+//! A mirror that does not have a thing is passed over. One that fails, or whose bytes are not what
+//! their digest says, rests as well: it is asked again after a pause that doubles with each failure.
+//! While it rests it is still asked where the registry fails, too. A mirror is believed as the
+//! registry is: what it gives by digest is checked, and what a tag means it may say.
+//!
+//! Whatever is written goes to the registry itself.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use thaw_image::Digest;
+
+use crate::http::{Remote, locked};
+use crate::{Descriptor, RegistryError};
+
+const FIRST_REST: Duration = Duration::from_secs(10);
+const LONGEST_REST: Duration = Duration::from_secs(300);
+
+/// A registry's repository and those that mirror it.
+#[derive(Debug)]
+pub(crate) struct Route {
+    mirrors: Vec<Arc<Remote>>,
+    origin: Arc<Remote>,
+}
+
+/// How long somebody is left alone.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Rest {
+    until: Instant,
+    pause: Duration,
+}
+
+impl Route {
+    pub(crate) const fn new(mirrors: Vec<Arc<Remote>>, origin: Arc<Remote>) -> Self {
+        Self { mirrors, origin }
+    }
+
+    /// The registry itself.
+    pub(crate) const fn origin(&self) -> &Arc<Remote> {
+        &self.origin
+    }
+
+    /// Who is to be asked, in order; never empty.
+    pub(crate) fn places(&self) -> VecDeque<Arc<Remote>> {
+        let (resting, well): (Vec<_>, Vec<_>) =
+            self.mirrors.iter().partition(|mirror| mirror.rests());
+        let places = well.into_iter().chain([&self.origin]).chain(resting);
+        places.cloned().collect()
+    }
+
+    /// Who is asked first.
+    pub(crate) fn first(&self) -> Arc<Remote> {
+        let well = self.mirrors.iter().find(|mirror| !mirror.rests());
+        Arc::clone(well.unwrap_or(&self.origin))
+    }
+
+    /// Asks one after the other until one answers. The error is the registry's own.
+    pub(crate) async fn ask<T, F>(
+        &self,
+        question: impl Fn(Arc<Remote>) -> F,
+    ) -> Result<T, RegistryError>
+    where
+        F: Future<Output = Result<T, RegistryError>>,
+    {
+        let mut failure = None;
+        for place in self.places() {
+            match question(Arc::clone(&place)).await {
+                Ok(answer) => {
+                    place.is_well();
+                    return Ok(answer);
+                }
+                Err(error) => place.pass_over(error, &mut failure),
+            }
+        }
+        Err(failure.unwrap_or_else(|| self.origin.malformed("anything", "nobody was asked")))
+    }
+
+    /// The referrers of `subject`. A mirror that lists none may just not mirror them, so that the
+    /// registry is asked, too; it need not answer then.
+    pub(crate) async fn referrers(
+        &self,
+        subject: Digest,
+        artifact_types: &[String],
+    ) -> Result<Vec<Descriptor>, RegistryError> {
+        let (mut answered, mut failure) = (false, None);
+        for place in self.places() {
+            if answered && place.rests() {
+                continue;
+            }
+            let question = Arc::clone(&place).referrers(subject, artifact_types);
+            match question.await {
+                Ok(list) => {
+                    place.is_well();
+                    answered = true;
+                    if !list.is_empty() || !place.is_mirror() {
+                        return Ok(list);
+                    }
+                }
+                Err(error) => place.pass_over(error, &mut failure),
+            }
+        }
+        match failure {
+            Some(error) if !answered => Err(error),
+            _ => Ok(Vec::new()),
+        }
+    }
+
+    /// Lets the mirrors rest; `false` where there are none. Several readers may find wrong bytes at
+    /// once: the first one has them rest, and the others may ask again as well.
+    pub(crate) fn distrust(&self) -> bool {
+        let well = self.mirrors.iter().filter(|mirror| !mirror.rests());
+        well.for_each(|mirror| mirror.rest());
+        !self.mirrors.is_empty()
+    }
+}
+
+impl Remote {
+    fn rests(&self) -> bool {
+        let rests = locked(&self.shared.rests);
+        let rest = rests.get(&self.registry);
+        rest.is_some_and(|rest| Instant::now() < rest.until)
+    }
+
+    /// It has answered. That does not end its rest: it may have been asked before that began.
+    pub(crate) fn is_well(&self) {
+        let mut rests = locked(&self.shared.rests);
+        let rest = rests.get(&self.registry);
+        if rest.is_some_and(|rest| rest.until <= Instant::now()) {
+            rests.remove(&self.registry);
+        }
+    }
+
+    /// Leaves it alone for a while.
+    fn rest(&self) {
+        let mut rests = locked(&self.shared.rests);
+        let before = rests.get(&self.registry);
+        let pause = before.map_or(FIRST_REST, |rest| (rest.pause * 2).min(LONGEST_REST));
+        let until = Instant::now() + pause;
+        rests.insert(self.registry.clone(), Rest { until, pause });
+    }
+
+    /// Takes note of a failure before somebody else is asked. Of all of them the registry's own is
+    /// the one to tell.
+    pub(crate) fn pass_over(&self, error: RegistryError, failure: &mut Option<RegistryError>) {
+        if !error.is_not_found() {
+            self.rest();
+        }
+        if self.is_mirror() {
+            tracing::warn!(mirror = self.place(), %error, "passed over a mirror");
+            return;
+        }
+        *failure = Some(error);
+    }
+}
