@@ -13,7 +13,7 @@
 //!
 //! Memory: below 512 MiB, whatever the image. A worker takes at most 16 MiB (windows go to a file),
 //! and there are at most [`MAX_WORKERS`]; zstd may ask for a window of 128 MiB, so one layer of that
-//! is read at a time. What grows with the image are its entries, its tables, the tree that they are
+//! is read at a time. Over a long link registries keep 16 MiB more for all of them. What grows with the image are its entries, its tables, the tree that they are
 //! merged into and the layout: they take from one [`Budget`] of 256 MiB, which is enough for some
 //! 500,000 files. An image that needs more is refused, with the layer at which it was used up.
 

@@ -23,7 +23,7 @@ const WORKERS: usize = 2;
 /// Largest piece that goes through a channel.
 const PIECE: usize = 256 << 10;
 /// Pieces that wait in a channel.
-const PIECES: usize = 15;
+const PIECES: usize = 7;
 /// Most bytes between a stream's task and its reader.
 #[cfg(test)]
 const IN_FLIGHT: usize = PIECE * (PIECES + 1);

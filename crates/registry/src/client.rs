@@ -7,12 +7,14 @@ use std::time::Instant;
 
 use reqwest::Url;
 use thaw_image::ImageReference;
+use tokio::sync::Semaphore;
 
 use crate::auth::Auth;
 use crate::bridge::Bridge;
 use crate::http::{Counters, Remote, locked};
 use crate::layout::Layout;
 use crate::link::Link;
+use crate::parallel::AHEAD;
 use crate::referrers::Support;
 use crate::repository::RegistryRepository;
 use crate::route::{Rest, Route};
@@ -36,6 +38,8 @@ pub(crate) struct Shared {
     pub(crate) locations: Mutex<HashMap<Url, (Url, Instant)>>,
     /// How registries list referrers, and since when that is known.
     pub(crate) support: Mutex<HashMap<String, (Support, Instant)>>,
+    /// Segments of streams that may come before their turn.
+    pub(crate) ahead: Arc<Semaphore>,
     /// Mirrors that are left alone, and registries that have mirrors.
     pub(crate) rests: Mutex<HashMap<String, Rest>>,
     /// Registries that speak plain HTTP.
@@ -81,6 +85,7 @@ impl Client {
             locations: Mutex::default(),
             support: Mutex::default(),
             rests: Mutex::default(),
+            ahead: Arc::new(Semaphore::new(AHEAD)),
         };
         Ok(Self {
             shared: Arc::new(shared),

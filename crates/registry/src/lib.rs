@@ -17,6 +17,7 @@ mod error;
 mod http;
 mod layout;
 mod link;
+mod parallel;
 mod platform;
 mod push;
 mod range;

@@ -12,6 +12,7 @@ use reqwest::{Method, Request};
 use serde::{Deserialize, Serialize};
 
 use crate::http::{Remote, locked};
+use crate::parallel::{SEGMENT, SEGMENTS};
 
 /// Connections that [`Remote::connect`] opens beside the first request's own.
 const CONNECTIONS: usize = 3;
@@ -22,6 +23,9 @@ const SAMPLE_BYTES: u64 = 512 << 10;
 const SAMPLE_TIME: Duration = Duration::from_millis(5);
 /// A pause between two pieces that ends a sample: the link was idle.
 const PAUSE: Duration = Duration::from_millis(250);
+
+/// A round trip from which on requests are made at once before the rate is known.
+const FAR: Duration = Duration::from_millis(20);
 
 /// How a registry is reached, as far as it was measured.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -56,6 +60,18 @@ impl Link {
             Some(old) if after >= old => old - old / 8 + after.min(old * 4) / 8,
             _ => after,
         });
+    }
+
+    /// How many segments of a stream should be on their way at once: as many as the link holds
+    /// in a round trip, and two where it is far and nothing else is known.
+    pub(crate) fn segments(&self) -> usize {
+        let round_trip = self.round_trip.unwrap_or_default();
+        let Some(rate) = self.rate else {
+            return if round_trip < FAR { 1 } else { 2 };
+        };
+        let held = u128::from(rate) * round_trip.as_micros() / 1_000_000;
+        let segments = usize::try_from(held / u128::from(SEGMENT)).unwrap_or(SEGMENTS);
+        (segments + 1).min(SEGMENTS)
     }
 
     /// A piece of an answer has come.
@@ -166,6 +182,23 @@ mod tests {
         );
         let with_pauses = receive(seconds * 3, 200, PAUSE);
         assert_eq!(with_pauses, Some(once_slower), "an idle link says nothing");
+    }
+
+    #[test]
+    fn as_much_is_on_its_way_as_the_link_holds() {
+        let segments = |round_trip: u32, rate: Option<u64>| {
+            let link = Link {
+                round_trip: Some(MS * round_trip),
+                rate,
+                sample: None,
+            };
+            link.segments()
+        };
+        assert_eq!((segments(2, None), segments(100, None)), (1, 2));
+        let (slow, fast) = (Some(1_250_000), Some(125_000_000));
+        assert_eq!((segments(2, fast), segments(20, fast)), (1, 2));
+        assert_eq!((segments(100, slow), segments(100, fast)), (1, 4));
+        assert_eq!(Link::default().segments(), 1);
     }
 
     #[test]

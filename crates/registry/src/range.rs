@@ -54,6 +54,8 @@ pub(crate) struct RangeRead {
     extent: Extent,
     /// The extent is all of the blob: ask without a range, which any registry can answer.
     whole: bool,
+    /// A range was answered with all of the blob.
+    is_unranged: bool,
     position: u64,
     open: Option<Open>,
     patience: Patience,
@@ -88,6 +90,7 @@ impl RangeRead {
             blob,
             extent,
             whole: false,
+            is_unranged: false,
             position: extent.offset,
             open: None,
             patience,
@@ -142,6 +145,11 @@ impl RangeRead {
             Ok(all)
         };
         remote.until(deadline, &what, read).await
+    }
+
+    /// Whether whoever was asked gave no more than was asked for.
+    pub(crate) const fn knows_ranges(&self) -> bool {
+        !self.is_unranged
     }
 
     /// The next bytes; `None` behind the last.
@@ -218,7 +226,9 @@ impl RangeRead {
     async fn step(&mut self) -> Result<Bytes, Failure> {
         let what = self.what();
         if self.open.as_ref().is_none_or(|open| open.left == 0) {
-            self.open = Some(self.request().await?);
+            let open = self.request().await?;
+            self.is_unranged |= open.response.status() == StatusCode::OK;
+            self.open = Some(open);
         }
         loop {
             let Some(open) = &mut self.open else {

@@ -13,6 +13,7 @@ use crate::bridge::Bridge;
 use crate::document::check_digest;
 use crate::http::{Answer, Call, Remote};
 use crate::link::Link;
+use crate::parallel::Stream;
 use crate::range::{Patience, RangeRead};
 use crate::route::Route;
 use crate::{
@@ -79,20 +80,9 @@ impl BlobSource for RegistryRepository {
     }
 
     fn stream(&self, blob: &Digest, extent: Extent) -> Result<Box<dyn Read + Send>, SourceError> {
-        let places = self.route.places();
-        let mut read = RangeRead::anywhere(places, *blob, extent, Patience::WhileMoving);
-        let reader = self.bridge.stream(*blob, extent.len, |sender| async move {
-            loop {
-                match read.next().await {
-                    Ok(Some(bytes)) => {
-                        if !sender.send(bytes).await {
-                            return;
-                        }
-                    }
-                    Ok(None) => return,
-                    Err(error) => return sender.fail(error).await,
-                }
-            }
+        let (route, blob) = (Arc::clone(&self.route), *blob);
+        let reader = self.bridge.stream(blob, extent.len, |sender| async move {
+            Stream::new(route, blob, sender).send(extent).await;
         });
         Ok(Box::new(reader))
     }

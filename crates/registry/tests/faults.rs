@@ -410,6 +410,37 @@ fn a_broken_stream_goes_on_where_it_stopped() {
 }
 
 #[test]
+fn streams_over_a_long_link_are_many_requests_at_once() {
+    let blob = pattern(16 << 20);
+    let far = Duration::from_millis(100);
+    let (server, repository, digest) =
+        serving(&blob, move |seen, blob| match seen.header("range") {
+            // One in the middle breaks off.
+            Some(range) if range.starts_with("bytes=8388608-") => {
+                seen.serve(blob).after(far).reset_after(1000)
+            }
+            _ => seen.serve(blob).after(far),
+        });
+    read(&*repository, &digest, (0, 1)).unwrap();
+    assert!(stream(&*repository, &digest, blob.len()).unwrap() == blob);
+    let connections = server.connections();
+    assert!((2..=6).contains(&connections), "{connections}");
+    // One that knows no ranges is not asked for all of it again and again.
+    let (server, repository, digest) =
+        serving(&blob, move |_, blob| Reply::new(200, blob).after(far));
+    read(&*repository, &digest, (0, 1)).unwrap();
+    assert!(stream(&*repository, &digest, blob.len()).unwrap() == blob);
+    assert_eq!(server.seen().len(), 3);
+    // One that is near has one request.
+    let (server, repository, digest) = serving(&blob, |seen, blob| seen.serve(blob));
+    for _ in 0..3 {
+        read(&*repository, &digest, (0, 1)).unwrap();
+    }
+    assert!(stream(&*repository, &digest, blob.len()).unwrap() == blob);
+    assert_eq!(server.seen().len(), 4);
+}
+
+#[test]
 fn a_stream_that_does_not_move_is_an_error_and_no_end() {
     let blob = pattern(1000);
     let (server, repository, digest) = serving(&blob, |seen, blob| seen.serve(blob).reset_after(0));

@@ -25,6 +25,14 @@ pub struct Trip {
     answered: Instant,
 }
 
+impl Trip {
+    /// Whether it was on its way together with another.
+    #[must_use]
+    pub fn overlaps(&self, other: &Self) -> bool {
+        self.came < other.answered && other.came < self.answered
+    }
+}
+
 /// The way to a registry. Ends on drop; connections end with their clients.
 #[derive(Debug)]
 pub struct Far {

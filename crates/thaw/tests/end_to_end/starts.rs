@@ -1,5 +1,6 @@
 //! Starts: what they wait for, and which way they take.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::FileExt;
 use std::process::Output;
@@ -129,4 +130,24 @@ fn an_image_that_is_fetched_sooner_than_mounted_is_fetched() {
             "{way}"
         );
     }
+}
+
+/// Over a long link one layer is many requests, and several of them are on their way at a time.
+#[test]
+fn a_full_pull_fills_a_long_link() {
+    let scene = Scene::new();
+    let far = Far::new(scene.registry.host(), Duration::from_millis(100)).unwrap();
+    let name = scene.image.split_once('/').unwrap().1;
+    thaw()
+        .run(["pull", &format!("{}/{name}", far.host())])
+        .unwrap();
+    let trips = far.trips();
+    let mut blobs: BTreeMap<&str, Vec<&Trip>> = BTreeMap::new();
+    for trip in trips.iter().filter(|trip| trip.path.contains("/blobs/")) {
+        blobs.entry(&trip.path).or_default().push(trip);
+    }
+    let largest = blobs.values().max_by_key(|trips| trips.len()).unwrap();
+    let at_once = |trip: &&Trip| largest.iter().filter(|it| it.overlaps(trip)).count();
+    let most = largest.iter().map(at_once).max().unwrap();
+    assert!(most >= 2, "{trips:?}");
 }
