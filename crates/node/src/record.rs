@@ -146,6 +146,8 @@ impl Node {
         let container = self.containers.find(&prepared.id)?;
         let begin = Instant::now();
         let mut program = std::process::Command::new(&self.settings.program);
+        // A runtime would hand the daemon's service manager on to the container.
+        program.env_remove("NOTIFY_SOCKET");
         program
             .arg("--root")
             .arg(&self.settings.root)

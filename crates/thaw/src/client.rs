@@ -208,6 +208,9 @@ impl Client {
             .args(&self.daemon_args)
             .args(["daemon", "--idle", "10m"])
             .env("THAW_DAEMON_READY", "stdout")
+            // What a service manager wants to hear of this command is none of the daemon's business.
+            .env_remove("NOTIFY_SOCKET")
+            .env_remove("WATCHDOG_USEC")
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(log)

@@ -122,6 +122,21 @@ fn a_service_manager_is_told_and_its_socket_is_used() {
 }
 
 #[test]
+fn a_daemon_that_a_command_starts_is_not_the_command_s_service() {
+    let node = thaw();
+    let dir = scratch::directory().unwrap();
+    let manager = UnixDatagram::bind(dir.path().join("notify")).unwrap();
+    let mut command = node.command(["images"]);
+    let command = command.env("NOTIFY_SOCKET", dir.path().join("notify"));
+    assert!(command.output().unwrap().status.success());
+    assert!(node.daemon().is_some());
+    node.run(["daemon", "--stop"]).unwrap();
+    manager.set_nonblocking(true).unwrap();
+    let heard = manager.recv(&mut [0; 256]).unwrap_err();
+    assert_eq!(heard.kind(), std::io::ErrorKind::WouldBlock);
+}
+
+#[test]
 fn the_units_are_right() {
     let units = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../packaging/systemd");
     let dir = scratch::directory().unwrap();
