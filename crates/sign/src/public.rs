@@ -100,7 +100,10 @@ impl PublicKey {
     }
 
     /// From the DER bytes of a SubjectPublicKeyInfo.
-    pub(crate) fn from_spki(name: &str, spki: &[u8]) -> Result<Self, String> {
+    ///
+    /// # Errors
+    /// What is wrong with it, in words.
+    pub fn from_spki(name: &str, spki: &[u8]) -> Result<Self, String> {
         let der = SubjectPublicKeyInfoDer::from(spki);
         let entity = RawPublicKeyEntity::try_from(&der).map_err(|error| error.to_string())?;
         // Whether some algorithm takes it shows only when one is tried.

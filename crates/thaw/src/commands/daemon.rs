@@ -10,7 +10,7 @@ use thaw_node::{Node, Settings};
 
 use super::Context;
 use crate::cli::Daemon;
-use crate::config::Config;
+use crate::config::{Config, Trust};
 use crate::http::Endpoint;
 use crate::protocol::Request;
 use crate::server::{Ownership, Server};
@@ -116,6 +116,11 @@ pub(super) fn settings(config: &Config) -> anyhow::Result<Settings> {
             ..thaw_registry::Settings::default()
         },
         trusted_repositories: config.trusted_repositories.clone(),
+        trust: config
+            .trust
+            .iter()
+            .map(Trust::rule)
+            .collect::<anyhow::Result<_>>()?,
         runtime: config.runtime.clone(),
         fault_timeout: config.fault_timeout,
         program: std::env::current_exe().context("cannot find this program's own file")?,

@@ -295,7 +295,7 @@ fn the_keys_of_every_answer() {
     );
     assert_eq!(
         keys(&inspected["acceleration"]),
-        ["manifest", "size", "source", "trust"]
+        ["manifest", "signed_by", "size", "source", "trust"]
     );
     assert_eq!(
         keys(&inspected["layers"][0]),

@@ -10,6 +10,7 @@ mod messages;
 mod metrics;
 mod mount;
 mod run;
+mod signing;
 mod starts;
 mod support;
 mod terminal;
