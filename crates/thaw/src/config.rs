@@ -4,6 +4,7 @@
 mod check;
 mod keys;
 mod network;
+mod socket;
 mod trust;
 
 use std::collections::BTreeMap;
@@ -21,6 +22,7 @@ use thaw_registry::{ProxySettings, RegistrySettings};
 use crate::cli::Global;
 pub(crate) use check::{Problem, parse};
 pub(crate) use keys::{File, Key, example};
+pub(crate) use socket::Socket;
 pub(crate) use trust::Trust;
 
 const DEFAULT_FILE: &str = "/etc/thaw/config.toml";
@@ -41,6 +43,7 @@ pub(crate) struct Config {
     pub(crate) proxy: ProxySettings,
     pub(crate) registries: BTreeMap<String, RegistrySettings>,
     pub(crate) trust: Vec<Trust>,
+    pub(crate) socket: Option<Socket>,
     /// The file that was read, for the daemon that a command starts.
     pub(crate) file: Option<PathBuf>,
     /// All of the above by key, in the order of the keys.
@@ -138,6 +141,7 @@ impl Config {
             proxy,
             registry,
             trust,
+            socket,
         } = read;
         let mut merged = Merged::default();
         let typed = match global.root_from_environment {
@@ -204,6 +208,10 @@ impl Config {
                 let rules = merged.first("trust", [(InFile, trust)]);
                 let rules = rules.unwrap_or_default().into_iter();
                 rules.map(|rule| rule.with_files_from(base)).collect()
+            },
+            socket: {
+                let socket = merged.first("socket", [(InFile, socket)]);
+                socket.map(|socket| socket.checked(base)).transpose()?
             },
             file: None,
             settings: merged.0,

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that fails says where")]
 
 mod accelerate;
+mod access;
 mod config;
 mod facts;
 mod images;
