@@ -259,6 +259,7 @@ fn the_keys_of_every_answer() {
             "manifest",
             "not_pushed",
             "repository",
+            "signed_by",
             "took",
             "warnings"
         ]
@@ -272,6 +273,7 @@ fn the_keys_of_every_answer() {
             "profile",
             "ready_after",
             "repository",
+            "signed_by",
             "working_set"
         ]
     );
