@@ -103,6 +103,14 @@ pub enum ArtifactError {
         /// What is wrong with it.
         reason: String,
     },
+    /// Nobody whose word counts speaks for the artifact.
+    #[error("acceleration {manifest} is not trusted: {reason}")]
+    Untrusted {
+        /// Its manifest.
+        manifest: Digest,
+        /// Why not.
+        reason: String,
+    },
     /// It could not be packed.
     #[error("cannot pack the acceleration")]
     Pack(#[source] io::Error),

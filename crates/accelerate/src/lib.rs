@@ -16,6 +16,7 @@ pub mod merge;
 mod offer;
 mod pipeline;
 mod reader;
+mod signature;
 mod working_set;
 
 pub use artifact::{
@@ -27,6 +28,7 @@ pub use pipeline::{
     Known, LayerFailure, LayerIndex, LayerRef, Place, PrepareError, Prepared, PreparedLayer,
     TarSink, WindowsFile, fetch, prepare,
 };
+pub use signature::{SignError, sign, signed_by};
 /// How layers are indexed.
 pub use thaw_layer::Options as IndexOptions;
 /// What a tar is committed with.

@@ -16,7 +16,7 @@ const MAX_CANDIDATES: usize = 8;
 /// What a repository has for an image. Unchecked claims.
 #[derive(Debug, Default)]
 pub struct Offer {
-    accelerations: Vec<Result<Manifest, RegistryError>>,
+    accelerations: Vec<Result<Manifest, ArtifactError>>,
     /// Manifest of the best working set of the wanted profile: a recorded one goes before one that
     /// was only guessed, a newer one before an older. That it cannot be had makes a start slower,
     /// not wrong.
@@ -51,6 +51,7 @@ pub fn offers(
             .map(|entry| scope.spawn(move || fetch(entry)))
             .collect();
         let accelerations = fetches.into_iter().filter_map(|fetch| fetch.join().ok());
+        let accelerations = accelerations.map(|fetched| fetched.map_err(ArtifactError::from));
         Ok(Offer {
             accelerations: accelerations.collect(),
             working_set: set.and_then(|fetch| fetch.join().ok()).flatten(),
@@ -59,6 +60,34 @@ pub fn offers(
 }
 
 impl Offer {
+    /// The manifests of accelerations.
+    pub fn accelerations(&self) -> impl Iterator<Item = &Manifest> {
+        self.accelerations.iter().flatten()
+    }
+
+    /// All manifests.
+    pub fn manifests(&self) -> impl Iterator<Item = &Manifest> {
+        self.accelerations().chain(&self.working_set)
+    }
+
+    /// Keeps what `approve` lets pass; of an acceleration it tells why not.
+    pub fn keep(&mut self, approve: impl Fn(&Manifest) -> Result<(), String>) {
+        for candidate in &mut self.accelerations {
+            if let Ok(manifest) = candidate
+                && let Err(reason) = approve(manifest)
+            {
+                let manifest = *manifest.digest();
+                *candidate = Err(ArtifactError::Untrusted { manifest, reason });
+            }
+        }
+        if let Some(set) = &self.working_set
+            && let Err(reason) = approve(set)
+        {
+            tracing::warn!(set = %set.digest(), reason, "a working set is not used");
+            self.working_set = None;
+        }
+    }
+
     /// The first usable acceleration.
     ///
     /// # Errors
@@ -70,9 +99,8 @@ impl Offer {
     ) -> Result<Option<Acceleration>, ArtifactError> {
         let mut last = Ok(None);
         for candidate in self.accelerations.drain(..) {
-            let parsed = candidate
-                .map_err(ArtifactError::from)
-                .and_then(|manifest| Acceleration::parse(manifest, subject, layers));
+            let parsed =
+                candidate.and_then(|manifest| Acceleration::parse(manifest, subject, layers));
             match parsed {
                 Ok(acceleration) => return Ok(Some(acceleration)),
                 Err(error) => last = Err(error),

@@ -30,6 +30,19 @@ pub const WORKING_SET_INDEX: &str = "application/vnd.thaw.working-set.index.v1";
 /// The frames of a working set, one zstd frame behind the other.
 pub const WORKING_SET_DATA: &str = "application/vnd.thaw.working-set.data.v1+zstd";
 
+/// Artifact type of a Sigstore bundle as a referrer, and media type of the bundle itself.
+pub const SIGSTORE_BUNDLE: &str = "application/vnd.dev.sigstore.bundle.v0.3+json";
+/// Artifact type of cosign's signatures as referrers, before there were bundles.
+pub const COSIGN_SIGNATURE: &str = "application/vnd.dev.cosign.artifact.sig.v1+json";
+/// A payload that cosign signs.
+pub const SIMPLE_SIGNING: &str = "application/vnd.dev.cosign.simplesigning.v1+json";
+
+/// On a payload's descriptor: the signature over it, in base64.
+pub const ANNOTATION_SIGNATURE: &str = "dev.cosignproject.cosign/signature";
+/// On the manifest of a bundle: what is in it.
+pub const ANNOTATION_BUNDLE_CONTENT: &str = "dev.sigstore.bundle.content";
+/// On the manifest of a bundle: what its statement is about.
+pub const ANNOTATION_BUNDLE_PREDICATE: &str = "dev.sigstore.bundle.predicateType";
 /// On a seek table or windows descriptor: digest of the layer blob it is for.
 pub const ANNOTATION_LAYER: &str = "dev.thaw.layer.digest";
 /// On a seek table descriptor: the layer's diffID.

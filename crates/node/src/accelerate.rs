@@ -4,20 +4,20 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use thaw_image::{Progress, RegistryReference};
-use thaw_registry::{RegistryError, Repository};
+use thaw_registry::{Manifest, RegistryError, Repository};
+use thaw_sign::PrivateKey;
 
 use crate::Node;
 use crate::error::NodeError;
-use crate::records::AccelerationRecord;
 use crate::reports::Accelerated;
 use crate::resolve::Resolved;
-use crate::settings::ImageWish;
+use crate::settings::{Destination, ImageWish};
 use crate::source::chain;
 use crate::timing::Timing;
 
 impl Node {
-    /// Indexes an image and publishes the acceleration: to the image's own repository, to `to`,
-    /// or nowhere if `local` is set. `keep`: the layers stay in the store.
+    /// Indexes an image and publishes the acceleration where `destination` says. `keep`: the layers
+    /// stay in the store.
     ///
     /// When the image's own repository does not let us push, the acceleration stays in the store
     /// and the answer says why; a repository that was named has to take it.
@@ -27,8 +27,7 @@ impl Node {
     pub fn accelerate(
         &self,
         wish: &ImageWish,
-        to: Option<&str>,
-        local: bool,
+        destination: &Destination,
         keep: bool,
         progress: &dyn Progress,
     ) -> Result<Accelerated, NodeError> {
@@ -37,18 +36,20 @@ impl Node {
         let (prepared, artifact) = self.prepare_image(&resolved, keep, progress)?;
         let image = &resolved.image;
         progress.say("publishing");
-        let target = self.target(&resolved, to, local)?;
-        let place = publish(target.as_deref(), to.is_some(), |target| {
-            artifact.publish(target)
-        })?;
+        let target = self.target(&resolved, destination)?;
+        let manifest = &artifact.acceleration.manifest;
+        let place = publish(&target, manifest, |target| artifact.publish(target))?;
         let mut warnings = prepared.layout.warnings.clone();
         // A recorded set comes right behind, where one was asked for.
         let guessed = match keep || wish.profile.is_none() {
             true => Ok(None),
             false => {
                 progress.say("guessing a working set");
-                let target = target.as_deref().filter(|_| place.repository.is_some());
-                self.guess(&resolved, wish, target)
+                let target = match &place.repository {
+                    Some(_) => target,
+                    None => Target::default(),
+                };
+                self.guess(&resolved, wish, &target)
             }
         };
         // Without it a start is only slower.
@@ -65,6 +66,7 @@ impl Node {
             acceleration: *artifact.acceleration.manifest.digest(),
             repository: place.repository,
             not_pushed: place.not_pushed,
+            signed_by: place.signed_by,
             compressed: image.compressed_size(),
             index: artifact.acceleration.size(),
             full_layers: full_layers.collect(),
@@ -74,23 +76,26 @@ impl Node {
         })
     }
 
-    /// The repository that artifacts of an image are pushed to.
-    pub(crate) fn target(
+    /// Where artifacts of an image go.
+    pub(crate) fn target<'a>(
         &self,
         resolved: &Resolved,
-        to: Option<&str>,
-        local: bool,
-    ) -> Result<Option<Arc<dyn Repository>>, NodeError> {
-        match to {
-            _ if local => Ok(None),
-            None => Ok(Some(Arc::clone(&resolved.repository))),
+        destination: &'a Destination,
+    ) -> Result<Target<'a>, NodeError> {
+        let named = destination.to.as_deref();
+        let repository = match named {
+            _ if destination.local => None,
+            None => Some(Arc::clone(&resolved.repository)),
             Some(name) => {
                 let name: RegistryReference = name.parse()?;
-                Ok(Some(
-                    self.repository(&thaw_image::ImageReference::Registry(name))?,
-                ))
+                Some(self.repository(&thaw_image::ImageReference::Registry(name))?)
             }
-        }
+        };
+        Ok(Target {
+            repository,
+            named: named.is_some(),
+            key: destination.key.as_ref(),
+        })
     }
 
     /// Remembers which acceleration an image is started by: a second start asks less.
@@ -106,17 +111,10 @@ impl Node {
         if let Some(set) = &found.working_set {
             blobs.stash(set.manifest.digest(), set.manifest.bytes().to_vec())?;
         }
-        let repository = found
-            .repository
-            .as_ref()
-            .map(|repository| repository.name());
-        let used = AccelerationRecord {
-            manifest: *manifest.digest(),
-            repository,
-        };
-        let set = found.working_set.as_ref().map(|set| *set.manifest.digest());
+        let used = found.record.clone();
+        let set = found.working_set.as_ref().map(|set| set.record.clone());
         self.update_image(resolved, |record| {
-            record.acceleration = Some(used);
+            record.set_acceleration(used);
             match (&wish.profile, set) {
                 (Some(profile), Some(set)) => record.add_working_set(profile, set),
                 (Some(profile), None) if found.set_asked => {
@@ -128,6 +126,22 @@ impl Node {
     }
 }
 
+/// Where artifacts go, and who signs them; by default they stay in this store.
+#[derive(Debug, Default)]
+pub(crate) struct Target<'a> {
+    repository: Option<Arc<dyn Repository>>,
+    /// Whether the user named it.
+    named: bool,
+    key: Option<&'a PrivateKey>,
+}
+
+impl Target<'_> {
+    /// The repository, where there is one.
+    pub(crate) fn repository(&self) -> Option<&dyn Repository> {
+        self.repository.as_deref()
+    }
+}
+
 /// Where an artifact went.
 #[derive(Debug, Default)]
 pub(crate) struct Place {
@@ -135,22 +149,32 @@ pub(crate) struct Place {
     pub(crate) repository: Option<String>,
     /// Why it was not pushed, where that was wanted.
     pub(crate) not_pushed: Option<String>,
+    /// The key that has signed it there.
+    pub(crate) signed_by: Option<String>,
 }
 
-/// Pushes to `target`, where there is one. Where it does not let us push, the artifact stays in
-/// the store; a repository that the user `named` has to take it.
+/// Pushes to `target`, where that is a repository, and signs the artifact there. Where it does not let
+/// us push, the artifact stays in the store; a repository that the user named has to take it.
 pub(crate) fn publish(
-    target: Option<&dyn Repository>,
-    named: bool,
+    target: &Target<'_>,
+    artifact: &Manifest,
     push: impl FnOnce(&dyn Repository) -> Result<(), RegistryError>,
 ) -> Result<Place, NodeError> {
     let mut place = Place::default();
-    if let Some(target) = target {
-        match push(target) {
-            Ok(()) => place.repository = Some(target.name()),
-            Err(error) if !named && is_forbidden(&error) => place.not_pushed = Some(chain(&error)),
-            Err(error) => return Err(error.into()),
+    let Some(repository) = target.repository() else {
+        return Ok(place);
+    };
+    match push(repository) {
+        Ok(()) => place.repository = Some(repository.name()),
+        Err(error) if !target.named && is_forbidden(&error) => {
+            place.not_pushed = Some(chain(&error));
+            return Ok(place);
         }
+        Err(error) => return Err(error.into()),
+    }
+    if let Some(key) = target.key {
+        thaw_accelerate::sign(repository, artifact, key)?;
+        place.signed_by = Some(key.public().name().to_owned());
     }
     Ok(place)
 }

@@ -145,7 +145,7 @@ impl Node {
             image: Arc::new(image),
         };
         let found = self
-            .local(&resolved.image)?
+            .known(&resolved.image)?
             .ok_or(NodeError::Unknown(digest))?;
         let parts = self.parts(&resolved, &found)?;
         let Some(mount) = LayoutMount::adopt(dir)? else {

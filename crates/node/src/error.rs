@@ -50,6 +50,19 @@ pub enum NodeError {
         /// Why not.
         reason: String,
     },
+    /// It is mounted by an acceleration that others trust.
+    #[error(
+        "{image} is mounted already, by an acceleration from {from} that is not trusted for it as it is \
+         named here: {reason}; end what uses it (thaw ps, thaw mount), or name it as they did"
+    )]
+    Untrusted {
+        /// Name of the image.
+        image: String,
+        /// Where the acceleration is from.
+        from: String,
+        /// Why it is not trusted.
+        reason: String,
+    },
     /// A transport was asked for, and another one serves mounts.
     #[error(
         "mounts of this store are served by {kind}: unmount them and end their containers first, \
@@ -90,6 +103,9 @@ pub enum NodeError {
     /// A working set.
     #[error(transparent)]
     Pack(#[from] thaw_accelerate::PackError),
+    /// A signature that could not be made.
+    #[error(transparent)]
+    Sign(#[from] thaw_accelerate::SignError),
     /// A container.
     #[error(transparent)]
     Container(#[from] ContainerError),

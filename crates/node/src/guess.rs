@@ -10,9 +10,9 @@ use std::sync::Arc;
 use thaw_accelerate::{Origin, closure};
 use thaw_cache::LayerTar;
 use thaw_image::{DiffId, Extent, media};
-use thaw_registry::Repository;
 
 use crate::Node;
+use crate::accelerate::Target;
 use crate::error::NodeError;
 use crate::image::Image;
 use crate::record::profile;
@@ -29,7 +29,7 @@ impl Node {
         &self,
         resolved: &Resolved,
         wish: &ImageWish,
-        target: Option<&dyn Repository>,
+        target: &Target<'_>,
     ) -> Result<Option<Recorded>, NodeError> {
         let image = &resolved.image;
         let Some(found) = self.local(image)? else {
@@ -62,7 +62,7 @@ impl Node {
         layers: &[Arc<LayerTar>],
         found: &crate::source::Accelerated,
         wish: &ImageWish,
-        target: Option<&dyn Repository>,
+        target: &Target<'_>,
     ) -> Result<Option<Recorded>, NodeError> {
         let Some(layout) = self.store.blobs().get(&found.acceleration.layout.digest)? else {
             return Ok(None);
@@ -75,7 +75,7 @@ impl Node {
             return Ok(None);
         }
         let of = (profile(wish), Origin::Static);
-        self.publish_set(resolved, layers, &trace, of, (target, false))
+        self.publish_set(resolved, layers, &trace, of, target)
             .map(Some)
     }
 
@@ -84,13 +84,13 @@ impl Node {
         &self,
         resolved: &Resolved,
         wish: &ImageWish,
-        target: Option<&dyn Repository>,
+        target: &Target<'_>,
     ) -> Result<bool, NodeError> {
         let (digest, profile) = (resolved.image.digest, profile(wish));
-        let Some(target) = target else {
+        let Some(target) = target.repository() else {
             let record = self.records.image(&digest);
-            let known = record.and_then(|record| record.working_sets.get(profile).copied());
-            let known = known.map(|known| self.known_set(&known, &digest, &resolved.repository));
+            let known = record.and_then(|record| record.working_sets.get(profile).cloned());
+            let known = known.map(|known| self.known_set(known, &digest, &resolved.repository));
             let known = known.transpose()?.flatten();
             return Ok(known.is_some_and(|set| set.parts.origin == Origin::Recorded));
         };

@@ -11,6 +11,7 @@ use crate::error::NodeError;
 use crate::image::Image;
 use crate::node::lock;
 use crate::open::all_here;
+use crate::records::ArtifactRecord;
 use crate::reports::{
     AccelerationFacts, How, Inspection, LayerFacts, LoadFacts, Way, WorkingSetFacts,
 };
@@ -20,6 +21,7 @@ use crate::settings::ImageWish;
 use crate::source::{Accelerated, Choice, layer_refs};
 use crate::stream::load;
 use crate::timing::Timing;
+use crate::trust::Standing;
 
 impl Node {
     /// What is known of an image, and how it would start now.
@@ -32,6 +34,9 @@ impl Node {
         let image = &resolved.image;
         let choice = self.choose(&resolved, wish, search, &timing)?;
         let found = self.known_acceleration(&resolved, &choice)?;
+        let signed_by = found
+            .as_ref()
+            .and_then(|(found, _)| self.signer_of(image, found));
         let layers = self.layer_facts(image, found.as_ref().map(|(found, _)| found))?;
         let unpacked = layers.iter().map(|layer| layer.unpacked).sum();
         let whole = layers
@@ -54,6 +59,7 @@ impl Node {
                 source: found.from.clone(),
                 size: found.acceleration.size(),
                 trust,
+                signed_by,
             }),
             load: self.load(image, profile, &working_sets, unpacked),
             working_sets,
@@ -74,9 +80,15 @@ impl Node {
             Choice::Full(_) => self.local(image)?,
         };
         if let Some(found) = known {
-            let trust = match found.repository {
+            let policy = self.settings.policy(&image.reference);
+            let trust = match found
+                .repository
+                .as_ref()
+                .map(|it| policy.standing(&it.name()))
+            {
                 None => "made on this node",
-                Some(_) => "from a trusted repository",
+                Some(Standing::Trusted) => "from a trusted repository",
+                Some(_) => "signed by a configured key",
             };
             return Ok(Some((found, trust.to_owned())));
         }
@@ -88,13 +100,34 @@ impl Node {
         let repository = &resolved.repository;
         let found = thaw_accelerate::find(repository.as_ref(), &image.digest, &layer_refs(image));
         let found = found.ok().flatten().map(|acceleration| Accelerated {
+            record: ArtifactRecord {
+                manifest: *acceleration.manifest.digest(),
+                repository: Some(repository.name()),
+                signed: None,
+            },
             acceleration,
             from: repository.name(),
             repository: Some(Arc::clone(repository)),
             working_set: None,
             set_asked: false,
+            signer: None,
+            ahead: None,
         });
         Ok(found.map(|found| (found, unused)))
+    }
+
+    /// The configured key that has signed an acceleration, as its repository says now where that was
+    /// not asked before.
+    fn signer_of(&self, image: &Image, found: &Accelerated) -> Option<String> {
+        let policy = self.settings.policy(&image.reference);
+        let (None, Some(repository), Some(keys)) =
+            (&found.signer, &found.repository, policy.keys())
+        else {
+            return found.signer.clone();
+        };
+        let manifest = &found.acceleration.manifest;
+        let signer = thaw_accelerate::signed_by(repository, manifest, keys).ok()?;
+        Some(signer.name().to_owned())
     }
 
     fn layer_facts(
@@ -142,7 +175,7 @@ impl Node {
         let known = record.map(|record| record.working_sets).unwrap_or_default();
         let mut sets: BTreeMap<String, WorkingSet> = known
             .into_iter()
-            .filter_map(|(profile, digest)| Some((profile, self.kept_set(&digest, manifest)?)))
+            .filter_map(|(profile, set)| Some((profile, self.kept_set(&set.manifest, manifest)?)))
             .collect();
         let Some(repository) = found.and_then(|found| found.repository.as_ref()) else {
             return facts(sets);
@@ -155,9 +188,14 @@ impl Node {
             .filter_map(|set| Some((set.annotations.get(media::ANNOTATION_PROFILE)?.clone(), set)))
             .collect();
         for (profile, descriptor) in listed {
+            let record = ArtifactRecord {
+                manifest: descriptor.digest,
+                repository: Some(repository.name()),
+                signed: None,
+            };
             if !sets.contains_key(&profile)
                 && let Ok(artifact) = repository.manifest(&Which::Digest(descriptor.digest))
-                && let Some(set) = KnownSet::parse(artifact, manifest, repository)
+                && let Some(set) = KnownSet::parse(artifact, manifest, repository, record)
                 && let Ok((index, _)) = load(self.store.blobs(), &set)
             {
                 sets.insert(profile, index);

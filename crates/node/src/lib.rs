@@ -8,6 +8,7 @@
 //! ```
 //!
 //! - [`resolve`](Node) finds the image; `source` decides the way: lazy or full, and says why.
+//! - `trust` says whose accelerations and working sets may be used.
 //! - `open` turns the image into one EROFS mount, shared by all containers of that image.
 //! - `containers` puts an overlay over it, has the bundle written, and undoes both.
 //! - `marks` lets layers go that need no events any more; `adopt` takes over from a node before,
@@ -50,6 +51,7 @@ mod space;
 mod stream;
 mod timing;
 mod transport;
+mod trust;
 mod turns;
 
 pub use error::NodeError;
@@ -57,5 +59,5 @@ pub use image::{Image, ImageError, Layer};
 pub use node::Node;
 pub use ready::{Ready, parse_duration, wait};
 pub use reports::*;
-pub use settings::{ImageWish, Pull, Settings, Transport};
+pub use settings::{Destination, ImageWish, Pull, Settings, Transport, TrustRule};
 pub use timing::{Span, Timing};

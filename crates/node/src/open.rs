@@ -17,6 +17,7 @@ use crate::error::NodeError;
 use crate::image::Image;
 use crate::memo::{self, Memo};
 use crate::node::{Slot, lock};
+use crate::records::ArtifactRecord;
 use crate::reports::{How, Way};
 use crate::resolve::Resolved;
 use crate::search::Search;
@@ -46,6 +47,8 @@ pub(crate) struct Parts {
     pub(crate) layout: PathBuf,
     pub(crate) generated: Option<PathBuf>,
     pub(crate) layers: Vec<Arc<LayerTar>>,
+    /// The acceleration that decides how it looks.
+    pub(crate) by: ArtifactRecord,
     /// Where the layers' bytes come from, as long as this lives.
     pub(crate) _origins: Vec<Attachment>,
 }
@@ -140,9 +143,16 @@ impl Node {
         let shared: Slot = Arc::clone(lock(&self.images).entry(resolved.image.digest).or_default());
         let mut slot = lock(&shared);
         if let Some(mount) = slot.clone() {
-            drop(slot);
-            self.share(&mount, &resolved, wish, search, progress, timing)?;
-            return Ok(mount);
+            if self.may_share(&mount, &resolved)? {
+                drop(slot);
+                self.share(&mount, &resolved, wish, search, progress, timing)?;
+                return Ok(mount);
+            }
+            self.undo(&mount)?;
+            let ids = mount.diff_ids();
+            *slot = None;
+            drop(mount);
+            self.let_go(&ids);
         }
         let mount = Arc::new(self.open_image(&resolved, wish, search, progress, timing)?);
         *slot = Some(Arc::clone(&mount));
@@ -212,7 +222,7 @@ impl Node {
         let set = found.working_set.clone().filter(|_| !whole_here);
         let stream = set.map(|set| self.stream(set));
         let files = timing.span("layout", || self.layout_files(resolved, found));
-        let parts = layers.with(files?);
+        let parts = layers.with(files?, found);
         let way = match whole_here {
             true => all_here(),
             false => Way {
@@ -230,7 +240,7 @@ impl Node {
         found: &Accelerated,
     ) -> Result<Parts, NodeError> {
         let layers = self.attach(resolved, found)?;
-        Ok(layers.with(self.layout_files(resolved, found)?))
+        Ok(layers.with(self.layout_files(resolved, found)?, found))
     }
 
     /// The layout and, where there is one, the generated device, as files of the store.
@@ -280,7 +290,14 @@ impl Node {
         let blobs = self.store.blobs();
         if !blobs.contains(&packed.digest) {
             let bad = |reason| unusable(image, LAYOUT.to_owned(), reason);
-            let bytes = match (&found.repository, blobs.get(&packed.descriptor.digest)?) {
+            let ahead = found.ahead.as_ref();
+            let ahead = ahead.filter(|ahead| ahead.digest == packed.descriptor.digest);
+            let ahead = ahead.map(|ahead| ahead.bytes.to_vec());
+            let here = match ahead {
+                None => blobs.get(&packed.descriptor.digest)?,
+                ahead => ahead,
+            };
+            let bytes = match (&found.repository, here) {
                 (_, Some(bytes)) => bytes,
                 (Some(repository), None) => {
                     repository.blob(&packed.descriptor, packed.descriptor.size)?
@@ -379,20 +396,26 @@ impl Node {
             if Arc::strong_count(mount) > 1 {
                 continue;
             }
-            if let Err(error) = self.harvest(mount) {
-                tracing::debug!(error = chain(&error), "no trace kept");
-            }
-            if let Err(error) = mount.unmount() {
+            if let Err(error) = self.undo(mount) {
                 tracing::warn!(image = %digest, error = chain(&error), "cannot unmount");
                 continue;
             }
             let ids = mount.diff_ids();
-            for layer in &mount.parts.layers {
-                layer.sync().ok();
-            }
             *slot = None;
             self.let_go(&ids);
         }
+    }
+
+    /// Unmounts an image that nobody uses, and keeps what was read of it.
+    fn undo(&self, mount: &ImageMount) -> Result<(), NodeError> {
+        if let Err(error) = self.harvest(mount) {
+            tracing::debug!(error = chain(&error), "no trace kept");
+        }
+        mount.unmount()?;
+        for layer in &mount.parts.layers {
+            layer.sync().ok();
+        }
+        Ok(())
     }
 }
 

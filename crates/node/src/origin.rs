@@ -24,11 +24,16 @@ pub(crate) struct Layers {
 }
 
 impl Layers {
-    pub(crate) fn with(self, (layout, generated): (PathBuf, Option<PathBuf>)) -> Parts {
+    pub(crate) fn with(
+        self,
+        (layout, generated): (PathBuf, Option<PathBuf>),
+        found: &Accelerated,
+    ) -> Parts {
         Parts {
             layout,
             generated,
             layers: self.layers,
+            by: found.record.clone(),
             _origins: self.origins,
         }
     }

@@ -15,7 +15,7 @@ use thaw_image::{DiffId, Digest, Extent, Progress, SeekTable};
 
 use crate::Node;
 use crate::error::NodeError;
-use crate::records::AccelerationRecord;
+use crate::records::ArtifactRecord;
 use crate::reports::Pulled;
 use crate::resolve::Resolved;
 use crate::settings::ImageWish;
@@ -151,11 +151,8 @@ impl Node {
                 .map_err(NodeError::records)?;
         }
         self.remember(resolved)?;
-        let made = AccelerationRecord {
-            manifest: *manifest.digest(),
-            repository: None,
-        };
-        self.update_image(resolved, |record| record.acceleration = Some(made))
+        let made = ArtifactRecord::made(*manifest.digest());
+        self.update_image(resolved, |record| record.set_acceleration(made))
     }
 
     /// Fetches the layers that an acceleration has no seek table for: they must be whole.

@@ -13,17 +13,17 @@ use serde::{Deserialize, Serialize};
 use thaw_accelerate::{Origin, PackOptions, WorkingSetArtifact};
 use thaw_cache::LayerTar;
 use thaw_image::{DiffId, Digest, Extent, Progress};
-use thaw_registry::Repository;
 
 use crate::Node;
-use crate::accelerate::publish;
+use crate::accelerate::{Target, publish};
 use crate::container::{self, monitor};
 use crate::error::NodeError;
 use crate::open::ImageMount;
 use crate::ready::Ready;
+use crate::records::ArtifactRecord;
 use crate::reports::{How, RecordOptions, Recorded, Way};
 use crate::resolve::Resolved;
-use crate::settings::ImageWish;
+use crate::settings::{Destination, ImageWish};
 use crate::timing::Timing;
 
 /// The profile that a wish is for.
@@ -72,15 +72,10 @@ impl Node {
     ///
     /// # Errors
     /// [`NodeError::Recording`] when it does not get ready; nothing is published then.
-    #[expect(
-        clippy::too_many_arguments,
-        reason = "each is one option of the command"
-    )]
     pub fn record(
         &self,
         wish: &ImageWish,
-        to: Option<&str>,
-        local: bool,
+        destination: &Destination,
         ready: &Ready,
         options: &RecordOptions,
         container: container::Options,
@@ -116,13 +111,13 @@ impl Node {
             .map(|entry| (entry.layer, entry.extent))
             .collect();
         progress.say("packing the working set");
-        let target = self.target(&resolved, to, local)?;
+        let target = self.target(&resolved, destination)?;
         let mut recorded = self.publish_set(
             &resolved,
             &image.parts.layers,
             &trace,
             (profile(wish), Origin::Recorded),
-            (target.as_deref(), to.is_some()),
+            &target,
         )?;
         recorded.ready_after = ready_after;
         let ids = image.diff_ids();
@@ -171,8 +166,7 @@ impl Node {
     pub fn publish_traces(
         &self,
         wish: &ImageWish,
-        to: Option<&str>,
-        local: bool,
+        destination: &Destination,
         progress: &dyn Progress,
     ) -> Result<Recorded, NodeError> {
         let timing = Timing::default();
@@ -183,13 +177,13 @@ impl Node {
         if gathered.extents.is_empty() {
             return Err(NodeError::NoTraces(image.image.reference.to_string()));
         }
-        let target = self.target(&resolved, to, local)?;
+        let target = self.target(&resolved, destination)?;
         self.publish_set(
             &resolved,
             &image.parts.layers,
             &gathered.extents,
             (profile(wish), Origin::Recorded),
-            (target.as_deref(), to.is_some()),
+            &target,
         )
     }
 
@@ -200,7 +194,7 @@ impl Node {
         layers: &[Arc<LayerTar>],
         trace: &[(DiffId, Extent)],
         (profile, origin): (&str, Origin),
-        (target, named): (Option<&dyn Repository>, bool),
+        target: &Target<'_>,
     ) -> Result<Recorded, NodeError> {
         let sizes: Vec<(DiffId, u64)> = layers
             .iter()
@@ -209,7 +203,9 @@ impl Node {
         let read = |diff_id: &DiffId, extent: Extent| self.read_layer(layers, diff_id, extent);
         let packed = thaw_accelerate::pack(trace, &sizes, &read, &packing(origin))?;
         let artifact = WorkingSetArtifact::build(&resolved.subject, profile, origin, packed)?;
-        let place = publish(target, named, |target| artifact.publish(target))?;
+        let place = publish(target, artifact.manifest(), |target| {
+            artifact.publish(target)
+        })?;
         for (descriptor, bytes) in artifact.blobs() {
             self.store.blobs().put(&descriptor.digest, bytes)?;
         }
@@ -218,13 +214,14 @@ impl Node {
             .blobs()
             .put(&digest, artifact.manifest().bytes())?;
         self.update_image(resolved, |record| {
-            record.add_working_set(profile, digest);
+            record.add_working_set(profile, ArtifactRecord::made(digest));
         })?;
         Ok(Recorded {
             profile: profile.to_owned(),
             working_set: digest,
             repository: place.repository,
             not_pushed: place.not_pushed,
+            signed_by: place.signed_by,
             blocks: artifact.set().unpacked_size(),
             packed: artifact.set().data_size(),
             ready_after: None,

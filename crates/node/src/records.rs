@@ -44,10 +44,10 @@ pub(crate) struct ImageRecord {
     /// The configuration.
     pub(crate) config: Digest,
     /// The acceleration in use.
-    pub(crate) acceleration: Option<AccelerationRecord>,
-    /// Working set of each profile: digest of its artifact manifest.
+    pub(crate) acceleration: Option<ArtifactRecord>,
+    /// Working set of each profile.
     #[serde(default)]
-    pub(crate) working_sets: BTreeMap<String, Digest>,
+    pub(crate) working_sets: BTreeMap<String, ArtifactRecord>,
     /// Profiles that have no working set, as far as the repositories were asked.
     #[serde(default)]
     pub(crate) no_working_set: BTreeSet<String>,
@@ -57,19 +57,84 @@ pub(crate) struct ImageRecord {
 
 impl ImageRecord {
     /// Enters the working set of a profile.
-    pub(crate) fn add_working_set(&mut self, profile: &str, manifest: Digest) {
+    pub(crate) fn add_working_set(&mut self, profile: &str, set: ArtifactRecord) {
         self.no_working_set.remove(profile);
-        self.working_sets.insert(profile.to_owned(), manifest);
+        let set = set.after(self.working_sets.get(profile));
+        self.working_sets.insert(profile.to_owned(), set);
+    }
+
+    /// Enters the acceleration.
+    pub(crate) fn set_acceleration(&mut self, acceleration: ArtifactRecord) {
+        self.acceleration = Some(acceleration.after(self.acceleration.as_ref()));
     }
 }
 
-/// Where an acceleration came from.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct AccelerationRecord {
+/// Where an acceleration or a working set came from, and who speaks for it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub(crate) struct ArtifactRecord {
     /// Its artifact manifest, which is in the blob store.
     pub(crate) manifest: Digest,
     /// The repository that has its blobs; `None`: made here, all of it is in the blob store.
     pub(crate) repository: Option<String>,
+    /// The key whose signature was seen. That it still counts is for the settings to say.
+    pub(crate) signed: Option<Digest>,
+}
+
+impl ArtifactRecord {
+    /// Of what was made here.
+    pub(crate) const fn made(manifest: Digest) -> Self {
+        Self {
+            manifest,
+            repository: None,
+            signed: None,
+        }
+    }
+
+    /// What is known when the same artifact was known before: that it was made here, or signed,
+    /// stays true wherever it is found.
+    fn after(self, before: Option<&Self>) -> Self {
+        match before {
+            Some(before) if before.manifest == self.manifest => Self {
+                manifest: self.manifest,
+                repository: before.repository.as_ref().and(self.repository),
+                signed: self.signed.or(before.signed),
+            },
+            _ => self,
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for ArtifactRecord {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(untagged)]
+        enum Form {
+            Record {
+                manifest: Digest,
+                repository: Option<String>,
+                #[serde(default)]
+                signed: Option<Digest>,
+            },
+            /// Of a working set there was no more once; nobody is known to speak for it.
+            Manifest(Digest),
+        }
+        Ok(match Form::deserialize(deserializer)? {
+            Form::Record {
+                manifest,
+                repository,
+                signed,
+            } => Self {
+                manifest,
+                repository,
+                signed,
+            },
+            Form::Manifest(manifest) => Self {
+                manifest,
+                repository: Some(String::new()),
+                signed: None,
+            },
+        })
+    }
 }
 
 /// What this machine has measured.
@@ -308,6 +373,36 @@ mod tests {
         records.remove_image(&manifest).unwrap();
         assert!(records.images().unwrap().is_empty());
         assert_eq!(records.reference(&reference, "linux/amd64"), None);
+    }
+
+    #[test]
+    fn what_is_known_of_an_artifact_is_not_forgotten() {
+        let (manifest, key) = (Digest::of(b"a"), Digest::of(b"k"));
+        let from = |repository: Option<&str>, signed| ArtifactRecord {
+            manifest,
+            repository: repository.map(str::to_owned),
+            signed,
+        };
+        let (made, found) = (ArtifactRecord::made(manifest), from(Some("r"), None));
+        let signed = from(Some("s"), Some(key));
+        assert_eq!(found.clone().after(None), found);
+        assert_eq!(found.clone().after(Some(&made)), made);
+        assert_eq!(
+            found.clone().after(Some(&signed)),
+            from(Some("r"), Some(key))
+        );
+        assert_eq!(made.clone().after(Some(&found)), made);
+        let other = ArtifactRecord::made(Digest::of(b"b"));
+        assert_eq!(found.clone().after(Some(&other)), found);
+        // As it was written once: where it came from is not known.
+        let old = serde_json::to_string(&manifest).unwrap();
+        let old: ArtifactRecord = serde_json::from_str(&old).unwrap();
+        assert_eq!(old, from(Some(""), None));
+        let text = serde_json::to_string(&signed).unwrap();
+        assert_eq!(
+            serde_json::from_str::<ArtifactRecord>(&text).unwrap(),
+            signed
+        );
     }
 
     #[test]

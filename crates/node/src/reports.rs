@@ -140,6 +140,8 @@ pub struct Accelerated {
     pub repository: Option<String>,
     /// Why it was not pushed, where that was wanted.
     pub not_pushed: Option<String>,
+    /// The key that has signed it there, where one was given.
+    pub signed_by: Option<String>,
     /// Bytes of the image's layer blobs.
     pub compressed: u64,
     /// Bytes of the acceleration.
@@ -166,6 +168,8 @@ pub struct Recorded {
     pub repository: Option<String>,
     /// Why it was not pushed, where that was wanted.
     pub not_pushed: Option<String>,
+    /// The key that has signed it there, where one was given.
+    pub signed_by: Option<String>,
     /// Bytes of its blocks: what the start read.
     pub blocks: u64,
     /// The same, packed.
@@ -233,6 +237,8 @@ pub struct AccelerationFacts {
     pub size: u64,
     /// Whether it may be used, or why not.
     pub trust: String,
+    /// The configured key whose signature is beside it.
+    pub signed_by: Option<String>,
 }
 
 /// A working set.

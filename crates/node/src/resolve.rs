@@ -70,7 +70,7 @@ impl Node {
             Found::Manifest(named) => named,
         };
         let digest = named.manifest.digest();
-        if !self.must_search(digest, wish) {
+        if !self.must_search(&named.reference, digest, wish) {
             return Ok((self.with_config(&named, timing)?, None));
         }
         std::thread::scope(|scope| {

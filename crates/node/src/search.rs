@@ -2,8 +2,8 @@
 //! set of the wanted profile.
 //!
 //! It needs no more of the image than the digest of its manifest, so that it goes on while the
-//! configuration is fetched; all repositories are asked at once. What they offer is checked when
-//! the image is known.
+//! configuration is fetched; all repositories are asked at once, and where signatures are needed they
+//! are looked for right behind. What they offer is checked when the image is known.
 
 use std::sync::Arc;
 
@@ -14,15 +14,25 @@ use thaw_registry::{Manifest, RegistryError, Repository};
 use crate::Node;
 use crate::error::NodeError;
 use crate::image::Image;
+use crate::records::ArtifactRecord;
 use crate::settings::{ImageWish, Pull};
 use crate::source::{Accelerated, chain, layer_refs};
+use crate::trust::{Standing, Verdicts};
 
 /// What the trusted repositories said.
 #[derive(Debug)]
 pub(crate) struct Search {
-    offers: Vec<(Arc<dyn Repository>, Result<Offer, RegistryError>)>,
+    answers: Vec<Answer>,
     /// Repositories that were not asked, and why.
     why: Vec<String>,
+}
+
+/// What one of them said.
+#[derive(Debug)]
+struct Answer {
+    repository: Arc<dyn Repository>,
+    offer: Result<Offer, RegistryError>,
+    verdicts: Verdicts,
 }
 
 /// A working set whose manifest is here.
@@ -32,6 +42,8 @@ pub(crate) struct KnownSet {
     pub(crate) parts: WorkingSetRef,
     /// Where those parts are that the store does not have.
     pub(crate) repository: Arc<dyn Repository>,
+    /// Where it came from, and who speaks for it.
+    pub(crate) record: ArtifactRecord,
 }
 
 impl KnownSet {
@@ -45,12 +57,14 @@ impl KnownSet {
         manifest: Manifest,
         image: &Digest,
         repository: &Arc<dyn Repository>,
+        record: ArtifactRecord,
     ) -> Option<Self> {
         match thaw_accelerate::parse_working_set(&manifest, image) {
             Ok(parts) => Some(Self {
                 manifest,
                 parts,
                 repository: Arc::clone(repository),
+                record,
             }),
             Err(reason) => {
                 tracing::warn!(set = %manifest.digest(), reason, "no working set");
@@ -61,25 +75,33 @@ impl KnownSet {
 }
 
 impl Node {
-    /// Whether a lazy start of an image has to ask: nothing is remembered of it, or not all that
-    /// is wanted now.
-    pub(crate) fn must_search(&self, manifest: &Digest, wish: &ImageWish) -> bool {
+    /// Whether a lazy start of an image has to ask: nothing is remembered of it that may be used,
+    /// or not all that is wanted now.
+    pub(crate) fn must_search(
+        &self,
+        reference: &ImageReference,
+        manifest: &Digest,
+        wish: &ImageWish,
+    ) -> bool {
         if wish.pull == Pull::Full {
             return false;
         }
         let Some(record) = self.records.image(manifest).filter(|_| !wish.refresh) else {
             return true;
         };
-        let here = |digest: &Digest| self.store.blobs().contains(digest);
-        let acceleration = record.acceleration.is_some_and(|it| here(&it.manifest));
+        let policy = self.settings.policy(reference);
+        let usable = |artifact: &ArtifactRecord| {
+            self.store.blobs().contains(&artifact.manifest) && policy.allows(artifact)
+        };
+        let acceleration = record.acceleration.as_ref().is_some_and(usable);
         let set = wish.profile.as_ref().is_none_or(|profile| {
             record.no_working_set.contains(profile)
-                || record.working_sets.get(profile).is_some_and(here)
+                || record.working_sets.get(profile).is_some_and(usable)
         });
         !acceleration || !set
     }
 
-    /// Asks the trusted repositories for what speaks for `manifest`, which `reference` means.
+    /// Asks the repositories that may speak for `manifest`, which `reference` means, what they have.
     pub(crate) fn search(
         &self,
         reference: &ImageReference,
@@ -87,34 +109,48 @@ impl Node {
         manifest: &Digest,
         profile: Option<&str>,
     ) -> Search {
+        let policy = self.settings.policy(reference);
         let (mut places, mut why) = (Vec::new(), Vec::new());
-        if own_is_trusted(reference) {
-            places.push(Arc::clone(own));
-        } else {
-            why.push(
-                "a pinned digest takes no acceleration from the image's own repository".into(),
-            );
+        match policy.own_standing() {
+            Standing::Refused(reason) => why.push(reason),
+            standing => places.push((Arc::clone(own), standing)),
         }
         for name in &self.settings.trusted_repositories {
+            let standing = match policy.standing(name) {
+                Standing::Refused(reason) => {
+                    why.push(reason);
+                    continue;
+                }
+                standing => standing,
+            };
             let named = name.parse().map_err(NodeError::from);
             match named.and_then(|name| self.repository(&name)) {
-                Ok(repository) => places.push(repository),
+                Ok(repository) => places.push((repository, standing)),
                 Err(error) => why.push(format!("{name}: {error}")),
             }
         }
-        let offers = std::thread::scope(|scope| {
+        let ask = |repository: Arc<dyn Repository>, standing: &Standing| {
+            let offer = thaw_accelerate::offers(repository.as_ref(), manifest, profile);
+            let verdicts = match (&offer, standing, policy.keys()) {
+                (Ok(offer), Standing::Signed, Some(keys)) => {
+                    Verdicts::seek(&repository, offer, keys)
+                }
+                _ => Verdicts::default(),
+            };
+            Answer {
+                repository,
+                offer,
+                verdicts,
+            }
+        };
+        let answers = std::thread::scope(|scope| {
             let asked: Vec<_> = places
-                .into_iter()
-                .map(|place| {
-                    scope.spawn(move || {
-                        let offer = thaw_accelerate::offers(place.as_ref(), manifest, profile);
-                        (place, offer)
-                    })
-                })
+                .iter()
+                .map(|(place, standing)| scope.spawn(|| ask(Arc::clone(place), standing)))
                 .collect();
             asked.into_iter().filter_map(|it| it.join().ok()).collect()
         });
-        Search { offers, why }
+        Search { answers, why }
     }
 }
 
@@ -126,13 +162,27 @@ impl Search {
         image: &Image,
         local: Option<Accelerated>,
     ) -> Result<Accelerated, String> {
-        let Self { offers, mut why } = self;
+        let Self { answers, mut why } = self;
         let (mut best, mut set) = (None, None);
-        for (repository, offer) in offers {
+        for answer in answers {
+            let Answer {
+                repository,
+                offer,
+                verdicts,
+            } = answer;
+            let record = |manifest: &Digest| ArtifactRecord {
+                manifest: *manifest,
+                repository: Some(repository.name()),
+                signed: verdicts.signer(manifest).map(|key| *key.id()),
+            };
             let found = offer.map_err(thaw_accelerate::ArtifactError::from);
             let found = found.and_then(|mut offer| {
+                offer.keep(|manifest| verdicts.approve(manifest));
                 let manifest = offer.working_set.take();
-                let parse = |manifest| KnownSet::parse(manifest, &image.digest, &repository);
+                let parse = |manifest: Manifest| {
+                    let record = record(manifest.digest());
+                    KnownSet::parse(manifest, &image.digest, &repository, record)
+                };
                 set = set.take().or_else(|| manifest.and_then(parse));
                 if best.is_some() {
                     return Ok(None);
@@ -141,9 +191,13 @@ impl Search {
             });
             match found {
                 Ok(Some(acceleration)) => {
+                    let signer = verdicts.signer(acceleration.manifest.digest());
                     best = Some(Accelerated {
-                        acceleration,
                         from: repository.name(),
+                        signer: signer.map(|key| key.name().to_owned()),
+                        record: record(acceleration.manifest.digest()),
+                        acceleration,
+                        ahead: verdicts.ahead,
                         repository: Some(repository),
                         working_set: None,
                         set_asked: true,
@@ -159,13 +213,5 @@ impl Search {
             set_asked: true,
             ..best
         })
-    }
-}
-
-/// Whether the image's own repository may speak for it.
-fn own_is_trusted(reference: &ImageReference) -> bool {
-    match reference {
-        ImageReference::Registry(name) => name.tag.is_some() && name.digest.is_none(),
-        ImageReference::Layout { .. } => true,
     }
 }

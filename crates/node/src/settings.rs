@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use thaw_image::ImageReference;
+use thaw_sign::{PrivateKey, PublicKey};
 
 /// How a node works.
 #[derive(Clone, Debug)]
@@ -15,6 +16,8 @@ pub struct Settings {
     pub registry: thaw_registry::Settings,
     /// Repositories whose accelerations are trusted for every image.
     pub trusted_repositories: Vec<String>,
+    /// Whose signatures count for which images.
+    pub trust: Vec<TrustRule>,
     /// OCI runtime; `None`: crun where there is one, else runc.
     pub runtime: Option<String>,
     /// How long a read may wait for bytes before it gets EIO.
@@ -28,6 +31,56 @@ impl Settings {
     pub(crate) fn keeper_socket(&self) -> PathBuf {
         self.root.join("keeper.sock")
     }
+}
+
+/// What counts for the images of some repositories. Several rules add up.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TrustRule {
+    /// The repositories: `HOST[:PORT]/NAME`, with `*` for any characters.
+    pub repositories: Vec<String>,
+    /// Whose signatures count for their images.
+    pub keys: Vec<PublicKey>,
+    /// Whether nothing else counts, besides what was made on this node.
+    pub require_signature: bool,
+}
+
+impl TrustRule {
+    /// Whether it is about a repository.
+    pub(crate) fn is_about(&self, repository: &str) -> bool {
+        let mut patterns = self.repositories.iter();
+        patterns.any(|pattern| matches(pattern, repository))
+    }
+}
+
+/// Whether `text` is what `pattern` means, in which `*` stands for any characters.
+fn matches(pattern: &str, text: &str) -> bool {
+    let mut parts = pattern.split('*');
+    let first = parts.next().unwrap_or_default();
+    let Some(mut rest) = text.strip_prefix(first) else {
+        return false;
+    };
+    let Some(last) = parts.next_back() else {
+        return rest.is_empty();
+    };
+    // The earliest place leaves most for those behind.
+    for part in parts {
+        let Some((_, behind)) = rest.split_once(part) else {
+            return false;
+        };
+        rest = behind;
+    }
+    rest.ends_with(last)
+}
+
+/// Where artifacts that are made go.
+#[derive(Debug, Default)]
+pub struct Destination {
+    /// The repository; `None`: the image's own.
+    pub to: Option<String>,
+    /// Nowhere: they stay in the store.
+    pub local: bool,
+    /// Who signs them there.
+    pub key: Option<PrivateKey>,
 }
 
 /// How an image gets here.
@@ -80,5 +133,31 @@ impl ImageWish {
     /// [`thaw_image::ReferenceError`] with what is wrong in it.
     pub fn parse(&self) -> Result<ImageReference, thaw_image::ReferenceError> {
         self.reference.parse()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_star_stands_for_any_characters() {
+        for (pattern, text, wanted) in [
+            ("r.example/app", "r.example/app", true),
+            ("r.example/app", "r.example/app2", false),
+            ("r.example/*", "r.example/a/b", true),
+            ("r.example/*", "r.example", false),
+            ("r.example/*", "evil/r.example/a", false),
+            ("*/app", "r.example/team/app", true),
+            ("*/app", "r.example/app/x", false),
+            ("*", "anything", true),
+            ("r.*/a*/x", "r.example/ab/c/x", true),
+            ("r.*/a*/x", "r.example/ba/x", false),
+            ("a*a", "a", false),
+            ("a**b", "ab", true),
+            ("", "a", false),
+        ] {
+            assert_eq!(matches(pattern, text), wanted, "{pattern} {text}");
+        }
     }
 }

@@ -1,5 +1,6 @@
 //! One mount of an image, and several who want it in different ways.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use thaw_image::Progress;
@@ -18,6 +19,34 @@ use crate::timing::Timing;
 const PATIENCE: Duration = Duration::from_secs(60);
 
 impl Node {
+    /// Whether a mount that is there may be shared with whoever wants `resolved`: the acceleration
+    /// that it is made of has to be one that is trusted for the image as it is named now. `false`:
+    /// it may not, and nobody uses it.
+    ///
+    /// # Errors
+    /// [`NodeError::Untrusted`] where it may not and somebody does. The slot is locked and holds one
+    /// reference, the caller the other.
+    pub(crate) fn may_share(
+        &self,
+        mount: &Arc<ImageMount>,
+        resolved: &Resolved,
+    ) -> Result<bool, NodeError> {
+        let by = &mount.parts.by;
+        let policy = self.settings.policy(&resolved.image.reference);
+        if policy.allows(by) {
+            return Ok(true);
+        }
+        if Arc::strong_count(mount) <= 2 {
+            return Ok(false);
+        }
+        let from = by.repository.clone().unwrap_or_default();
+        Err(NodeError::Untrusted {
+            image: resolved.image.reference.to_string(),
+            reason: policy.refusal(&from),
+            from,
+        })
+    }
+
     /// Makes a mount that others use do what `wish` asks: a full pull completes its layers, and
     /// another profile's working set is streamed too. Its transport cannot be changed.
     pub(crate) fn share(

@@ -1,9 +1,6 @@
 //! Lazy or full: which way an image takes, and why.
 //!
-//! An acceleration speaks for the image, so it is used only if it was made on this node, or comes
-//! from a repository that is trusted: one that the settings name, or the image's own where the
-//! user named a tag. A pinned digest says "these bytes"; whoever may push beside them may not
-//! decide how they look.
+//! An acceleration speaks for the image, so only one that [`trust`](crate::trust) allows is used.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -17,10 +14,12 @@ use crate::Node;
 use crate::error::NodeError;
 use crate::estimate::{Needs, Speed};
 use crate::image::{Image, Layer};
+use crate::records::ArtifactRecord;
 use crate::resolve::Resolved;
 use crate::search::{KnownSet, Search};
 use crate::settings::{ImageWish, Pull};
 use crate::timing::Timing;
+use crate::trust::Ahead;
 
 /// The way an image takes.
 #[derive(Debug)]
@@ -43,6 +42,12 @@ pub(crate) struct Accelerated {
     pub(crate) set_asked: bool,
     /// Where it came from, for people.
     pub(crate) from: String,
+    /// The same, to be remembered, and who speaks for it.
+    pub(crate) record: ArtifactRecord,
+    /// Whose signature was seen, for people.
+    pub(crate) signer: Option<String>,
+    /// Its layout, where that came while signatures were looked for.
+    pub(crate) ahead: Option<Ahead>,
 }
 
 impl Accelerated {
@@ -61,7 +66,13 @@ impl Accelerated {
                 image.layers.len()
             ),
         };
-        format!("acceleration from {}{set}{whole}", self.from)
+        let signer = self.signer.as_ref();
+        let signer = signer.map_or(String::new(), |name| format!(", signed by {name},"));
+        let signer = match set {
+            "" => signer.trim_end_matches(','),
+            _ => &signer,
+        };
+        format!("acceleration from {}{signer}{set}{whole}", self.from)
     }
 
     /// Whether a layer can be fetched in parts.
@@ -98,7 +109,7 @@ impl Node {
         let local = self.local(image)?;
         let is_enough = local.is_some() && missing == 0;
         let search = match search {
-            None if !is_enough && self.must_search(&image.digest, wish) => {
+            None if !is_enough && self.must_search(&image.reference, &image.digest, wish) => {
                 let profile = wish.profile.as_deref();
                 Some(timing.span("find acceleration", || {
                     self.search(
@@ -114,7 +125,7 @@ impl Node {
         let found = match (search, local) {
             (Some(search), local) => search.best(image, local),
             (None, Some(local)) => self.with_working_set(local, resolved, wish),
-            (None, None) => Err("no acceleration is known here".to_owned()),
+            (None, None) => Err(self.unknown(image)),
         };
         let found = match found {
             Ok(found) if found.acceleration.tables.is_empty() => {
@@ -163,8 +174,27 @@ impl Node {
         Ok(missing.map(|layer| layer.size).sum())
     }
 
-    /// The acceleration that was used or made here before.
+    /// Why nothing that is here is used, in words.
+    fn unknown(&self, image: &Image) -> String {
+        let record = self.records.image(&image.digest);
+        let known = record.and_then(|record| record.acceleration?.repository);
+        let policy = self.settings.policy(&image.reference);
+        known.map_or_else(
+            || "no acceleration is known here".to_owned(),
+            |repository| format!("{repository}: {}", policy.refusal(&repository)),
+        )
+    }
+
+    /// The acceleration that was used or made here before, where it may be used for the image as it
+    /// is named.
     pub(crate) fn local(&self, image: &Image) -> Result<Option<Accelerated>, NodeError> {
+        let policy = self.settings.policy(&image.reference);
+        let known = self.known(image)?;
+        Ok(known.filter(|known| policy.allows(&known.record)))
+    }
+
+    /// The acceleration that was used or made here before, whoever speaks for it.
+    pub(crate) fn known(&self, image: &Image) -> Result<Option<Accelerated>, NodeError> {
         let Some(record) = self.records.image(&image.digest) else {
             return Ok(None);
         };
@@ -185,13 +215,17 @@ impl Node {
             None => None,
             Some(name) => Some(self.repository(&name.parse()?)?),
         };
-        let from = known.repository.unwrap_or_else(|| "this store".to_owned());
+        let from = known.repository.clone();
+        let policy = self.settings.policy(&image.reference);
         Ok(Some(Accelerated {
             acceleration,
             repository,
             working_set: None,
             set_asked: false,
-            from,
+            from: from.unwrap_or_else(|| "this store".to_owned()),
+            signer: policy.signer(&known).map(|key| key.name().to_owned()),
+            record: known,
+            ahead: None,
         }))
     }
 
@@ -204,28 +238,34 @@ impl Node {
     ) -> Result<Accelerated, String> {
         let digest = resolved.image.digest;
         let record = wish.profile.as_ref().zip(self.records.image(&digest));
-        let known = record.and_then(|(profile, record)| record.working_sets.get(profile).copied());
-        let Some(known) = known else {
+        let known = record.and_then(|(profile, record)| record.working_sets.get(profile).cloned());
+        let policy = self.settings.policy(&resolved.image.reference);
+        let Some(known) = known.filter(|known| policy.allows(known)) else {
             return Ok(found);
         };
         let repository = found.repository.as_ref().unwrap_or(&resolved.repository);
-        let working_set = self.known_set(&known, &digest, repository);
+        let working_set = self.known_set(known, &digest, repository);
         Ok(Accelerated {
             working_set: working_set.map_err(|error| chain(&error))?,
             ..found
         })
     }
 
-    /// A working set whose manifest is in the store.
+    /// A working set whose manifest is in the store. What it says of its repository goes before
+    /// `repository`.
     pub(crate) fn known_set(
         &self,
-        set: &Digest,
+        set: ArtifactRecord,
         image: &Digest,
         repository: &Arc<dyn Repository>,
     ) -> Result<Option<KnownSet>, NodeError> {
-        let bytes = self.store.blobs().get(set)?;
+        let bytes = self.store.blobs().get(&set.manifest)?;
         let manifest = bytes.and_then(|bytes| Manifest::parse(bytes, None).ok());
-        Ok(manifest.and_then(|it| KnownSet::parse(it, image, repository)))
+        let repository = match &set.repository {
+            Some(name) if *name != repository.name() => &self.repository(&name.parse()?)?,
+            _ => repository,
+        };
+        Ok(manifest.and_then(|it| KnownSet::parse(it, image, repository, set)))
     }
 
     /// The layers of an image that are whole in the store, by diffID.

@@ -250,10 +250,10 @@ impl Node {
     /// Every blob of the store that an image needs.
     pub(crate) fn blobs_of(&self, record: &ImageRecord) -> Result<Vec<Digest>, NodeError> {
         let mut blobs = vec![record.manifest, record.config];
-        let acceleration = record.acceleration.as_ref().map(|used| used.manifest);
-        for artifact in acceleration.iter().chain(record.working_sets.values()) {
-            blobs.push(*artifact);
-            let Some(bytes) = self.store.blobs().get(artifact)? else {
+        let acceleration = record.acceleration.iter();
+        for artifact in acceleration.chain(record.working_sets.values()) {
+            blobs.push(artifact.manifest);
+            let Some(bytes) = self.store.blobs().get(&artifact.manifest)? else {
                 continue;
             };
             let Ok(manifest) = Manifest::parse(bytes, None) else {

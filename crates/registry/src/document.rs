@@ -106,7 +106,7 @@ impl Descriptor {
     /// The same with the bytes that it names inside (OCI image-spec, "Content Descriptors", field
     /// `data`): who has the descriptor need not ask for them.
     #[must_use]
-    pub(crate) fn with_data(mut self, bytes: &[u8]) -> Self {
+    pub fn with_data(mut self, bytes: &[u8]) -> Self {
         let text = STANDARD.encode(bytes);
         self.other.insert(DATA.to_owned(), Value::String(text));
         self
@@ -125,15 +125,20 @@ impl Descriptor {
         text.map_or(0, str::len)
     }
 
-    /// The manifest that it names, where its bytes are inside and are those that it names.
+    /// The bytes that it names, where they are inside.
     #[must_use]
-    pub fn embedded(&self) -> Option<Manifest> {
+    pub fn data(&self) -> Option<Vec<u8>> {
         let Value::String(text) = self.other.get(DATA)? else {
             return None;
         };
         let bytes = STANDARD.decode(text).ok()?;
-        let manifest = Manifest::parse(bytes, Some(&self.media_type)).ok()?;
-        (manifest.digest == self.digest).then_some(manifest)
+        (Digest::of(&bytes) == self.digest).then_some(bytes)
+    }
+
+    /// The manifest that it names, where its bytes are inside and are those that it names.
+    #[must_use]
+    pub fn embedded(&self) -> Option<Manifest> {
+        Manifest::parse(self.data()?, Some(&self.media_type)).ok()
     }
 }
 

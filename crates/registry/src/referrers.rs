@@ -45,6 +45,14 @@ const MAX_UNTYPED: usize = 16;
 const MAX_EMBEDDED: usize = 16 << 10;
 /// Most characters that manifests take in a list; what is older than the newest so long goes out.
 const MAX_EMBEDDED_TEXT: usize = 128 << 10;
+/// Types of artifacts that this program lists.
+const OWN_TYPES: &[&str] = &[
+    media::ACCELERATION,
+    media::WORKING_SET,
+    media::SIGSTORE_BUNDLE,
+];
+/// Digits of an artifact's digest in its own tag.
+const OWN_TAG_DIGITS: usize = 16;
 /// Repairs of a list before giving up.
 const ROUNDS: u32 = 24;
 /// Before a list that others write too is read again.
@@ -304,7 +312,12 @@ impl Remote {
             let past = tags
                 .last()
                 .is_none_or(|tag| *tag > prefix && !tag.starts_with(&prefix));
-            found.extend(tags.into_iter().filter(|tag| tag.starts_with(&prefix)));
+            // Other tools have tags like these: `.sig` is cosign's.
+            let is_own = |tag: &String| {
+                tag.strip_prefix(&prefix)
+                    .is_some_and(|rest| rest.len() == OWN_TAG_DIGITS)
+            };
+            found.extend(tags.into_iter().filter(is_own));
             match next_page(&url, &answer.headers) {
                 Some(next) if !past && found.len() < MAX_REFERRERS => url = next,
                 _ => break,
@@ -377,7 +390,7 @@ fn entry_of(manifest: &Manifest) -> Result<Descriptor, RegistryError> {
 fn shorten(entries: &mut [Descriptor], most: usize) {
     let mut length: usize = entries.iter().map(Descriptor::data_len).sum();
     for entry in entries {
-        if length > most && is_one_of(entry, &[media::ACCELERATION, media::WORKING_SET]) {
+        if length > most && is_one_of(entry, OWN_TYPES) {
             length -= entry.drop_data();
         }
     }
@@ -395,7 +408,7 @@ pub(crate) fn list_tag(subject: &Digest) -> String {
 /// An artifact's own tag: 88 of the 128 characters that a tag may have.
 fn own_tag(subject: &Digest, artifact: &Digest) -> String {
     let hex = artifact.hex();
-    format!("{}.{}", list_tag(subject), &hex[..16])
+    format!("{}.{}", list_tag(subject), &hex[..OWN_TAG_DIGITS])
 }
 
 /// `Link: <ADDRESS>; rel="next"` (RFC 8288), where it stays with the registry.

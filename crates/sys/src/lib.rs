@@ -9,6 +9,7 @@
 //! - [`lease`]: whether anybody else has a file open.
 //! - [`mount`]: EROFS over a layout and its devices, overlayfs, tmpfs, binds, the mount table.
 //! - [`socket`]: whole messages with descriptors over Unix sockets.
+//! - [`peer`]: who is at the other end of a socket.
 //! - [`process`]: what a process that serves others does to itself.
 //! - [`capabilities`]: what this kernel and this store can do, found out by trying.
 
@@ -17,5 +18,6 @@ pub mod fanotify;
 pub mod fuse;
 pub mod lease;
 pub mod mount;
+pub mod peer;
 pub mod process;
 pub mod socket;

@@ -294,6 +294,9 @@ pub(crate) struct Accelerate {
     /// Keep it in the local store only
     #[arg(long)]
     pub(crate) local: bool,
+    /// Sign what is pushed, as cosign does, with this private key (PEM, PKCS #8, not encrypted)
+    #[arg(long, value_name = "KEY", conflicts_with = "local")]
+    pub(crate) sign: Option<PathBuf>,
     /// Start the image under observation and record what it reads
     #[arg(long)]
     pub(crate) record: bool,

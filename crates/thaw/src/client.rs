@@ -1,6 +1,8 @@
 //! The commands' side of the daemon's socket. Starts the daemon when there is none.
 
-use std::io::ErrorKind::{BrokenPipe, ConnectionRefused, ConnectionReset, NotFound};
+use std::io::ErrorKind::{
+    BrokenPipe, ConnectionRefused, ConnectionReset, NotFound, PermissionDenied,
+};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
@@ -44,6 +46,8 @@ pub(crate) struct Client {
     daemon_args: Vec<String>,
     /// Registries that requests from here may speak plain HTTP with.
     plain_http: Vec<String>,
+    /// Where others than root ask, if anywhere.
+    shared: Option<PathBuf>,
     quiet: bool,
 }
 
@@ -54,6 +58,7 @@ impl Client {
             root: config.root.clone(),
             daemon_args: config.daemon_args(),
             plain_http: config.plain_http.clone(),
+            shared: config.socket.as_ref().map(|socket| socket.path.clone()),
             quiet,
         }
     }
@@ -139,9 +144,24 @@ impl Client {
         match UnixStream::connect(&socket) {
             Ok(stream) => Ok(Some(stream)),
             Err(error) if matches!(error.kind(), NotFound | ConnectionRefused) => Ok(None),
+            Err(error) if error.kind() == PermissionDenied && self.shared.is_some() => {
+                self.connect_shared().map(Some)
+            }
             Err(error) => Err(error)
                 .with_context(|| format!("cannot use {}{}", socket.display(), Self::who())),
         }
+    }
+
+    /// The socket for others than root.
+    fn connect_shared(&self) -> anyhow::Result<UnixStream> {
+        let path = self.shared.as_deref().unwrap_or(Path::new(""));
+        UnixStream::connect(path).with_context(|| {
+            format!(
+                "cannot use {}: root has to start the daemon (thaw daemon), and [socket] in the configuration to let \
+                 you in",
+                path.display()
+            )
+        })
     }
 
     /// What to do when a file of the store may not be used.
@@ -157,7 +177,8 @@ impl Client {
     fn exchange(&self, mut stream: UnixStream, line: &[u8]) -> anyhow::Result<Heard> {
         let mut begun = false;
         match stream.write_all(line) {
-            Err(error) if is_end(&error) => return Ok(Heard::End { begun }),
+            // It may have said why before it closed.
+            Err(error) if is_end(&error) => {}
             written => written.context("cannot speak to the daemon")?,
         }
         let mut reader = BufReader::new(stream);

@@ -4,6 +4,8 @@
 mod check;
 mod keys;
 mod network;
+mod socket;
+mod trust;
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -20,6 +22,8 @@ use thaw_registry::{ProxySettings, RegistrySettings};
 use crate::cli::Global;
 pub(crate) use check::{Problem, parse};
 pub(crate) use keys::{File, Key, example};
+pub(crate) use socket::Socket;
+pub(crate) use trust::Trust;
 
 const DEFAULT_FILE: &str = "/etc/thaw/config.toml";
 const DEFAULT_ROOT: &str = "/var/lib/thaw";
@@ -38,6 +42,8 @@ pub(crate) struct Config {
     pub(crate) ca: Vec<PathBuf>,
     pub(crate) proxy: ProxySettings,
     pub(crate) registries: BTreeMap<String, RegistrySettings>,
+    pub(crate) trust: Vec<Trust>,
+    pub(crate) socket: Option<Socket>,
     /// The file that was read, for the daemon that a command starts.
     pub(crate) file: Option<PathBuf>,
     /// All of the above by key, in the order of the keys.
@@ -134,6 +140,8 @@ impl Config {
             ca,
             proxy,
             registry,
+            trust,
+            socket,
         } = read;
         let mut merged = Merged::default();
         let typed = match global.root_from_environment {
@@ -195,6 +203,15 @@ impl Config {
                 let registries = registries.unwrap_or_default().into_iter();
                 let registries = registries.map(|it| network::registry(it, base));
                 registries.collect::<anyhow::Result<_>>()?
+            },
+            trust: {
+                let rules = merged.first("trust", [(InFile, trust)]);
+                let rules = rules.unwrap_or_default().into_iter();
+                rules.map(|rule| rule.with_files_from(base)).collect()
+            },
+            socket: {
+                let socket = merged.first("socket", [(InFile, socket)]);
+                socket.map(|socket| socket.checked(base)).transpose()?
             },
             file: None,
             settings: merged.0,

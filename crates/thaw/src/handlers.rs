@@ -8,7 +8,7 @@ use thaw_image::Progress;
 use thaw_node::Node;
 
 use crate::progress::Wire;
-use crate::protocol::Request;
+use crate::protocol::{Destination, Request};
 
 /// Carries a request out.
 pub(crate) fn handle(
@@ -34,19 +34,17 @@ pub(crate) fn handle(
         Request::Pull { image } => json(node.pull(&image, progress)?),
         Request::Accelerate {
             image,
-            to,
-            local,
+            destination,
             record,
         } => {
-            let done = node.accelerate(&image, to.as_deref(), local, record.is_some(), progress)?;
+            let destination = chosen(destination)?;
+            let done = node.accelerate(&image, &destination, record.is_some(), progress)?;
             let recorded = record
                 .map(|record| {
                     let record = *record;
-                    let to = to.as_deref().filter(|_| !local);
                     node.record(
                         &image,
-                        to,
-                        local,
+                        &destination,
                         &record.ready,
                         &record.options,
                         record.container,
@@ -56,8 +54,8 @@ pub(crate) fn handle(
                 .transpose()?;
             json((done, recorded))
         }
-        Request::FromTraces { image, to, local } => {
-            json(node.publish_traces(&image, to.as_deref(), local, progress)?)
+        Request::FromTraces { image, destination } => {
+            json(node.publish_traces(&image, &chosen(destination)?, progress)?)
         }
         Request::Inspect { image } => json(node.inspect(&image)?),
         Request::Ps { all } => json(node.list_containers(all)?),
@@ -71,6 +69,13 @@ pub(crate) fn handle(
         } => json(node.login(&registry, &user, &password)?),
         Request::Shutdown => Ok(Value::Null),
     }
+}
+
+/// Where artifacts go, in the node's words.
+fn chosen(destination: Destination) -> anyhow::Result<thaw_node::Destination> {
+    let Destination { to, local, sign } = destination;
+    let key = sign.map(|key| key.parse()).transpose()?;
+    Ok(thaw_node::Destination { to, local, key })
 }
 
 fn json<T: Serialize>(value: T) -> anyhow::Result<Value> {

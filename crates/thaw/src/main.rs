@@ -5,6 +5,7 @@
 //! standard input and output, signals and the exit code are the container's own. Nothing but the
 //! daemon touches the store, save for the state and log below a container's own directory.
 
+mod access;
 mod cli;
 mod client;
 mod commands;

@@ -4,14 +4,16 @@
 //! A daemon that ends before it has said that it begins has done nothing of the request: the
 //! command asks the next one.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
+use anyhow::Context;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use thaw_node::container::Options as ContainerOptions;
 use thaw_node::{GcOptions, ImageWish, Ready, RecordOptions};
+use thaw_sign::PrivateKey;
 
 /// Both sides say it; another version is refused with a message that says what to do.
-pub(crate) const VERSION: u32 = 3;
+pub(crate) const VERSION: u32 = 4;
 /// Longest line either side accepts.
 pub(crate) const MAX_LINE: u64 = 64 << 20;
 
@@ -57,14 +59,12 @@ pub(crate) enum Request {
     },
     Accelerate {
         image: ImageWish,
-        to: Option<String>,
-        local: bool,
+        destination: Destination,
         record: Option<Box<Record>>,
     },
     FromTraces {
         image: ImageWish,
-        to: Option<String>,
-        local: bool,
+        destination: Destination,
     },
     Inspect {
         image: ImageWish,
@@ -105,6 +105,47 @@ impl Request {
             | Self::Gc(_)
             | Self::Shutdown => false,
         }
+    }
+}
+
+/// Where artifacts that are made go.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Destination {
+    pub(crate) to: Option<String>,
+    pub(crate) local: bool,
+    pub(crate) sign: Option<KeyFile>,
+}
+
+/// A private key. Whoever asks has read it: the daemon may read more than they.
+#[derive(Serialize, Deserialize)]
+pub(crate) struct KeyFile {
+    name: String,
+    pem: String,
+}
+
+impl KeyFile {
+    /// Reads a file, and sees that it is a key that signs.
+    pub(crate) fn read(path: &Path) -> anyhow::Result<Self> {
+        let key = Self {
+            name: path.display().to_string(),
+            pem: std::fs::read_to_string(path)
+                .with_context(|| format!("cannot read the private key {}", path.display()))?,
+        };
+        key.parse()?;
+        Ok(key)
+    }
+
+    /// The key.
+    pub(crate) fn parse(&self) -> anyhow::Result<PrivateKey> {
+        Ok(PrivateKey::from_pem(&self.name, self.pem.as_bytes())?)
+    }
+}
+
+impl std::fmt::Debug for KeyFile {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("KeyFile")
+            .field("name", &self.name)
+            .finish_non_exhaustive()
     }
 }
 

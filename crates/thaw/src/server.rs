@@ -14,8 +14,10 @@ use rustix::fs::{FlockOperation, flock};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use thaw_node::Node;
+use thaw_sys::peer::Peer;
 
 use crate::OWN_FAILURE;
+use crate::access::{self, Access, Right};
 use crate::progress::Wire;
 use crate::protocol::{Envelope, Failure, Line, MAX_LINE, Request, VERSION};
 use crate::service::{self, Manager};
@@ -26,6 +28,8 @@ const PREDECESSOR_PATIENCE: Duration = Duration::from_secs(20);
 const DRAIN: Duration = Duration::from_secs(30);
 /// How often the node does what nobody asks for.
 const TEND_PAUSE: Duration = Duration::from_secs(1);
+/// For how long a reader may take to say what he wants.
+const READER_PATIENCE: Duration = Duration::from_secs(10);
 /// Commands served at once; more wait in the socket's queue.
 const MAX_CONNECTIONS: usize = 512;
 
@@ -113,6 +117,10 @@ pub(crate) struct Server {
     connections: AtomicUsize,
     stopping: AtomicBool,
     socket: std::path::PathBuf,
+    /// Who may ask what.
+    access: Access,
+    /// Where others than root ask.
+    shared: Option<UnixListener>,
     /// Whether a service manager made the socket, which stays then.
     is_activated: bool,
 }
@@ -120,7 +128,7 @@ pub(crate) struct Server {
 impl Server {
     /// Binds the socket in the store at `root`, which the caller owns; or takes the one that a
     /// service manager has bound there.
-    pub(crate) fn bind(root: &Path, node: Arc<Node>) -> anyhow::Result<Arc<Self>> {
+    pub(crate) fn bind(root: &Path, node: Arc<Node>, access: Access) -> anyhow::Result<Arc<Self>> {
         let socket = root.join("thaw.sock");
         let activated = service::listener();
         let is_activated = activated.is_some();
@@ -154,6 +162,8 @@ impl Server {
             connections,
             stopping,
             socket,
+            shared: access.listen()?,
+            access,
             is_activated,
         }))
     }
@@ -165,7 +175,31 @@ impl Server {
         std::thread::Builder::new()
             .name("tend".into())
             .spawn(move || server.tend(idle))?;
-        for stream in self.listener.incoming() {
+        if self.shared.is_some() {
+            let server = Arc::clone(self);
+            std::thread::Builder::new()
+                .name("shared".into())
+                .spawn(move || {
+                    server
+                        .shared
+                        .iter()
+                        .for_each(|shared| server.accept(shared))
+                })?;
+        }
+        self.accept(&self.listener);
+        if !self.is_activated {
+            std::fs::remove_file(&self.socket).ok();
+        }
+        if let Some(path) = self.access.path() {
+            std::fs::remove_file(path).ok();
+        }
+        self.drain();
+        Ok(())
+    }
+
+    /// Answers whoever connects, until told to stop.
+    fn accept(self: &Arc<Self>, listener: &UnixListener) {
+        for stream in listener.incoming() {
             if self.stopping.load(Ordering::Acquire) {
                 break;
             }
@@ -195,11 +229,6 @@ impl Server {
                 self.connections.fetch_sub(1, Ordering::AcqRel);
             }
         }
-        if !self.is_activated {
-            std::fs::remove_file(&self.socket).ok();
-        }
-        self.drain();
-        Ok(())
     }
 
     /// Waits for the commands that are being served.
@@ -215,10 +244,13 @@ impl Server {
     }
 
     fn answer(self: &Arc<Self>, stream: UnixStream) -> anyhow::Result<()> {
-        let peer = rustix::net::sockopt::socket_peercred(&stream)?;
-        let me = rustix::process::geteuid();
-        if !peer.uid.is_root() && peer.uid != me {
-            bail!("user {} may not speak to this daemon", peer.uid.as_raw());
+        let peer = Peer::of(&stream)?;
+        let right = self.access.right(&peer);
+        if right == Right::Nothing {
+            return refuse(&stream, &peer, right);
+        }
+        if right == Right::Read {
+            stream.set_read_timeout(Some(READER_PATIENCE))?;
         }
         let mut line = Vec::new();
         let mut reader = BufReader::new(stream.try_clone()?);
@@ -232,7 +264,14 @@ impl Server {
         let last = match understand(&line) {
             // Whoever asks hears nothing, and asks the next daemon.
             Ok(_) if self.stopping.load(Ordering::Acquire) => return Ok(()),
-            Ok(envelope) => {
+            Ok(envelope) if envelope.request.needs() > right => {
+                return refuse(&stream, &peer, right);
+            }
+            Ok(mut envelope) => {
+                if right < Right::Change {
+                    // How registries are spoken to is not for readers to say.
+                    envelope.plain_http.clear();
+                }
                 say(&stream, &Line::Begin)?;
                 self.request(envelope, &Arc::new(Wire::new(stream.try_clone()?)))
             }
@@ -307,6 +346,19 @@ fn understand(line: &[u8]) -> anyhow::Result<Envelope> {
         );
     }
     serde_json::from_slice(line).context("malformed request")
+}
+
+/// Says no, and why.
+fn refuse(stream: &UnixStream, peer: &Peer, right: Right) -> anyhow::Result<()> {
+    let message = access::refusal(peer, right);
+    tracing::warn!(
+        uid = peer.uid,
+        pid = peer.pid,
+        message,
+        "a caller is refused"
+    );
+    let code = OWN_FAILURE;
+    say(stream, &Line::Error(Failure { message, code }))
 }
 
 fn say(mut stream: &UnixStream, line: &Line) -> anyhow::Result<()> {

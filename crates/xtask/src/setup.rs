@@ -36,6 +36,12 @@ const NEEDS: &[Need] = &[
     need("iproute2", "ip", "network namespaces of the bench"),
     need("mount", "mount", "mounts of the tests"),
     need(
+        "openssl",
+        "openssl",
+        "certificates of the tests, and the independent judge of signatures",
+    ),
+    need("util-linux", "setpriv", "other users in the tests"),
+    need(
         "e2fsprogs",
         "mke2fs",
         "a fresh ext4 for each run of the bench",

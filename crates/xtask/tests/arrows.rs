@@ -10,7 +10,7 @@ use serde_json::Value;
 /// Crates that only developers run; what they depend on is not held.
 const DEV_ONLY: &[&str] = &["testkit", "bench", "xtask"];
 /// Crates that block and know no async runtime.
-const SYNCHRONOUS: &[&str] = &["image", "erofs", "layer", "sys", "cache", "mount"];
+const SYNCHRONOUS: &[&str] = &["image", "sign", "erofs", "layer", "sys", "cache", "mount"];
 
 type Arrows = BTreeMap<String, BTreeSet<String>>;
 

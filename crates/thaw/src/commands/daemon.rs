@@ -9,8 +9,9 @@ use anyhow::Context as _;
 use thaw_node::{Node, Settings};
 
 use super::Context;
+use crate::access::Access;
 use crate::cli::Daemon;
-use crate::config::Config;
+use crate::config::{Config, Trust};
 use crate::http::Endpoint;
 use crate::protocol::Request;
 use crate::server::{Ownership, Server};
@@ -26,12 +27,15 @@ pub(super) fn daemon(context: &Context, args: &Daemon) -> anyhow::Result<ExitCod
     }
     log_to_stderr();
     let root = context.client.root();
+    // What is wrong in the configuration is said before the daemon before us is told to end.
+    let access = Access::new(context.config.socket.as_ref())?;
+    let settings = settings(&context.config)?;
     let ownership = Ownership::take(root, args.replace)?;
     // The daemon before us has let the store go, and its port is free, or is about to be.
     let endpoint = context.config.metrics_listen.map(Endpoint::bind);
     let endpoint = endpoint.transpose()?;
-    let node = Arc::new(Node::open(settings(&context.config)?)?);
-    let server = Server::bind(root, Arc::clone(&node))?;
+    let node = Arc::new(Node::open(settings)?);
+    let server = Server::bind(root, Arc::clone(&node), access)?;
     end_on_signals(&server)?;
     if let Some(endpoint) = endpoint {
         let node = Arc::clone(&node);
@@ -116,6 +120,11 @@ pub(super) fn settings(config: &Config) -> anyhow::Result<Settings> {
             ..thaw_registry::Settings::default()
         },
         trusted_repositories: config.trusted_repositories.clone(),
+        trust: config
+            .trust
+            .iter()
+            .map(Trust::rule)
+            .collect::<anyhow::Result<_>>()?,
         runtime: config.runtime.clone(),
         fault_timeout: config.fault_timeout,
         program: std::env::current_exe().context("cannot find this program's own file")?,

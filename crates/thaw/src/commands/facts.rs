@@ -61,6 +61,9 @@ fn describe(facts: &Inspection) -> String {
                 "  from",
                 format!("{} ({})", acceleration.source, acceleration.trust),
             );
+            if let Some(key) = &acceleration.signed_by {
+                line("  signed by", key.clone());
+            }
             let share = percent(acceleration.size, facts.compressed);
             line(
                 "  size",

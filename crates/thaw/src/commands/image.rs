@@ -11,21 +11,25 @@ use thaw_node::{Accelerated, Mounted, Pulled, RecordOptions, Recorded};
 use super::{Context, plain_wish, run, wish};
 use crate::cli::{Accelerate, ImageArgs, Login, Pull, Unmount};
 use crate::output::{bytes, percent};
-use crate::protocol::{Record, Request};
+use crate::protocol::{Destination, KeyFile, Record, Request};
 
 /// How long a recorded start may take until it is ready.
 const PATIENCE: Duration = Duration::from_secs(300);
 
 pub(super) fn accelerate(context: &Context, args: Accelerate) -> anyhow::Result<ExitCode> {
     let image = wish(&args.image)?;
-    let (to, local) = (args.to, args.local);
+    let destination = Destination {
+        to: args.to,
+        local: args.local,
+        sign: args.sign.as_deref().map(KeyFile::read).transpose()?,
+    };
     if image.profile.is_none() && (args.record || args.from_traces) {
         bail!("a working set needs a profile of its own: `none` is the start without one");
     }
     if args.from_traces {
         let recorded: Recorded = context
             .client
-            .ask(Request::FromTraces { image, to, local })?;
+            .ask(Request::FromTraces { image, destination })?;
         context.print(&recorded, describe_recorded)?;
         return Ok(ExitCode::SUCCESS);
     }
@@ -42,8 +46,7 @@ pub(super) fn accelerate(context: &Context, args: Accelerate) -> anyhow::Result<
     };
     let done: (Accelerated, Option<Recorded>) = context.client.ask(Request::Accelerate {
         image,
-        to,
-        local,
+        destination,
         record,
     })?;
     context.print(&done, |(accelerated, recorded)| {
@@ -57,16 +60,27 @@ pub(super) fn accelerate(context: &Context, args: Accelerate) -> anyhow::Result<
 }
 
 /// Where an artifact is, and why not in a registry.
-fn place(repository: Option<&String>, not_pushed: Option<&String>) -> String {
+fn place(
+    repository: Option<&String>,
+    not_pushed: Option<&String>,
+    signed_by: Option<&String>,
+) -> String {
     match (repository, not_pushed) {
-        (Some(repository), _) => format!("pushed to {repository}"),
+        (Some(repository), _) => match signed_by {
+            Some(key) => format!("pushed to {repository} and signed with {key}"),
+            None => format!("pushed to {repository}"),
+        },
         (None, Some(reason)) => format!("kept in this store only: {reason}"),
         (None, None) => "kept in this store only".to_owned(),
     }
 }
 
 fn describe_accelerated(done: &Accelerated) -> String {
-    let place = place(done.repository.as_ref(), done.not_pushed.as_ref());
+    let place = place(
+        done.repository.as_ref(),
+        done.not_pushed.as_ref(),
+        done.signed_by.as_ref(),
+    );
     let mut text = format!(
         "{} accelerated in {:.1} s, {place}\n  index {} ({} of {})\n  {}\n",
         done.manifest,
@@ -96,7 +110,11 @@ fn describe_recorded(done: &Recorded) -> String {
     let ready = done.ready_after.map_or(String::new(), |time| {
         format!(", ready after {:.2} s", time.as_secs_f64())
     });
-    let place = place(done.repository.as_ref(), done.not_pushed.as_ref());
+    let place = place(
+        done.repository.as_ref(),
+        done.not_pushed.as_ref(),
+        done.signed_by.as_ref(),
+    );
     format!(
         "working set \"{}\"{ready}, {place}\n  {} read, {} packed\n  {}\n",
         done.profile,

@@ -8,6 +8,8 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use super::network::{Proxy, Registry};
+use super::socket::Socket;
+use super::trust::Trust;
 
 /// What is known of a key besides its type.
 #[derive(Debug)]
@@ -78,6 +80,13 @@ keys! {
     /// Single registries, by host and port as in references: mirrors that are asked before them,
     /// plain HTTP, authorities, and a certificate to show.
     registry: BTreeMap<String, Registry>, default "none", example "{ \"registry.example\" = { mirrors = [\"mirror.lan:5000\"], plain-http = false, ca = [\"ca.pem\"], client-cert = \"cert.pem\", client-key = \"key.pem\" } }";
+    /// Whose signatures count for the accelerations and working sets of which images, and whether
+    /// nothing else does. Public keys are PEM files; a * stands for any characters.
+    trust: Vec<Trust>, default "none", example "[{ repositories = [\"registry.example/*\"], keys = [\"accelerations.pub\"], require-signature = false }]";
+    /// Who else than root may speak to the daemon, at a socket of its own, by user and group. Those of
+    /// `users` and `groups` may do everything, which is as good as being root; those of `read-users`
+    /// and `read-groups` may ask what is there.
+    socket: Socket, default "nobody else", example "{ path = \"/run/thaw/thaw.sock\", users = [\"ci\"], groups = [\"thaw\"], read-users = [\"prometheus\"], read-groups = [\"monitoring\"] }";
 }
 
 /// A file with every key, explained and commented out.

@@ -259,6 +259,7 @@ fn the_keys_of_every_answer() {
             "manifest",
             "not_pushed",
             "repository",
+            "signed_by",
             "took",
             "warnings"
         ]
@@ -272,6 +273,7 @@ fn the_keys_of_every_answer() {
             "profile",
             "ready_after",
             "repository",
+            "signed_by",
             "working_set"
         ]
     );
@@ -295,7 +297,7 @@ fn the_keys_of_every_answer() {
     );
     assert_eq!(
         keys(&inspected["acceleration"]),
-        ["manifest", "size", "source", "trust"]
+        ["manifest", "signed_by", "size", "source", "trust"]
     );
     assert_eq!(
         keys(&inspected["layers"][0]),

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that fails says where")]
 
 mod accelerate;
+mod access;
 mod config;
 mod facts;
 mod images;
@@ -10,6 +11,7 @@ mod messages;
 mod metrics;
 mod mount;
 mod run;
+mod signing;
 mod starts;
 mod support;
 mod terminal;
