@@ -1,4 +1,7 @@
 //! Background fill: completes a layer when nothing else goes on, then checks it against its diffID.
+//!
+//! One request at a time fills a near link. A far one holds more than one has: as long as twice as
+//! many requests bring clearly more, there are twice as many ([`Lanes`]).
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -110,6 +113,7 @@ impl Fill {
     /// Fetches until no block is missing.
     fn fetch_rest(&self, shared: &Shared) -> Result<(), FetchError> {
         let mut before = None;
+        let mut lanes = Lanes::default();
         loop {
             if !self.may_go(shared) {
                 return Err(FetchError::Stopped);
@@ -129,27 +133,31 @@ impl Fill {
                 });
             }
             before = Some((first.offset, missing.len()));
-            self.fetch_some(shared, entry.first_origin(), &missing)?;
+            self.fetch_some(shared, entry.first_origin(), &missing, &mut lanes)?;
         }
     }
 
-    /// Fetches the first absent chunks, as many as one request may have; or waits for them, where
-    /// others fetch them.
+    /// Fetches the first absent chunks, as many as the requests of all lanes may have; or waits for
+    /// them, where others fetch them.
     fn fetch_some(
         &self,
         shared: &Shared,
         attached: &Arc<Attached>,
         missing: &[Extent],
+        lanes: &mut Lanes,
     ) -> Result<(), FetchError> {
         attached.load_table()?;
         let Some(table) = attached.table() else {
             return Err(FetchError::Stopped);
         };
-        let numbers = first_chunks(table, missing, shared.settings.fill_bytes);
-        let wants = shared.board.claim(attached, numbers.iter().copied());
-        let flights: Vec<_> = wants.iter().map(Want::flight).collect();
+        let groups = first_chunks(table, missing, shared.settings.fill_bytes, lanes.count);
+        let claim = |group: &BTreeSet<usize>| shared.board.claim(attached, group.iter().copied());
+        let mut claimed: Vec<Vec<Want>> = groups.iter().map(claim).collect();
+        claimed.retain(|wants| !wants.is_empty());
+        let flights: Vec<_> = claimed.iter().flatten().map(Want::flight).collect();
         if flights.is_empty() {
             let until = Instant::now() + OTHERS;
+            let numbers: BTreeSet<usize> = groups.into_iter().flatten().collect();
             let (flights, _) = shared.board.chunks(attached, numbers, until);
             flights
                 .iter()
@@ -160,7 +168,17 @@ impl Fill {
             cause: Cause::Fill,
             deadline: None,
         };
-        chunks::fetch(shared, attached, wants, errand);
+        let begun = Instant::now();
+        let bytes = claimed.iter().flatten();
+        let bytes = bytes.map(|want| table.chunks[want.number].blob.len).sum();
+        let first = claimed.swap_remove(0);
+        std::thread::scope(|scope| {
+            for wants in claimed {
+                scope.spawn(|| chunks::fetch(shared, attached, wants, errand));
+            }
+            chunks::fetch(shared, attached, first, errand);
+        });
+        lanes.note(bytes, begun.elapsed());
         // They are answered: `fetch` does not hand the chunks of a fill on.
         let now = Instant::now();
         flights
@@ -169,21 +187,95 @@ impl Fill {
     }
 }
 
-/// Numbers of the first chunks that hold some of `missing` and follow each other, with at most
-/// `most` bytes of blob together, but at least one.
-fn first_chunks(table: &SeekTable, missing: &[Extent], most: u64) -> BTreeSet<usize> {
-    let mut numbers = BTreeSet::new();
+/// How many requests a fill has on their way at once.
+#[derive(Debug)]
+struct Lanes {
+    count: usize,
+    /// Bytes per second when the number was last changed.
+    rate: u64,
+}
+
+impl Default for Lanes {
+    fn default() -> Self {
+        Self { count: 1, rate: 0 }
+    }
+}
+
+impl Lanes {
+    /// Most of them: with requests of 1 MiB, a link of 1 Gbit/s and 70 ms is full.
+    const MOST: usize = 8;
+
+    /// So many bytes came by as many requests as there are lanes.
+    fn note(&mut self, bytes: u64, took: Duration) {
+        let micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX).max(1);
+        let rate = bytes.saturating_mul(1_000_000) / micros;
+        if rate > self.rate / 10 * 13 {
+            self.count = (self.count * 2).min(Self::MOST);
+            self.rate = rate;
+        } else if rate < self.rate / 2 {
+            self.count = (self.count / 2).max(1);
+            self.rate = rate;
+        }
+    }
+}
+
+/// Numbers of the first chunks that hold some of `missing`, in at most `groups` groups: those of a
+/// group follow each other and have at most `most` bytes of blob together, but at least one chunk.
+fn first_chunks(
+    table: &SeekTable,
+    missing: &[Extent],
+    most: u64,
+    groups: usize,
+) -> Vec<BTreeSet<usize>> {
+    let mut all: Vec<BTreeSet<usize>> = Vec::new();
     let mut bytes = 0;
+    let mut last: Option<usize> = None;
     for number in missing.iter().flat_map(|extent| table.covering(*extent)) {
-        if numbers.contains(&number) {
+        if last == Some(number) {
             continue;
         }
         bytes += table.chunks[number].blob.len;
-        let follows = numbers.last().is_none_or(|last| last + 1 == number);
-        if !numbers.is_empty() && (bytes > most || !follows) {
-            break;
+        let follows = last.is_some_and(|last| last + 1 == number);
+        last = Some(number);
+        let full = all.len() == groups;
+        match all.last_mut() {
+            Some(group) if follows && bytes <= most => {
+                group.insert(number);
+            }
+            _ if full => break,
+            _ => {
+                bytes = table.chunks[number].blob.len;
+                all.push(BTreeSet::from([number]));
+            }
         }
-        numbers.insert(number);
     }
-    numbers
+    all
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_far_link_gets_more_requests_and_a_near_one_does_not() {
+        let request = 1 << 20;
+        // A far one: each request takes as long as one alone.
+        let mut lanes = Lanes::default();
+        for _ in 0..6 {
+            lanes.note(request * lanes.count as u64, Duration::from_millis(100));
+        }
+        assert_eq!(lanes.count, Lanes::MOST);
+        // A near one: two take almost twice as long.
+        let mut lanes = Lanes::default();
+        for _ in 0..6 {
+            let took = Duration::from_millis(2 + 8 * lanes.count as u64);
+            lanes.note(request * lanes.count as u64, took);
+        }
+        assert_eq!(lanes.count, 2);
+        // It has become slow.
+        for _ in 0..6 {
+            lanes.note(request, Duration::from_secs(1));
+        }
+        assert_eq!(lanes.count, 1);
+    }
 }
