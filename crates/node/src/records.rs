@@ -12,6 +12,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
@@ -175,6 +176,7 @@ impl Records {
         };
         for dir in [&records.refs, &records.manifests, &records.layers] {
             fs::create_dir_all(dir)?;
+            remove_unfinished(dir)?;
         }
         Ok(records)
     }
@@ -332,12 +334,28 @@ fn read<T: DeserializeOwned>(path: &Path) -> Option<T> {
 }
 
 /// Writes `value` beside `path` and renames it into place. What a crash makes of it is no record,
-/// which counts as none.
+/// which counts as none. Of several writers of one path the last one wins.
 pub(crate) fn write<T: Serialize>(path: &Path, value: &T) -> io::Result<()> {
+    static NUMBER: AtomicU64 = AtomicU64::new(0);
     let bytes = serde_json::to_vec_pretty(value)?;
-    let temporary = path.with_extension("new");
-    fs::write(&temporary, bytes)?;
-    fs::rename(&temporary, path)
+    let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+    let temporary = path.with_extension(format!("{number}.new"));
+    let written = fs::write(&temporary, bytes).and_then(|()| fs::rename(&temporary, path));
+    if written.is_err() {
+        fs::remove_file(&temporary).ok();
+    }
+    written
+}
+
+/// Removes what a writer left that was killed.
+fn remove_unfinished(dir: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(dir)? {
+        let path = entry?.path();
+        if path.extension().is_some_and(|extension| extension == "new") {
+            fs::remove_file(path)?;
+        }
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -373,6 +391,34 @@ mod tests {
         records.remove_image(&manifest).unwrap();
         assert!(records.images().unwrap().is_empty());
         assert_eq!(records.reference(&reference, "linux/amd64"), None);
+    }
+
+    #[test]
+    fn a_record_has_many_writers() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("record");
+        std::thread::scope(|scope| {
+            for number in 0..8u64 {
+                let path = &path;
+                scope.spawn(move || {
+                    for _ in 0..200 {
+                        write(path, &number).unwrap();
+                        assert!(read::<u64>(path).unwrap() < 8);
+                    }
+                });
+            }
+        });
+        assert_eq!(files(dir.path()).unwrap(), [path]);
+    }
+
+    #[test]
+    fn what_was_not_finished_goes() {
+        let dir = tempfile::tempdir().unwrap();
+        let records = Records::open(dir.path()).unwrap();
+        let unfinished = records.manifests.join("abc.17.new");
+        fs::write(&unfinished, "{").unwrap();
+        Records::open(dir.path()).unwrap();
+        assert!(!unfinished.exists());
     }
 
     #[test]
