@@ -6,7 +6,9 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
+use rustix::process::{
+    Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open, pidfd_send_signal,
+};
 
 /// A signal that a serving process may outlive.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -93,6 +95,59 @@ pub fn raise_open_files(wanted: u64) -> io::Result<u64> {
     Ok(current)
 }
 
+/// Another process, which stays the one that it was when this was made.
+#[derive(Debug)]
+pub struct Process {
+    pid: i32,
+    pidfd: OwnedFd,
+}
+
+impl Process {
+    /// The process that has the number `pid` now.
+    ///
+    /// # Errors
+    /// Those of pidfd_open(2).
+    pub fn open(pid: i32) -> io::Result<Self> {
+        let process = Pid::from_raw(pid).ok_or(io::ErrorKind::NotFound)?;
+        let pidfd = pidfd_open(process, PidfdFlags::empty())?;
+        Ok(Self { pid, pidfd })
+    }
+
+    /// Whether it has the file at `path` open.
+    ///
+    /// # Errors
+    /// Those of listing its descriptors.
+    pub fn has_open(&self, path: &Path) -> io::Result<bool> {
+        let mut entries = fs::read_dir(format!("/proc/{}/fd", self.pid))?;
+        Ok(entries.any(|entry| {
+            let link = entry.and_then(|entry| fs::read_link(entry.path()));
+            link.is_ok_and(|link| link == path)
+        }))
+    }
+
+    /// Whether it is stopped, by a signal or a tracer (proc_pid_stat(5)).
+    ///
+    /// # Errors
+    /// Those of reading its state.
+    pub fn is_stopped(&self) -> io::Result<bool> {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.pid))?;
+        // The name, in parentheses, may have any character.
+        let state = stat.rsplit_once(") ").map_or("", |(_, rest)| rest);
+        Ok(state.starts_with(['T', 't']))
+    }
+
+    /// Sends it SIGKILL.
+    ///
+    /// # Errors
+    /// Those of pidfd_send_signal(2).
+    pub fn kill(&self) -> io::Result<()> {
+        Ok(pidfd_send_signal(
+            &self.pidfd,
+            rustix::process::Signal::KILL,
+        )?)
+    }
+}
+
 /// What the link of a descriptor of an event group says.
 pub const EVENT_GROUP: &str = "anon_inode:[fanotify]";
 
@@ -143,6 +198,29 @@ mod tests {
     use std::process::{Command, Stdio};
 
     use super::*;
+
+    #[test]
+    fn another_process_is_seen_to_be_stopped() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("file");
+        let file = fs::File::create_new(&path).unwrap();
+        let mut child = Command::new("sleep")
+            .arg("1000")
+            .stdout(Stdio::from(file))
+            .spawn()
+            .unwrap();
+        let process = Process::open(child.id().cast_signed()).unwrap();
+        assert!(process.has_open(&path).unwrap());
+        assert!(!process.has_open(dir.path()).unwrap());
+        assert!(!process.is_stopped().unwrap());
+        pidfd_send_signal(&process.pidfd, rustix::process::Signal::STOP).unwrap();
+        while !process.is_stopped().unwrap() {
+            std::thread::yield_now();
+        }
+        process.kill().unwrap();
+        assert!(!child.wait().unwrap().success());
+        assert!(process.kill().is_err(), "the number may be another's");
+    }
 
     #[test]
     fn another_process_s_open_file_is_the_same_here() {

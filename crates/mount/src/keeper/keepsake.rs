@@ -58,6 +58,21 @@ impl Keepsake {
         !life::is_shown(&self.socket) && self.source.has_files()
     }
 
+    /// Whether there is a keeper, but it is stopped: readers wait for it.
+    #[must_use]
+    pub fn has_a_stopped_keeper(&self) -> bool {
+        life::stopped(&self.socket).is_some() && self.source.has_files()
+    }
+
+    /// Kills a keeper that is stopped; what it had is denied by the next one, or by us.
+    pub fn kill_stopped_keeper(&self) {
+        if let Some(keeper) = life::stopped(&self.socket)
+            && let Err(error) = keeper.kill()
+        {
+            tracing::warn!(%error, "cannot kill the keeper, which is stopped");
+        }
+    }
+
     /// Denies with `EIO` what waits for the dead keeper, and what would wait for the next one. Only
     /// for when there is no keeper.
     pub fn deny_waiting(&self) {

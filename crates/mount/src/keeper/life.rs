@@ -3,14 +3,18 @@
 //!
 //! A keeper holds the lock shared, and who asks tries to have it alone, for an instant. So nobody
 //! is ever in a keeper's way for longer than that.
+//!
+//! A keeper that is stopped (SIGSTOP) has the lock, too. So the file has its process id, and whoever
+//! is worried looks at that process.
 
 use std::fs::File;
-use std::io;
+use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::fs::{FlockOperation, flock};
+use thaw_sys::process::Process;
 
 /// For how long those who ask may be in the way.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -34,7 +38,18 @@ pub(super) fn show(socket: &Path) -> io::Result<File> {
         }
         thread::sleep(Duration::from_millis(1));
     }
+    file.set_len(0)?;
+    write!(&file, "{}", std::process::id())?;
     Ok(file)
+}
+
+/// The keeper that listens at `socket`, if it lives and is stopped: it answers nobody.
+pub(super) fn stopped(socket: &Path) -> Option<Process> {
+    let pid = std::fs::read_to_string(path(socket)).ok()?.parse().ok()?;
+    let process = Process::open(pid).ok()?;
+    // The number may be another process's by now: only a keeper has the file open.
+    let is_keeper = process.has_open(&path(socket)).unwrap_or(false);
+    (is_keeper && process.is_stopped().unwrap_or(false)).then_some(process)
 }
 
 /// Whether a keeper that listens, or is about to listen, at `socket` lives. One who asks at the same

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use thaw_sys::socket;
 
 use super::keepsake::{self, Saved};
+use super::life;
 use super::link::Link;
 use super::message::{Command, Notice};
 use super::source::{self, Source};
@@ -75,6 +76,11 @@ fn take_over_any(
     loop {
         match socket::connect(&settings.socket).map(|socket| take_over(socket, settings)) {
             Ok(Err(MountError::Owned(_))) if begin.elapsed() < PREDECESSOR_TIMEOUT => {}
+            // It died while we spoke: as if we had come later.
+            Ok(Err(error)) if !life::is_shown(&settings.socket) => {
+                tracing::warn!(%error, "the keeper ended while it was taken over");
+                return Ok(None);
+            }
             Ok(other) => return other.map(Some),
             Err(_) if begin.elapsed() < patience => {}
             Err(_) => return Ok(None),

@@ -16,6 +16,7 @@ by_every_transport!(
     a_stopped_daemon_costs_errors_after_the_bound,
     a_stopped_keeper_is_replaced,
     a_stopped_keeper_is_replaced_by_the_next_daemon,
+    with_daemon_and_keeper_stopped_reads_fail_within_the_bound,
 );
 
 fn start(scene: &Scene, node: &Thaw, transport: &str) -> std::path::PathBuf {
@@ -89,5 +90,22 @@ fn a_stopped_keeper_is_replaced_by_the_next_daemon(transport: &str) {
     node.run(["images"]).unwrap();
     assert!(!processes(&node, "keeper").contains(&keeper));
     read(&scene, &inside, "srv/f1-3").unwrap();
+    end(&scene, &node, &inside);
+}
+
+fn with_daemon_and_keeper_stopped_reads_fail_within_the_bound(transport: &str) {
+    let scene = Scene::new();
+    let node = thaw();
+    let inside = start(&scene, &node, transport);
+    let (daemon, keeper) = (node.daemon().unwrap(), processes(&node, "keeper")[0]);
+    signal(daemon, Signal::STOP);
+    signal(keeper, Signal::STOP);
+    let error = read(&scene, &inside, "srv/f1-3").unwrap_err();
+    assert_eq!(error.raw_os_error(), Some(5), "{error}");
+    assert!(
+        !processes(&node, "keeper").contains(&keeper),
+        "it is killed"
+    );
+    signal(daemon, Signal::CONT);
     end(&scene, &node, &inside);
 }

@@ -5,6 +5,9 @@
 //! goes on alone. What is left is the death of both, and then the readers wait for a daemon that
 //! only a command would start. So the monitor starts it, and denies what waits when none can
 //! be started within the time that a read may take.
+//!
+//! A daemon kills a keeper that is stopped (SIGSTOP), or hangs. When it is stopped itself, the
+//! monitor does it after half of the time that a read may take.
 
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread;
@@ -45,6 +48,7 @@ impl Vigil {
             bound,
             revive,
             alone: None,
+            stopped: None,
             rest: None,
         };
         thread::Builder::new()
@@ -62,6 +66,8 @@ struct Watch {
     revive: Revive,
     /// Since when there is no keeper.
     alone: Option<Instant>,
+    /// Since when the keeper is stopped.
+    stopped: Option<Instant>,
     /// Before when no daemon is asked for again.
     rest: Option<Instant>,
 }
@@ -73,7 +79,17 @@ impl Watch {
         let patience = (PATIENCE + spread).min(self.bound / 2);
         while ended.recv_timeout(LOOK) == Err(RecvTimeoutError::Timeout) {
             if !self.keepsake.is_alone() {
-                (self.alone, self.rest) = (None, None);
+                if self.keepsake.has_a_stopped_keeper() {
+                    let stopped = *self.stopped.get_or_insert_with(Instant::now);
+                    if stopped.elapsed() >= self.bound / 2 {
+                        tracing::warn!("the keeper is stopped, and no daemon replaces it");
+                        self.keepsake.kill_stopped_keeper();
+                        // Readers have waited since then.
+                        self.alone = Some(stopped);
+                    }
+                    continue;
+                }
+                (self.alone, self.rest, self.stopped) = (None, None, None);
                 continue;
             }
             let alone = *self.alone.get_or_insert_with(Instant::now);
