@@ -92,7 +92,7 @@ impl Layers {
         Ok(layer)
     }
 
-    fn open_file(
+    pub(crate) fn open_file(
         &self,
         diff_id: DiffId,
         tar_size: u64,

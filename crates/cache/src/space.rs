@@ -1,24 +1,26 @@
 //! What the layers cost, and giving it back: plan, then do.
 //!
-//! A layer goes as a whole, the one that was opened longest ago first. One that is open in this
+//! A layer goes as a whole, the one that was opened longest ago first; or all but some of its blocks
+//! do ([`Layers::shrink`]). One that is open in this
 //! process is never touched, nor one that the caller names as in use (for instance one that is
 //! mounted while its daemon starts again).
 
 use std::collections::HashSet;
-use std::fs;
+use std::fs::{self, File};
+use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::SystemTime;
 
-use thaw_image::DiffId;
+use thaw_image::{BlockRun, DiffId};
 
 use crate::file::{self, FileError, failed};
 use crate::layers::Layers;
-use crate::presence::Presence;
-use crate::tar::LayerTar;
+use crate::presence::{Presence, PresenceReader};
+use crate::tar::{LayerTar, TarError};
 
 /// Bytes in the unit of `st_blocks` (stat(2)).
-const STAT_BLOCK: u64 = 512;
+pub(crate) const STAT_BLOCK: u64 = 512;
 
 /// What one layer costs.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -55,6 +57,15 @@ pub enum RemoveError {
     InUse {
         /// Which.
         layer: DiffId,
+    },
+    /// Its tar.
+    #[error("layer {layer} does not give its space back")]
+    Tar {
+        /// Which.
+        layer: DiffId,
+        /// What failed.
+        #[source]
+        source: TarError,
     },
     /// The disk.
     #[error("layer {layer} is not, or not wholly, removed")]
@@ -145,6 +156,42 @@ impl Layers {
             }
         }
         Ok(freed)
+    }
+
+    /// Gives back what a layer takes for blocks that `keep` (in order) has not; 0 for one that is
+    /// in use. Nobody may have it open here. `alone` runs what it is given if nobody else has the
+    /// file open, a kernel's mount among them, and nobody can open it meanwhile.
+    ///
+    /// # Errors
+    /// [`RemoveError::InUse`] if it is open here, [`RemoveError::Tar`].
+    pub fn shrink(
+        &self,
+        layer: &DiffId,
+        keep: &[BlockRun],
+        alone: impl FnOnce(&File, &mut dyn FnMut()) -> io::Result<()>,
+    ) -> Result<u64, RemoveError> {
+        let layer = *layer;
+        let shrunk = self.unless_in_use(&layer, |dir| {
+            let path = LayerTar::path_in(dir);
+            let Some((_, presence)) = PresenceReader::beside(&path) else {
+                return Ok(0); // Not opened in this boot: what is there is not known.
+            };
+            let tar = self.open_file(layer, presence.tar_size(), None)?;
+            let spare = tar.spare(keep);
+            let mut freed = Ok(None);
+            let mut punch = || freed = tar.punch(&spare, || Ok::<_, TarError>(()));
+            alone(tar.file(), &mut punch).map_err(|source| TarError::File {
+                diff_id: layer,
+                source: failed("see who uses", &path)(source),
+            })?;
+            let freed = freed?;
+            tar.sync()?;
+            Ok(freed.unwrap_or(0))
+        });
+        match shrunk {
+            None => Err(RemoveError::InUse { layer }),
+            Some(shrunk) => shrunk.map_err(|source| RemoveError::Tar { layer, source }),
+        }
     }
 
     /// Removes a layer that nobody has open. That it is not here is no error.

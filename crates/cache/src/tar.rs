@@ -11,19 +11,24 @@
 //! mark outlived the process that set it, hand in a descriptor from before
 //! ([`crate::Layers::adopt`]). A second descriptor would make the daemon wait for itself.
 //!
+//! **Giving blocks back** ([`LayerTar::punch`]) is the only way in which a block that is there goes.
+//! Whoever relies on a block between looking for its bit and using its bytes holds `holes` for
+//! reading; a punch has it for writing, and the caller vouches for readers in other processes.
+//!
 //! **After a failed write** nothing is guessed. A full disk makes the layer refuse writes for
 //! [`FULL_PAUSE`], then the next write tries again; after any other error it refuses until it is
 //! opened again. Reading what is there goes on.
 //!
-//! Locks, none held over I/O but `syncing`, which only snapshots take: `edges`, `refusal`, each a
-//! leaf.
+//! Locks: `holes` first, which is only ever waited for by readers of it while a punch goes on;
+//! then `syncing`, which only snapshots and punches take. Then, never held over I/O, `edges` and
+//! `refusal`, each a leaf.
 
 mod error;
 
 use std::fs::File;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 use std::time::{Duration, Instant};
 
 use rustix::fs::{Advice, FallocateFlags};
@@ -32,11 +37,14 @@ use thaw_image::{BLOCK, BlockRun, DiffId, Digest, Extent, Hasher, Verified};
 use crate::edges::Edges;
 use crate::file::{FileError, failed};
 use crate::presence::{Presence, Subject};
+use crate::space::STAT_BLOCK;
 pub use error::TarError;
 
 /// For how long a layer refuses writes after the disk was full.
 pub const FULL_PAUSE: Duration = Duration::from_secs(2);
 const VERIFY_STEP: usize = 1 << 20;
+/// Blocks of a page: a filesystem gives back no less.
+const PAGE_BLOCKS: u64 = 4096 / BLOCK;
 
 /// A part of a [`Verified`] and where in a tar it belongs.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -65,6 +73,8 @@ pub struct LayerTar {
     presence: Presence,
     edges: Mutex<Edges>,
     refusal: Mutex<Option<Refusal>>,
+    /// Written by [`LayerTar::punch`] alone.
+    holes: RwLock<()>,
     /// Bits and wholeness at the last sync.
     syncing: Mutex<Option<(u64, bool)>>,
 }
@@ -110,14 +120,7 @@ impl LayerTar {
                 .map_err(named)?;
         }
         let found = Presence::find(dir, &subject).map_err(named)?;
-        let punch = |runs: &[BlockRun]| {
-            runs.iter().try_for_each(|run| {
-                let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
-                let extent = run.extent(full);
-                rustix::fs::fallocate(&file, flags, extent.offset, extent.len)
-                    .map_err(|error| failed("punch holes into", &path)(error.into()))
-            })
-        };
+        let punch = |runs: &[BlockRun]| punch_holes(&file, &path, runs, full);
         let presence = Presence::open(dir, subject, found, punch).map_err(named)?;
         Ok(Self {
             diff_id,
@@ -128,6 +131,7 @@ impl LayerTar {
             presence,
             edges: Mutex::default(),
             refusal: Mutex::default(),
+            holes: RwLock::default(),
             syncing: Mutex::default(),
         })
     }
@@ -262,6 +266,7 @@ impl LayerTar {
     /// As [`LayerTar::write`].
     pub fn write_runs(&self, bytes: &Verified, runs: &[Placed]) -> Result<u64, TarError> {
         self.writable()?;
+        let _no_holes = self.no_holes();
         let written = runs
             .iter()
             .try_fold(0, |sum, run| Ok(sum + self.write_one(bytes.bytes(), run)?));
@@ -271,6 +276,7 @@ impl LayerTar {
     /// Writes bytes of a tar that as a whole had the diffID.
     pub(crate) fn write_hashed(&self, offset: u64, bytes: &[u8]) -> Result<u64, TarError> {
         self.writable()?;
+        let _no_holes = self.no_holes();
         let to = Extent {
             offset,
             len: bytes.len() as u64,
@@ -366,6 +372,93 @@ impl LayerTar {
             .map_err(|error| self.file_error(error))
     }
 
+    /// As long as the guard lives no block goes.
+    fn no_holes(&self) -> RwLockReadGuard<'_, ()> {
+        self.holes.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Reads bytes that are there; `false` if some of them are not.
+    ///
+    /// # Errors
+    /// As [`LayerTar::read_at`].
+    pub fn read_present(&self, buffer: &mut [u8], offset: u64) -> Result<bool, TarError> {
+        let _no_holes = self.no_holes();
+        let len = buffer.len() as u64;
+        if !self.contains(Extent { offset, len }) {
+            return Ok(false);
+        }
+        self.read_at(buffer, offset).map(|()| true)
+    }
+
+    /// The blocks that are there and that `keep` (in order) has not, in whole pages: what a punch
+    /// can give back.
+    #[must_use]
+    pub fn spare(&self, keep: &[BlockRun]) -> Vec<BlockRun> {
+        let all = BlockRun {
+            first: 0,
+            count: self.size.div_ceil(BLOCK),
+        };
+        let absent = self.presence.map.missing(all);
+        let mut stays: Vec<BlockRun> = keep.iter().chain(&absent).copied().collect();
+        stays.sort_by_key(|run| run.first);
+        let mut spare = Vec::new();
+        let mut at = 0u64;
+        let end = BlockRun {
+            first: all.count,
+            count: 0,
+        };
+        for run in stays.iter().chain([&end]) {
+            let first = at.next_multiple_of(PAGE_BLOCKS);
+            // The last page may be short.
+            let next = match run.first.min(all.count) {
+                last if last == all.count => last,
+                other => other / PAGE_BLOCKS * PAGE_BLOCKS,
+            };
+            if first < next {
+                spare.push(BlockRun {
+                    first,
+                    count: next - first,
+                });
+            }
+            at = at.max(run.end());
+        }
+        spare
+    }
+
+    /// Gives the space of `runs` back: their blocks are not there any more. `quiet` is called when
+    /// nobody can find them any more, and returns when nobody in another process uses them who
+    /// found them before; if it fails, their space stays taken until they are fetched or the layer
+    /// is removed. `None` if the layer is in use here at this moment.
+    ///
+    /// # Errors
+    /// [`TarError::File`], or what `quiet` says.
+    pub fn punch<E: From<TarError>>(
+        &self,
+        runs: &[BlockRun],
+        quiet: impl FnOnce() -> Result<(), E>,
+    ) -> Result<Option<u64>, E> {
+        let Ok(_alone) = self.holes.try_write() else {
+            return Ok(None);
+        };
+        let named = |error| E::from(self.file_error(error));
+        let mut synced = lock(&self.syncing);
+        *synced = None;
+        self.presence.clear(runs).map_err(named)?;
+        quiet()?;
+        let before = self.allocated().map_err(named)?;
+        let full = self.size.div_ceil(BLOCK) * BLOCK;
+        punch_holes(&self.file, &self.path, runs, full).map_err(named)?;
+        Ok(Some(
+            before.saturating_sub(self.allocated().map_err(named)?),
+        ))
+    }
+
+    /// Bytes that the file takes on the disk.
+    fn allocated(&self) -> Result<u64, FileError> {
+        let metadata = self.file.metadata().map_err(failed("stat", &self.path))?;
+        Ok(metadata.blocks() * STAT_BLOCK)
+    }
+
     /// Reads through the layer's own descriptor: no event is raised, and a hole reads as zeros.
     ///
     /// # Errors
@@ -418,6 +511,7 @@ impl LayerTar {
     /// which the layer is empty and takes no writes until it is opened again.
     pub fn verify_whole(&self, go_on: &dyn Fn() -> bool) -> Result<(), TarError> {
         let diff_id = self.diff_id;
+        let _no_holes = self.no_holes();
         if self.is_whole() {
             return Ok(());
         }
@@ -468,6 +562,16 @@ impl LayerTar {
         }
         Ok(hasher.finish())
     }
+}
+
+/// Makes holes of `runs` in a file of `full` bytes.
+fn punch_holes(file: &File, path: &Path, runs: &[BlockRun], full: u64) -> Result<(), FileError> {
+    runs.iter().try_for_each(|run| {
+        let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+        let extent = run.extent(full);
+        rustix::fs::fallocate(file, flags, extent.offset, extent.len)
+            .map_err(|error| failed("punch holes into", path)(error.into()))
+    })
 }
 
 fn slice(bytes: &[u8], extent: Extent) -> Option<&[u8]> {

@@ -32,6 +32,7 @@ pub use keeper::{Inherited, Keeper, KeeperSettings, Keepsake, keeper_main};
 pub use mounts::{LayoutMount, OverlayMount, TmpfsMount};
 pub use thaw_sys::capabilities::{Ability, Capabilities, Cgroup, KernelVersion};
 pub use thaw_sys::fanotify::Denial;
+pub use thaw_sys::lease::while_alone;
 pub use thaw_sys::mount::{MountEntry, Overlay, Unmount, mount_table};
 pub use trace::{Trace, TraceEntry};
 pub use transport::{

@@ -87,6 +87,13 @@ pub trait FaultTransport: Send + Sync {
     /// [`MountError`].
     fn counters(&self) -> Result<FaultCounters, MountError>;
 
+    /// Returns when every read that found its bytes present before the call has them: what was
+    /// present and is not any more may then lose its bytes.
+    ///
+    /// # Errors
+    /// [`MountError::Refused`] with [`TransportKind::Fanotify`], where that cannot be known.
+    fn fence(&self) -> Result<(), MountError>;
+
     /// Ends the processes behind the transport; everything was released before.
     ///
     /// # Errors

@@ -237,15 +237,14 @@ impl Node {
     ) -> std::io::Result<Vec<u8>> {
         let layer = layers.iter().find(|layer| layer.diff_id() == *diff_id);
         let layer = layer.ok_or_else(|| std::io::Error::other("not a layer of the image"))?;
-        if !layer.contains(extent) {
-            let deadline = Instant::now() + self.settings.fault_timeout;
+        let mut bytes = vec![0; usize::try_from(extent.len).unwrap_or(0)];
+        let deadline = Instant::now() + self.settings.fault_timeout;
+        let mut read = || layer.read_present(&mut bytes, extent.offset);
+        // What came may be given back before it is read.
+        while !read().map_err(std::io::Error::other)? {
             let filled = self.fetcher.demand_only(&layer.diff_id(), extent, deadline);
             filled.map_err(std::io::Error::other)?;
         }
-        let mut bytes = vec![0; usize::try_from(extent.len).unwrap_or(0)];
-        layer
-            .read_at(&mut bytes, extent.offset)
-            .map_err(std::io::Error::other)?;
         Ok(bytes)
     }
 

@@ -80,6 +80,17 @@ impl BlockMap {
         new
     }
 
+    /// Clears the bits of `run`; gives the number of those that were set.
+    pub(crate) fn clear(&self, run: BlockRun) -> u64 {
+        let mut gone = 0;
+        for (word, mask) in self.touched(run) {
+            let old = self.words[index(word)].fetch_and(!mask, Ordering::AcqRel);
+            gone += u64::from((mask & old).count_ones());
+        }
+        self.present.fetch_sub(gone, Ordering::Relaxed);
+        gone
+    }
+
     /// Whether all bits of `run` are set. Blocks behind the last do not count.
     pub(crate) fn contains(&self, run: BlockRun) -> bool {
         self.touched(run)
@@ -181,6 +192,12 @@ mod tests {
             let again = BlockMap::new(blocks, &all);
             prop_assert_eq!(again.present(), map.present());
             prop_assert_eq!(again.missing(run), map.missing(run));
+            let before = again.present();
+            let gone = again.clear(run);
+            prop_assert_eq!(again.present() + gone, before);
+            let clear = BlockRun { first: run.first.min(blocks), count: run.end().min(blocks) - run.first.min(blocks) };
+            let missing: u64 = again.missing(run).iter().map(|run| run.count).sum();
+            prop_assert_eq!(missing, clear.count);
         }
     }
 }

@@ -243,6 +243,19 @@ impl Presence {
         Ok(new)
     }
 
+    /// Forgets that the blocks of `runs` are there, for good, before their bytes go: first what
+    /// was durable, then the bits that others read. A layer that was whole is so no more.
+    pub(crate) fn clear(&self, runs: &[BlockRun]) -> Result<(), FileError> {
+        Self::remove_durable(&self.dir)?;
+        self.whole.store(false, Ordering::Release);
+        self.write_header(false)?;
+        for run in runs {
+            self.map.clear(*run);
+            self.write_bits(*run)?;
+        }
+        Ok(())
+    }
+
     /// Repeats the bits of `run` in the file.
     ///
     /// Two threads may write the same byte, each with its own bit. No lock is needed: whoever

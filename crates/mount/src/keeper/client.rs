@@ -290,6 +290,20 @@ impl FaultTransport for Keeper {
         }
     }
 
+    fn fence(&self) -> Result<(), MountError> {
+        match self.kind() {
+            TransportKind::Fanotify => {
+                let why =
+                    "a read that an event let through is the kernel's, and nobody sees its end";
+                Err(MountError::Refused(why.to_owned()))
+            }
+            TransportKind::Fuse => done(
+                self.shared
+                    .ask(|request| Command::Fence { request }, None)?,
+            ),
+        }
+    }
+
     fn shut_down(&self) -> Result<(), MountError> {
         self.shared.state().closing = true;
         let replied = self

@@ -56,6 +56,8 @@ pub(crate) enum Command {
     Counters { request: Request },
     /// End.
     ShutDown { request: Request },
+    /// Say when every read that was let through until now has its bytes.
+    Fence { request: Request },
 }
 
 impl Command {
@@ -95,6 +97,7 @@ impl Command {
             } => Writer::new(7).number(*request).layer(layer).number(*from),
             Self::Counters { request } => Writer::new(8).number(*request),
             Self::ShutDown { request } => Writer::new(9).number(*request),
+            Self::Fence { request } => Writer::new(10).number(*request),
         }
         .finish()
     }
@@ -136,6 +139,9 @@ impl Command {
                 request: reader.number()?,
             },
             9 => Self::ShutDown {
+                request: reader.number()?,
+            },
+            10 => Self::Fence {
                 request: reader.number()?,
             },
             _ => return Err(MountError::Protocol("unknown command")),
@@ -433,6 +439,7 @@ mod tests {
             },
             Command::Counters { request },
             Command::ShutDown { request },
+            Command::Fence { request },
         ]
     }
 

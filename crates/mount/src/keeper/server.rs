@@ -19,7 +19,7 @@ use super::layers::{FileId, Layers};
 use super::life;
 use super::message::{Command, Notice, Reply, Request};
 use super::source::{self, Reader, Source};
-use super::supply::Supply;
+use super::supply::{Fence, Supply};
 use super::wire::MAX_MESSAGE;
 use super::{EVENT_FD_LIMIT, PROTOCOL};
 use crate::{Denial, FaultCounters, MountError, TransportKind};
@@ -28,6 +28,8 @@ use crate::{Denial, FaultCounters, MountError, TransportKind};
 const RESERVED_FDS: usize = 4096;
 /// How often things that nobody waits for are looked at.
 const TICK: Duration = Duration::from_secs(1);
+/// How often it is looked whether fences are passed.
+const FENCE_TICK: Duration = Duration::from_millis(2);
 /// Commands taken before events are looked at again.
 const COMMAND_BATCH: usize = 64;
 
@@ -76,6 +78,8 @@ struct Pending {
     file: FileId,
     extent: Extent,
     since: Instant,
+    /// Whether the daemon has said once that it is filled, and it was not.
+    again: bool,
 }
 
 /// What the keeper was started with.
@@ -107,6 +111,8 @@ struct Server {
     incomplete: bool,
     /// Since when there is nothing to keep.
     idle_since: Option<Instant>,
+    /// Whom to tell when what was let through before has its bytes.
+    fences: Vec<(Request, Fence)>,
     /// For commands.
     buffer: Vec<u8>,
 }
@@ -168,6 +174,7 @@ impl Server {
             over: false,
             incomplete: false,
             idle_since: None,
+            fences: Vec::new(),
             buffer,
         })
     }
@@ -183,6 +190,7 @@ impl Server {
             {
                 return Ok(());
             }
+            self.pass_fences();
             self.send();
             if ready.connection
                 && let Next::End = self.accept()
@@ -244,7 +252,21 @@ impl Server {
     fn timeout(&self) -> Duration {
         let first = self.pending.first_key_value();
         let left = first.map_or(TICK, |(_, pending)| self.remaining(pending));
-        left.min(TICK)
+        // A thread that has answered does not wake us.
+        let tick = match self.fences.is_empty() {
+            true => TICK,
+            false => FENCE_TICK,
+        };
+        left.min(tick)
+    }
+
+    /// Says of fences that they are passed.
+    fn pass_fences(&mut self) {
+        let passed = self.fences.extract_if(.., |(_, fence)| fence.is_passed());
+        let passed: Vec<Request> = passed.map(|(request, _)| request).collect();
+        for request in passed {
+            self.reply(request, Reply::Done);
+        }
     }
 
     fn remaining(&self, pending: &Pending) -> Duration {
@@ -303,6 +325,7 @@ impl Server {
             file,
             extent,
             since: Instant::now(),
+            again: false,
         };
         self.announce(self.next_miss, &pending);
         self.pending.insert(self.next_miss, pending);
@@ -359,6 +382,7 @@ impl Server {
 
     fn lose_daemon(&mut self) {
         self.daemon = None;
+        self.fences.clear();
         // It may not have said all layers. Reads of those that are not known are denied.
         self.incomplete |= !self.serving;
         self.serving = true;
@@ -411,6 +435,11 @@ impl Server {
                 self.reply(request, Reply::Counters(Box::new(self.counters)));
             }
             Command::ShutDown { request } => return self.shut_down(request),
+            Command::Fence { request } => {
+                let fence = self.supply.fence();
+                self.fences.push((request, fence));
+                self.pass_fences();
+            }
         }
         Next::Go
     }
@@ -454,6 +483,16 @@ impl Server {
         let Some(pending) = self.pending.remove(&miss) else {
             return;
         };
+        if outcome.is_ok() && !pending.again && !self.is_present(&pending) {
+            // It was there, and was given back before we looked: the daemon is asked once more.
+            let pending = Pending {
+                again: true,
+                ..pending
+            };
+            self.announce(miss, &pending);
+            self.pending.insert(miss, pending);
+            return;
+        }
         self.counters.waited(pending.since.elapsed());
         let outcome = outcome.and_then(|()| {
             if self.is_present(&pending) {

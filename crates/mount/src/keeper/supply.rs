@@ -7,7 +7,7 @@ use std::fs::File;
 use std::io::{self, IoSliceMut};
 use std::os::unix::fs::FileExt;
 use std::sync::mpsc::{Receiver, Sender, channel};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::thread;
 
 use rustix::io::{ReadWriteFlags, preadv2};
@@ -24,6 +24,7 @@ struct Job {
     read: Read,
     tar: Arc<File>,
     len: usize,
+    _epoch: Arc<()>,
 }
 
 /// What gives readers their bytes.
@@ -32,6 +33,19 @@ pub(crate) struct Supply {
     /// At most as many as the kernel lets wait.
     jobs: Sender<Job>,
     buffer: Vec<u8>,
+    /// Held by the jobs since the last fence.
+    epoch: Arc<()>,
+}
+
+/// The reads that were let through before some moment.
+#[derive(Debug)]
+pub(crate) struct Fence(Weak<()>);
+
+impl Fence {
+    /// Whether all of them have their bytes.
+    pub(crate) fn is_passed(&self) -> bool {
+        self.0.strong_count() == 0
+    }
 }
 
 impl Supply {
@@ -52,7 +66,14 @@ impl Supply {
         Ok(Self {
             jobs,
             buffer: Vec::new(),
+            epoch: Arc::default(),
         })
+    }
+
+    /// What is let through from now on is not behind the fence.
+    pub(crate) fn fence(&mut self) -> Fence {
+        let before = std::mem::take(&mut self.epoch);
+        Fence(Arc::downgrade(&before))
     }
 
     /// Lets a reader of `tar` go on; `size` bytes of it there are.
@@ -81,7 +102,13 @@ impl Supply {
         }
         let tar = Arc::clone(tar);
         // Without a thread the job is dropped, and its reader is denied.
-        let _ = self.jobs.send(Job { read, tar, len });
+        let _epoch = Arc::clone(&self.epoch);
+        let _ = self.jobs.send(Job {
+            read,
+            tar,
+            len,
+            _epoch,
+        });
     }
 }
 
@@ -90,7 +117,13 @@ fn work(queue: &Mutex<Receiver<Job>>) {
         let queue = queue.lock().unwrap_or_else(PoisonError::into_inner);
         queue.recv().ok()
     };
-    while let Some(Job { read, tar, len }) = next() {
+    while let Some(Job {
+        read,
+        tar,
+        len,
+        _epoch,
+    }) = next()
+    {
         let mut bytes = vec![0; len];
         match tar.read_exact_at(&mut bytes, read.offset()) {
             Ok(()) => answer(read, Ok(&bytes)),
