@@ -13,6 +13,7 @@ mod artifact;
 pub mod closure;
 mod layout;
 pub mod merge;
+mod names;
 mod offer;
 mod pipeline;
 mod reader;
@@ -23,6 +24,7 @@ pub use artifact::{
     Acceleration, Artifact, ArtifactError, BlobContent, Packed, TableRef, read_table,
 };
 pub use layout::{Layout, LayoutError};
+pub use names::names;
 pub use offer::{Offer, find, offers};
 pub use pipeline::{
     Known, LayerFailure, LayerIndex, LayerRef, Place, PrepareError, Prepared, PreparedLayer,

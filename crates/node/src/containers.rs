@@ -12,6 +12,7 @@ use thaw_mount::{LayoutMount, Overlay, OverlayMount, TmpfsMount, Unmount};
 use crate::Node;
 use crate::container::{self, Container, Containers, NewContainer};
 use crate::error::NodeError;
+use crate::explain::{START, Start};
 use crate::node::lock;
 use crate::open::ImageMount;
 use crate::reports::{Mounted, PreparedContainer, StartReport, Traffic};
@@ -141,7 +142,7 @@ impl Node {
             image: reference,
             options,
         })?;
-        let made = self.make_root(image, &container, storage, before, timing);
+        let made = self.make_root(image, &container, wish, storage, before, timing);
         if made.is_err() {
             lock(&self.held).remove(container.id().as_str());
             container.remove(true).ok();
@@ -166,6 +167,7 @@ impl Node {
         &self,
         image: &Arc<ImageMount>,
         container: &Container,
+        wish: &ImageWish,
         storage: Option<u64>,
         before: Spent,
         timing: &Timing,
@@ -174,8 +176,14 @@ impl Node {
         let mut held = timing.span("overlay", || overlay(image, dir, storage, before))?;
         held.round_trips = timing.round_trips();
         lock(&self.held).insert(container.id().to_string(), held);
-        crate::records::write(&dir.join("way.json"), &image.way_now())
-            .map_err(NodeError::records)?;
+        let start = Start {
+            way: image.way_now(),
+            manifest: image.image.digest,
+            profile: wish.profile.clone(),
+            round_trips: timing.round_trips(),
+            spans: timing.spans(),
+        };
+        crate::records::write(&dir.join(START), &start).map_err(NodeError::records)?;
         let served = image.parts.layers.iter();
         let served = served.filter(|layer| self.marks.contain(&layer.diff_id()));
         crate::keepsake::leave(dir, served, &self.settings)?;

@@ -26,13 +26,13 @@ impl Node {
         Ok(wanted.map(|state| self.container_facts(&state)).collect())
     }
 
-    fn container_facts(&self, state: &State) -> ContainerFacts {
+    pub(crate) fn container_facts(&self, state: &State) -> ContainerFacts {
         let dir = self
             .settings
             .root
             .join("containers")
             .join(state.id.as_str());
-        let way = std::fs::read(dir.join("way.json")).unwrap_or_default();
+        let start = crate::explain::read_start(&dir);
         let unknown = || Way {
             how: How::Full,
             why: "unknown".to_owned(),
@@ -49,7 +49,7 @@ impl Node {
                 Status::Running => state.published.clone(),
                 _ => Vec::new(),
             },
-            way: serde_json::from_slice(&way).unwrap_or_else(|_| unknown()),
+            way: start.map_or_else(unknown, |start| start.way),
         }
     }
 

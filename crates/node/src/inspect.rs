@@ -205,7 +205,7 @@ impl Node {
     }
 
     /// A working set whose artifact is in the store.
-    fn kept_set(&self, artifact: &Digest, image: &Digest) -> Option<WorkingSet> {
+    pub(crate) fn kept_set(&self, artifact: &Digest, image: &Digest) -> Option<WorkingSet> {
         let blobs = self.store.blobs();
         let artifact = Manifest::parse(blobs.get(artifact).ok()??, None).ok()?;
         let parts = thaw_accelerate::parse_working_set(&artifact, image).ok()?;

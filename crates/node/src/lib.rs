@@ -25,6 +25,7 @@ pub mod container;
 mod containers;
 mod error;
 mod estimate;
+mod explain;
 mod facts;
 mod guess;
 mod image;
@@ -51,8 +52,10 @@ mod space;
 mod stream;
 mod timing;
 mod transport;
+mod trim;
 mod trust;
 mod turns;
+mod waits;
 
 pub use error::NodeError;
 pub use image::{Image, ImageError, Layer};

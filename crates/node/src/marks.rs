@@ -44,6 +44,11 @@ impl Marked {
         self.layers.is_empty()
     }
 
+    /// The layer, if it is attached.
+    pub(crate) fn get(&self, layer: &DiffId) -> Option<Arc<LayerTar>> {
+        self.layers.get(layer).cloned()
+    }
+
     /// Notes a layer that was attached.
     pub(crate) fn add(&mut self, layer: &Arc<LayerTar>) {
         self.layers.insert(layer.diff_id(), Arc::clone(layer));
@@ -152,6 +157,7 @@ impl Node {
     /// Does what nobody asks for, and never takes long: has layers checked whose last block has
     /// come, and takes the marks off those that are whole. To be called now and then.
     pub fn tend(&self) {
+        self.trim_now_and_then();
         for layer in self.marks.layers() {
             if !layer.is_whole() && layer.present_bytes() == layer.tar_size() {
                 self.check(&layer);

@@ -23,7 +23,9 @@ use crate::open::ImageMount;
 use crate::records::Records;
 use crate::settings::{Settings, Transport};
 use crate::source::chain;
+use crate::trim::Trimming;
 use crate::turns::Turns;
+use crate::waits::Waits;
 
 /// One machine's images and containers. One process has one node for a store.
 pub struct Node {
@@ -49,6 +51,10 @@ pub struct Node {
     pub(crate) mounts: Mutex<HashMap<PathBuf, Held>>,
     /// What lazy starts have spared a full pull.
     pub(crate) spared: Mutex<Spared>,
+    /// When the cache was brought to its size.
+    pub(crate) trimming: Mutex<Trimming>,
+    /// The last reads that waited.
+    pub(crate) waits: Arc<Waits>,
 }
 
 /// An image's mount, or the one who is making it: others wait for the lock.
@@ -91,6 +97,8 @@ impl Node {
             releases: Turns::default(),
             mounts: Mutex::default(),
             spared: Mutex::default(),
+            trimming: Mutex::default(),
+            waits: Arc::default(),
             settings,
         };
         node.registry.remember_links(node.records.measured().links);

@@ -378,6 +378,89 @@ pub struct ContainerFacts {
     pub way: Way,
 }
 
+/// Why a container's start took as long as it did.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Explanation {
+    /// Which.
+    pub container: ContainerFacts,
+    /// What daemon and monitor did, and how long it took.
+    pub spans: Vec<Span>,
+    /// What was moved since the start began; `None` where the daemon that began it is gone, or the
+    /// container is.
+    pub report: Option<StartReport>,
+    /// Reads that waited for bytes of the image's layers since the start.
+    pub waits: WaitFacts,
+    /// For which files, the costliest first.
+    pub files: Vec<FileWaits>,
+    /// The registries they came from, as they were last measured.
+    pub links: Vec<LinkFacts>,
+    /// What was slow, in words.
+    pub findings: Vec<String>,
+    /// What would help, in words.
+    pub advice: Vec<String>,
+}
+
+/// Reads that waited.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct WaitFacts {
+    /// How many.
+    pub count: u64,
+    /// How many of them failed.
+    pub failed: u64,
+    /// For how long, added up. Readers wait side by side.
+    pub took: Duration,
+    /// Whether these are all of them: a daemon knows those that it has served itself, and the last
+    /// 16384 of all containers.
+    pub known: bool,
+    /// When they were.
+    pub periods: Vec<Period>,
+    /// How many were for blocks that the start's working set has none of; `None` without a set.
+    pub outside_set: Option<u64>,
+    /// Other containers that live and share a layer: their waits are among these.
+    pub shared_with: u64,
+    /// Why the last one failed that did.
+    pub error: Option<String>,
+}
+
+/// Waits that were begun in one period of a container's life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Period {
+    /// Seconds after the container was made, at least.
+    pub begin: u64,
+    /// Seconds after the container was made, less than; `None`: until now.
+    pub end: Option<u64>,
+    /// How many.
+    pub count: u64,
+    /// For how long, added up.
+    pub took: Duration,
+}
+
+/// Waits for one file.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FileWaits {
+    /// Its path in the image.
+    pub path: String,
+    /// How many.
+    pub waits: u64,
+    /// For how long, added up.
+    pub took: Duration,
+    /// Bytes that the kernel asked for.
+    pub bytes: u64,
+    /// How many failed.
+    pub failed: u64,
+}
+
+/// How a registry is reached.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct LinkFacts {
+    /// Which.
+    pub registry: String,
+    /// From a request to the beginning of its answer.
+    pub round_trip: Option<Duration>,
+    /// Bytes per second.
+    pub rate: Option<u64>,
+}
+
 /// What `mount` mounted.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct MountFacts {
@@ -423,6 +506,9 @@ pub struct GcOptions {
     pub all: bool,
     /// Only plan.
     pub dry_run: bool,
+    /// Bytes that the layers may take afterwards; `None`: what the configuration says.
+    #[serde(default)]
+    pub cache_size: Option<u64>,
 }
 
 /// One thing that a garbage collection removes.

@@ -22,6 +22,8 @@ pub struct Settings {
     pub runtime: Option<String>,
     /// How long a read may wait for bytes before it gets EIO.
     pub fault_timeout: Duration,
+    /// Bytes that the layers may take on the disk; `None`: as many as there are.
+    pub cache_size: Option<u64>,
     /// This program, for the keeper and the monitors.
     pub program: PathBuf,
 }

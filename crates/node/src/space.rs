@@ -47,6 +47,13 @@ impl Node {
         if !options.dry_run {
             self.carry_out(&plan)?;
         }
+        if let Some(size) = options.cache_size.or(self.settings.cache_size) {
+            let planned: BTreeSet<String> = plan.layers.iter().map(ToString::to_string).collect();
+            let (mut trimmed, _) = self.trim(size, options.dry_run)?;
+            // In a dry run those that go for another reason are still here.
+            trimmed.retain(|removal| !planned.iter().any(|id| removal.what.contains(id)));
+            plan.told.removals.append(&mut trimmed);
+        }
         if options.all && !options.dry_run {
             self.end_transport();
             // In this order: what was not measured is not written again.

@@ -23,6 +23,7 @@ use crate::error::NodeError;
 use crate::node::lock;
 use crate::settings::Transport;
 use crate::source::chain;
+use crate::waits::{Wait, Waits};
 
 impl Transport {
     fn choice(self) -> TransportChoice {
@@ -122,7 +123,10 @@ impl Node {
     }
 
     pub(crate) fn start_transport(&self, wanted: Transport) -> Result<Started, NodeError> {
-        let handler: Arc<dyn FaultHandler> = Arc::new(Faults(Arc::clone(&self.fetcher)));
+        let handler: Arc<dyn FaultHandler> = Arc::new(Faults {
+            fetcher: Arc::clone(&self.fetcher),
+            waits: Arc::clone(&self.waits),
+        });
         Ok(thaw_mount::start(
             wanted.choice(),
             self.capabilities(),
@@ -163,11 +167,24 @@ fn taken(kind: TransportKind) -> NodeError {
 }
 
 /// Faults → fetches.
-struct Faults(Arc<Fetcher>);
+struct Faults {
+    fetcher: Arc<Fetcher>,
+    waits: Arc<Waits>,
+}
 
 impl FaultHandler for Faults {
     fn fault(&self, layer: &DiffId, extent: Extent, deadline: Instant) -> Result<(), Denial> {
-        self.0.demand(layer, extent, deadline).map_err(|error| {
+        let begun = Instant::now();
+        let demanded = self.fetcher.demand(layer, extent, deadline);
+        let failed = demanded.as_ref().err().map(|error| chain(error));
+        self.waits.add(Wait {
+            layer: *layer,
+            extent,
+            begun,
+            took: begun.elapsed(),
+            failed: failed.as_deref().map(Into::into),
+        });
+        demanded.map_err(|error| {
             tracing::error!(%layer, offset = extent.offset, len = extent.len,
                 error = chain(&error), "a read fails");
             Denial::from_errno(error.errno())

@@ -242,6 +242,7 @@ mod tests {
             trusted_repositories: vec!["r.example/accel".to_owned()],
             trust,
             runtime: None,
+            cache_size: None,
             fault_timeout: Duration::ZERO,
             program: PathBuf::new(),
         }

@@ -143,7 +143,11 @@ impl Request {
                 Ok(ImageReference::Layout { .. }) => Right::Change,
                 Ok(ImageReference::Registry(_)) | Err(_) => Right::Read,
             },
-            Self::Ps { .. } | Self::Images | Self::Mounts | Self::Metrics => Right::Read,
+            Self::Ps { .. }
+            | Self::Images
+            | Self::Mounts
+            | Self::Metrics
+            | Self::Explain { .. } => Right::Read,
             Self::Prepare { .. }
             | Self::Release { .. }
             | Self::Report { .. }
@@ -168,7 +172,7 @@ pub(crate) fn refusal(peer: &Peer, right: Right) -> String {
              theirs, to [socket] in the configuration and start the daemon anew"
         ),
         Right::Read | Right::Change => format!(
-            "{who} may only ask this daemon what is there (ps, images, inspect of images in registries, metrics, \
+            "{who} may only ask this daemon what is there (ps, images, inspect of images in registries, metrics, doctor --explain, \
              mount without arguments): run thaw as root, or have root add the user to `users`, or a \
              group of theirs to `groups`, of [socket] in the configuration"
         ),

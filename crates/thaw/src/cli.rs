@@ -106,7 +106,11 @@ pub(crate) enum Command {
     /// Own a store in the foreground; other commands start it by themselves when it is not there
     Daemon(Daemon),
     /// Say what this machine has and lacks, and which fault transport it will use
-    Doctor,
+    Doctor {
+        /// Say instead why the start of this container took as long as it did, and what would help
+        #[arg(long, value_name = "CONTAINER")]
+        explain: Option<String>,
+    },
     /// Print a completion script for a shell
     Completions {
         /// Which shell
@@ -427,6 +431,9 @@ pub(crate) struct Gc {
     /// Show what would be removed and why
     #[arg(long)]
     pub(crate) dry_run: bool,
+    /// Bring layers to at most this size, as the key of the configuration does all the time
+    #[arg(long, value_name = "BYTES", value_parser = parse::bytes)]
+    pub(crate) cache_size: Option<u64>,
 }
 
 #[derive(Debug, Args)]

@@ -4,6 +4,7 @@ mod config;
 mod container;
 mod daemon;
 mod doctor;
+mod explain;
 mod facts;
 mod image;
 mod run;
@@ -113,7 +114,10 @@ pub(crate) fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Login(args) => image::login(&context, args),
         Command::Config(_) => config::show(&context),
         Command::Daemon(args) => daemon::daemon(&context, &args),
-        Command::Doctor => doctor::doctor(&context),
+        Command::Doctor { explain: None } => doctor::doctor(&context),
+        Command::Doctor {
+            explain: Some(container),
+        } => explain::explain(&context, container),
         Command::Monitor { dir, rm } => {
             daemon::log_to_stderr();
             Ok(container::monitor(&context.client, &dir, rm))

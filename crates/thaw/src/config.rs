@@ -4,6 +4,7 @@
 mod check;
 mod keys;
 mod network;
+mod size;
 mod socket;
 mod trust;
 
@@ -37,6 +38,7 @@ pub(crate) struct Config {
     pub(crate) trusted_repositories: Vec<String>,
     pub(crate) runtime: Option<String>,
     pub(crate) fault_timeout: Duration,
+    pub(crate) cache_size: Option<u64>,
     pub(crate) docker_config: Option<PathBuf>,
     pub(crate) metrics_listen: Option<SocketAddr>,
     pub(crate) ca: Vec<PathBuf>,
@@ -135,6 +137,7 @@ impl Config {
             trusted_repositories,
             runtime,
             fault_timeout_seconds,
+            cache_size,
             docker_config,
             metrics_listen,
             ca,
@@ -184,6 +187,9 @@ impl Config {
                     )
                     .map_or(0, NonZeroU64::get),
             ),
+            cache_size: merged
+                .first("cache-size", [(InFile, cache_size)])
+                .map(|size| size.bytes),
             docker_config: merged.first(
                 "docker-config",
                 [

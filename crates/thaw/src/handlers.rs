@@ -61,6 +61,7 @@ pub(crate) fn handle(
         Request::Ps { all } => json(node.list_containers(all)?),
         Request::Images => json(node.images()?),
         Request::Gc(options) => json(node.gc(&options)?),
+        Request::Explain { container } => json(node.explain(&container)?),
         Request::Metrics => json(node.measures()?),
         Request::Login {
             registry,

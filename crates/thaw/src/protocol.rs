@@ -75,6 +75,10 @@ pub(crate) enum Request {
     Images,
     Gc(GcOptions),
     Metrics,
+    /// Why a container's start took as long as it did.
+    Explain {
+        container: String,
+    },
     Login {
         registry: String,
         user: String,
@@ -96,6 +100,7 @@ impl Request {
             | Self::Images
             | Self::Mounts
             | Self::Metrics
+            | Self::Explain { .. }
             | Self::Login { .. } => true,
             Self::Prepare { .. }
             | Self::Mount { .. }

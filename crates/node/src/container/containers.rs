@@ -122,6 +122,7 @@ impl Containers {
             phase: Phase::Created {
                 owner: ProcessId::own(),
             },
+            spans: Spans::default(),
             stop_signal: new.options.stop_signal.unwrap_or(Signal::TERM),
             options: new.options,
             settings,

@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use super::network::{BridgeConfig, Endpoint};
 use super::options::{Options, Protocol, Signal};
+use super::span::Spans;
 use super::{ContainerError, ContainerId};
 
 /// A container, as its `state.json` has it.
@@ -43,6 +44,9 @@ pub struct State {
     pub published: Vec<Published>,
     /// The signal that asks it to end.
     pub stop_signal: Signal,
+    /// What its monitor did to start it.
+    #[serde(default)]
+    pub spans: Spans,
 }
 
 /// A port of the host that leads to one of a container.

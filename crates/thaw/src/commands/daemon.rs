@@ -127,6 +127,7 @@ pub(super) fn settings(config: &Config) -> anyhow::Result<Settings> {
             .collect::<anyhow::Result<_>>()?,
         runtime: config.runtime.clone(),
         fault_timeout: config.fault_timeout,
+        cache_size: config.cache_size,
         program: std::env::current_exe().context("cannot find this program's own file")?,
     })
 }
@@ -134,6 +135,7 @@ pub(super) fn settings(config: &Config) -> anyhow::Result<Settings> {
 /// The process that holds the event group or FUSE connection, on the socket that the daemon handed
 /// it as standard input.
 pub(super) fn keeper() -> ExitCode {
+    log_to_stderr();
     match std::io::stdin().as_fd().try_clone_to_owned() {
         Ok(control) => thaw_mount::keeper_main(control),
         Err(error) => {

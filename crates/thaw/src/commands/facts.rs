@@ -229,6 +229,7 @@ pub(super) fn gc(context: &Context, args: &Gc) -> anyhow::Result<ExitCode> {
     let options = GcOptions {
         all: args.all,
         dry_run: args.dry_run,
+        cache_size: args.cache_size,
     };
     let done: Collected = context.client.ask(Request::Gc(options))?;
     context.print(&done, |done| {

@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use super::network::{Proxy, Registry};
+use super::size::Size;
 use super::socket::Socket;
 use super::trust::Trust;
 
@@ -66,6 +67,9 @@ keys! {
     runtime: String, default "crun, else runc", example "\"crun\"";
     /// Seconds that a read may wait for bytes before it gets EIO.
     fault_timeout_seconds: NonZeroU64, default "30", example "30";
+    /// What layers may take on the disk, in bytes or with a unit (k, m, g, t). What nothing uses goes
+    /// first and working sets last; what containers use may take more.
+    cache_size: Size, default "as much as there is", example "\"20g\"";
     /// Docker's configuration file, for credentials.
     docker_config: PathBuf, default "$DOCKER_CONFIG/config.json, else ~/.docker/config.json", example "\"/root/.docker/config.json\"";
     /// Where the daemon serves its metrics over HTTP, at /metrics. Whoever reaches the address can

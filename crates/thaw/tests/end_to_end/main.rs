@@ -5,6 +5,7 @@
 mod accelerate;
 mod access;
 mod config;
+mod explain;
 mod facts;
 mod images;
 mod messages;
@@ -12,6 +13,7 @@ mod metrics;
 mod mount;
 mod run;
 mod signing;
+mod space;
 mod starts;
 mod support;
 mod terminal;

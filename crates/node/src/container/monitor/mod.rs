@@ -135,6 +135,7 @@ impl Running {
             started: began,
         };
         state.published = listeners.iter().flat_map(Listeners::published).collect();
+        state.spans = spans.clone();
         state.write(container.dir())?;
         let carried = streams.carry()?;
         let forwarder = caught.forward(&child, carried.terminal())?;

@@ -1,0 +1,232 @@
+//! The size of the cache: what goes when the layers take more than they may.
+//!
+//! In this order, each step only as far as it must go, and the longest unused layer first:
+//!
+//! 1. layers that nothing uses lose what no working set has;
+//! 2. so do layers under running containers, where that is safe: those that FUSE serves and that
+//!    are not whole. With fanotify it never is: a read that was let through is the kernel's, and a
+//!    hole made under it reads as zeros;
+//! 3. layers that nothing uses go as a whole, working sets and all.
+//!
+//! What is left then is mounted, and stays: the cache may be larger than it should for as long as
+//! containers run that have read so much.
+//!
+//! Lock: `marks` is written to while a layer under containers loses blocks, so that it neither
+//! changes hands nor becomes a plain file meanwhile.
+
+use std::collections::{BTreeMap, HashSet};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use thaw_cache::{LayerTar, RemoveError, Usage};
+use thaw_image::{BlockRun, DiffId};
+
+use crate::Node;
+use crate::error::NodeError;
+use crate::reports::Removal;
+use crate::source::chain;
+
+/// How often the cache is measured.
+const EVERY: Duration = Duration::from_secs(5);
+/// How often it is said that it is larger than it should be.
+const SAY_EVERY: Duration = Duration::from_secs(300);
+
+/// When the cache was measured.
+#[derive(Debug, Default)]
+pub(crate) struct Trimming {
+    measured: Option<Instant>,
+    said: Option<Instant>,
+}
+
+/// A way to get space from a layer.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Step {
+    Shrink,
+    Punch,
+    Remove,
+}
+
+impl Node {
+    /// Brings the layers to the size that they may have, if one is set. To be called now and then.
+    pub(crate) fn trim_now_and_then(&self) {
+        let Some(size) = self.settings.cache_size else {
+            return;
+        };
+        let due =
+            |last: Option<Instant>, every| last.is_none_or(|at: Instant| at.elapsed() > every);
+        {
+            let mut trimming = crate::node::lock(&self.trimming);
+            if !due(trimming.measured, EVERY) {
+                return;
+            }
+            trimming.measured = Some(Instant::now());
+        }
+        match self.trim(size, false) {
+            Ok((gone, left)) => {
+                for removal in gone {
+                    tracing::info!(
+                        what = removal.what,
+                        why = removal.why,
+                        bytes = removal.bytes,
+                        "given back"
+                    );
+                }
+                let mut trimming = crate::node::lock(&self.trimming);
+                if left > size && due(trimming.said, SAY_EVERY) {
+                    trimming.said = Some(Instant::now());
+                    tracing::warn!(
+                        bytes = left,
+                        size,
+                        "the cache is larger than it may be: all of it is in use"
+                    );
+                }
+            }
+            Err(error) => tracing::warn!(
+                error = chain(&error),
+                "the cache is not brought to its size"
+            ),
+        }
+    }
+
+    /// Gives space back until the layers take at most `size` bytes, or nothing more can go. Tells
+    /// what went (or would), and what the layers take then.
+    pub(crate) fn trim(&self, size: u64, dry_run: bool) -> Result<(Vec<Removal>, u64), NodeError> {
+        let usage = self.store.layers().usage()?;
+        let mut left: BTreeMap<DiffId, u64> = usage
+            .iter()
+            .map(|usage| (usage.layer, usage.allocated))
+            .collect();
+        let mut gone = Vec::new();
+        if left.values().sum::<u64>() <= size {
+            return Ok((gone, left.values().sum()));
+        }
+        let sets = self.set_blocks()?;
+        let mounted: HashSet<DiffId> = self.open_layers().iter().map(|l| l.diff_id()).collect();
+        for step in [Step::Shrink, Step::Punch, Step::Remove] {
+            for usage in &usage {
+                let now: u64 = left.values().sum();
+                if now <= size {
+                    return Ok((gone, now));
+                }
+                let is_mounted = mounted.contains(&usage.layer);
+                if is_mounted != (step == Step::Punch) {
+                    continue;
+                }
+                let keep = sets.get(&usage.layer).map_or(&[][..], Vec::as_slice);
+                let here = left.get(&usage.layer).copied().unwrap_or(0);
+                let freed = match dry_run {
+                    true => self.would_free(step, usage, keep, here),
+                    false => self.free(step, &usage.layer, keep)?,
+                };
+                if freed > 0 {
+                    left.insert(usage.layer, here.saturating_sub(freed));
+                    gone.push(removal(step, &usage.layer, freed, size));
+                }
+            }
+        }
+        Ok((gone, left.values().sum()))
+    }
+
+    /// The blocks that working sets of images in the store have, by layer, in order.
+    fn set_blocks(&self) -> Result<BTreeMap<DiffId, Vec<BlockRun>>, NodeError> {
+        let mut blocks: BTreeMap<DiffId, Vec<BlockRun>> = BTreeMap::new();
+        for record in self.records.images().map_err(NodeError::records)? {
+            for set in record.working_sets.values() {
+                let Some(set) = self.kept_set(&set.manifest, &record.manifest) else {
+                    continue;
+                };
+                for run in set.frames.iter().flat_map(|frame| &frame.runs) {
+                    if let Some((layer, _)) = set.layers.get(usize::from(run.layer)) {
+                        blocks.entry(*layer).or_default().push(run.blocks);
+                    }
+                }
+            }
+        }
+        for runs in blocks.values_mut() {
+            runs.sort_by_key(|run| run.first);
+        }
+        Ok(blocks)
+    }
+
+    fn free(&self, step: Step, layer: &DiffId, keep: &[BlockRun]) -> Result<u64, NodeError> {
+        let layers = self.store.layers();
+        let freed = match step {
+            Step::Shrink => {
+                self.stop_fill(layer);
+                layers.shrink(layer, keep, |file, punch| {
+                    // A mount that was taken away may still have it open, for a process in it.
+                    thaw_mount::while_alone(file, punch).map(drop)
+                })
+            }
+            Step::Punch => return self.punch(layer, keep),
+            Step::Remove => {
+                let taken = layers.usage()?.into_iter().find(|it| it.layer == *layer);
+                layers
+                    .remove(layer)
+                    .map(|()| taken.map_or(0, |usage| usage.allocated))
+            }
+        };
+        match freed {
+            // It is in use again.
+            Err(RemoveError::InUse { .. }) => Ok(0),
+            other => Ok(other?),
+        }
+    }
+
+    /// Takes blocks from a layer that containers read by FUSE.
+    fn punch(&self, layer: &DiffId, keep: &[BlockRun]) -> Result<u64, NodeError> {
+        let marks = self.marks.write();
+        let Some((tar, transport)) = self.punchable(layer, marks.get(layer)) else {
+            return Ok(0);
+        };
+        let spare = tar.spare(keep);
+        if spare.is_empty() {
+            return Ok(0);
+        }
+        let freed = tar.punch(&spare, || transport.fence().map_err(NodeError::from))?;
+        tar.sync()?;
+        Ok(freed.unwrap_or(0))
+    }
+
+    /// A layer that can lose blocks while it is mounted.
+    fn punchable(
+        &self,
+        layer: &DiffId,
+        attached: Option<Arc<LayerTar>>,
+    ) -> Option<(Arc<LayerTar>, Arc<dyn thaw_mount::FaultTransport>)> {
+        let tar = attached.filter(|tar| !tar.is_whole())?;
+        let transport = self.running_transport()?;
+        let filling = crate::node::lock(&self.fills).contains_key(layer);
+        (self.serves_by_fuse() && !filling).then_some((tar, transport))
+    }
+
+    /// Bytes that a step would give back, as far as can be told.
+    fn would_free(&self, step: Step, usage: &Usage, keep: &[BlockRun], here: u64) -> u64 {
+        let kept = || {
+            let kept = keep.iter().map(|run| run.count * thaw_image::BLOCK);
+            here.saturating_sub(kept.sum())
+        };
+        match step {
+            Step::Shrink if !usage.is_open => kept(),
+            Step::Punch => {
+                let attached = self.marks.read().get(&usage.layer);
+                self.punchable(&usage.layer, attached).map_or(0, |_| kept())
+            }
+            Step::Remove if !usage.is_open => here,
+            Step::Shrink | Step::Remove => 0,
+        }
+    }
+}
+
+fn removal(step: Step, layer: &DiffId, bytes: u64, size: u64) -> Removal {
+    let (what, why) = match step {
+        Step::Shrink => ("all but its working sets", "nothing uses it"),
+        Step::Punch => ("all but its working sets", "it can be read again"),
+        Step::Remove => ("all of it", "nothing uses it"),
+    };
+    Removal {
+        what: format!("layer {layer}: {what}"),
+        why: format!("the cache is to have at most {size} bytes, and {why}"),
+        bytes,
+    }
+}

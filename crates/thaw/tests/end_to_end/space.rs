@@ -1,0 +1,153 @@
+//! What the cache may take, and many images and mounts on one store.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+use thaw_testkit::image::{Entry, Image, Layer};
+use thaw_testkit::scratch;
+use thaw_testkit::thaw::Thaw;
+
+use crate::support::{BUSYBOX, Scene, json, run, sh, thaw};
+
+fn taken(node: &Thaw) -> u64 {
+    let layers = fs::read_dir(node.root().join("layers")).unwrap();
+    let files = layers.flat_map(|layer| fs::read_dir(layer.unwrap().path()).unwrap());
+    let blocks = files.map(|file| file.unwrap().metadata().unwrap().blocks());
+    blocks.sum::<u64>() * 512
+}
+
+#[test]
+fn a_cache_that_is_too_large_loses_its_working_sets_last() {
+    let scene = Scene::accelerated();
+    let node = thaw();
+    let start = ["--pull", "lazy"];
+    assert!(run(&node, &start, &scene.image, &[]).status.success());
+    node.run(["pull", &scene.image]).unwrap();
+    node.run(["unmount", "--all"]).unwrap();
+    let whole = taken(&node);
+    assert!(whole > 12 << 20, "{whole}");
+
+    let shrink = ["gc", "--cache-size", "4m"];
+    let plan = node.run([&shrink[..], &["--dry-run"]].concat()).unwrap();
+    assert!(plan.contains("all but its working sets"), "{plan}");
+    assert_eq!(taken(&node), whole, "a plan takes nothing");
+    node.run(shrink).unwrap();
+    assert!(taken(&node) <= 4 << 20, "{}", taken(&node));
+
+    // What went is fetched again, and is right.
+    let read = sh(
+        &node,
+        &start,
+        &scene.image,
+        "cat /srv/message; md5sum /srv/never-read",
+    );
+    let other = thaw();
+    let full = ["--pull", "full"];
+    let expected = sh(
+        &other,
+        &full,
+        &scene.image,
+        "cat /srv/message; md5sum /srv/never-read",
+    );
+    assert_eq!(read, expected);
+    node.run(["unmount", "--all"]).unwrap();
+    node.run(shrink).unwrap();
+
+    // What the working set has is here, and needs no registry.
+    let Scene {
+        registry, image, ..
+    } = scene;
+    drop(registry);
+    sh(&node, &start, &image, ":");
+    node.run(["unmount", "--all"]).unwrap();
+    node.run(["gc", "--cache-size", "1"]).unwrap();
+    assert_eq!(taken(&node), 0);
+}
+
+#[test]
+fn the_daemon_keeps_the_cache_to_its_size() {
+    let scene = Scene::accelerated();
+    let node = thaw();
+    let config = node.root().with_file_name("config.toml");
+    fs::write(&config, "cache-size = \"1m\"\n").unwrap();
+    let config = config.to_str().unwrap();
+    node.run(["--config", config, "pull", &scene.image])
+        .unwrap();
+    for _ in 0..600 {
+        if taken(&node) <= 1 << 20 {
+            return;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(50));
+    }
+    panic!("it has {} bytes still", taken(&node));
+}
+
+/// Images with one layer in common and one of their own, each in a layout directory.
+fn images(directory: &Path, count: usize) -> Vec<String> {
+    let program = fs::read(BUSYBOX).expect("busybox-static is needed: cargo xtask setup");
+    let base = Layer::new([
+        Entry::directory("./"),
+        Entry::directory("bin"),
+        Entry::file("bin/busybox", program).mode(0o755),
+    ]);
+    let image = |number: usize| {
+        let name = format!("image {number}\n");
+        let own = Layer::new([Entry::directory("./"), Entry::file("name", name)]);
+        let path = directory.join(number.to_string());
+        Image::new([base.clone(), own])
+            .write(&path, "latest")
+            .unwrap();
+        format!("oci:{}", path.display())
+    };
+    (0..count).map(image).collect()
+}
+
+#[test]
+fn many_images_and_mounts_on_one_store() {
+    const IMAGES: usize = 500;
+    const MOUNTS: usize = 200;
+    const THREADS: usize = 8;
+    let directory = scratch::directory().unwrap();
+    let images = images(directory.path(), IMAGES);
+    let node = thaw();
+    let at = |number: usize| directory.path().join(format!("mount-{number}"));
+    for number in 0..MOUNTS {
+        fs::create_dir(at(number)).unwrap();
+    }
+    // Each waits for the disk most of the time.
+    std::thread::scope(|scope| {
+        for first in 0..THREADS {
+            let (images, node, at) = (&images, &node, &at);
+            scope.spawn(move || {
+                for number in (first..IMAGES).step_by(THREADS) {
+                    match number < MOUNTS {
+                        true => node.run(["mount", &images[number], at(number).to_str().unwrap()]),
+                        false => node.run(["pull", &images[number]]),
+                    }
+                    .unwrap();
+                }
+            });
+        }
+    });
+    let listed = json(&node.run(["images", "--json"]).unwrap());
+    assert_eq!(listed.as_array().unwrap().len(), IMAGES);
+    let mounts = json(&node.run(["mount", "--json"]).unwrap());
+    assert_eq!(mounts.as_array().unwrap().len(), MOUNTS);
+    for number in 0..MOUNTS {
+        let name = fs::read_to_string(at(number).join("name")).unwrap();
+        assert_eq!(name, format!("image {number}\n"));
+    }
+    let status = fs::read_to_string(format!("/proc/{}/status", node.daemon().unwrap())).unwrap();
+    let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let resident = resident.unwrap().trim().trim_end_matches(" kB");
+    let resident: u64 = resident.parse().unwrap();
+    assert!(resident < 200 << 10, "{resident} KiB");
+
+    node.run(["gc", "--all"]).unwrap();
+    assert_eq!(json(&node.run(["images", "--json"]).unwrap()), json("[]"));
+    assert_eq!(taken(&node), 0);
+    let table = fs::read_to_string("/proc/self/mountinfo").unwrap();
+    let ours = directory.path().to_str().unwrap();
+    assert!(!table.contains(ours), "{table}");
+}
