@@ -15,6 +15,8 @@ macro_rules! by_every_transport {
     };
 }
 
+#[path = "deaths/chaos.rs"]
+mod chaos;
 #[path = "deaths/clock.rs"]
 mod clock;
 #[path = "deaths/commands.rs"]
@@ -25,8 +27,12 @@ mod disks;
 mod registries;
 #[path = "deaths/replaced.rs"]
 mod replaced;
+#[path = "deaths/space.rs"]
+mod space;
 #[path = "deaths/stopped.rs"]
 mod stopped;
+#[path = "deaths/unruly.rs"]
+mod unruly;
 #[path = "deaths/vigil.rs"]
 mod vigil;
 #[path = "deaths/wishes.rs"]
@@ -148,9 +154,14 @@ impl Scene {
 
     /// Starts a container that does nothing; answers with its first process's root directory.
     fn start(&self, node: &Thaw, more: &[&str]) -> PathBuf {
-        let mut args = vec!["run", "-d", "--name", "box", "--pull", "lazy"];
+        self.start_as(node, "box", &self.image, more)
+    }
+
+    /// The same under another name, from wherever the image is.
+    fn start_as(&self, node: &Thaw, name: &str, image: &str, more: &[&str]) -> PathBuf {
+        let mut args = vec!["run", "-d", "--name", name, "--pull", "lazy"];
         args.extend(more);
-        args.extend([self.image.as_str(), "--", "sleep", "1000"]);
+        args.extend([image, "--", "sleep", "1000"]);
         let id = node.run(args).unwrap();
         let root = inside(node, id.trim());
         // A page of the program that cannot be read is its death, not only an error.

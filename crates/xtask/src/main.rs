@@ -6,6 +6,7 @@
 //! | `test` | setup, then everything that must hold before a change lands |
 //! | `demo` | one real image, cold by a full pull and cold by thaw |
 //! | `bench` | cold starts against containerd, medians as a table and as JSON |
+//! | `chaos` | kills, faulty registry and full disk under readers, for minutes |
 //! | `fmt` | formats the workspace |
 //!
 //! This is the first thing that is built on a fresh machine, so it depends on next to nothing and
@@ -18,7 +19,7 @@ mod test;
 
 use std::process::ExitCode;
 
-use anyhow::{Result, bail};
+use anyhow::{Context as _, Result, bail};
 
 use crate::command::cargo;
 
@@ -29,6 +30,7 @@ const USAGE: &str = "usage: cargo xtask COMMAND
   demo           start one real image cold, by a full pull and by thaw, side by side
   bench [ARGS]   compare cold starts with containerd; see `cargo xtask bench --help`
   bench micro [FILE]   what a mount costs: faults, warm reads, memory, indexing
+  chaos [--minutes N] [--seed N]   trouble of all kinds under readers that compare every byte
   fmt            format the workspace";
 
 fn main() -> ExitCode {
@@ -51,6 +53,7 @@ fn run() -> Result<()> {
         "demo" => bench(&["demo".to_owned()]),
         "bench" if rest.first().is_some_and(|word| word == "micro") => bench(&rest),
         "bench" => bench(&[&["compare".to_owned()], rest.as_slice()].concat()),
+        "chaos" => chaos(&rest),
         "fmt" => command::run(cargo().args(["fmt", "--all"])),
         "" | "help" | "-h" | "--help" => {
             println!("{USAGE}");
@@ -73,4 +76,27 @@ fn bench(args: &[String]) -> Result<()> {
             .arg("--")
             .args(args),
     )
+}
+
+/// Runs the test of everything at once for as long as is asked, and shows what it counted.
+fn chaos(args: &[String]) -> Result<()> {
+    let mut test = cargo();
+    let mut minutes: u64 = 1;
+    for pair in args.chunks(2) {
+        match pair {
+            [flag, value] if flag == "--minutes" => {
+                minutes = value.parse().context("--minutes wants a whole number")?;
+            }
+            [flag, value] if flag == "--seed" => {
+                let seed: u64 = value.parse().context("--seed wants a whole number")?;
+                test.env("THAW_CHAOS_SEED", seed.to_string());
+            }
+            _ => bail!("chaos takes --minutes N and --seed N\n{USAGE}"),
+        }
+    }
+    let seconds: u64 = minutes * 60;
+    setup::run()?;
+    test.env("THAW_CHAOS_SECONDS", seconds.to_string());
+    test.args(["test", "--workspace", "--locked", "--test", "deaths", "--"]);
+    command::run(test.args(["--nocapture", "chaos::"]))
 }

@@ -17,7 +17,7 @@ const EIO: i32 = 5;
 const ENOSPC: i32 = 28;
 
 /// An ext4 filesystem of its own, in a file; gone with the value.
-struct Disk {
+pub(crate) struct Disk {
     directory: TempDir,
 }
 
@@ -31,7 +31,7 @@ fn run(program: &str, args: &[&str], path: &[&Path]) {
 }
 
 impl Disk {
-    fn new(megabytes: u64) -> Self {
+    pub(crate) fn new(megabytes: u64) -> Self {
         let directory = scratch::directory().unwrap();
         let file = directory.path().join("disk");
         File::create(&file)
@@ -54,11 +54,11 @@ impl Disk {
         disk
     }
 
-    fn path(&self) -> PathBuf {
+    pub(crate) fn path(&self) -> PathBuf {
         self.directory.path().join("mounted")
     }
 
-    fn store(&self) -> Thaw {
+    pub(crate) fn store(&self) -> Thaw {
         Thaw::at(env!("CARGO_BIN_EXE_thaw"), self.path().join("store"))
     }
 
