@@ -8,7 +8,8 @@
 //! ```
 //!
 //! - [`resolve`](Node) finds the image; `source` decides the way: lazy or full, and says why.
-//! - `open` turns the image into one EROFS mount, shared by all containers of that image.
+//! - `open` turns the image into one EROFS mount, shared by all containers of that image;
+//!   `directories` does it where the kernel mounts no layout; `root` is the mount of either.
 //! - `containers` puts an overlay over it, has the bundle written, and undoes both.
 //! - `marks` lets layers go that need no events any more; `adopt` takes over from a node before,
 //!   with what that one has left in a `memo`.
@@ -22,6 +23,7 @@ mod accelerate;
 mod adopt;
 pub mod container;
 mod containers;
+mod directories;
 mod error;
 mod estimate;
 mod facts;
@@ -41,6 +43,7 @@ mod record;
 mod records;
 mod reports;
 mod resolve;
+mod root;
 mod search;
 mod settings;
 mod settle;

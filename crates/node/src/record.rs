@@ -23,6 +23,7 @@ use crate::open::ImageMount;
 use crate::ready::Ready;
 use crate::reports::{How, RecordOptions, Recorded, Way};
 use crate::resolve::Resolved;
+use crate::root::{Body, Root};
 use crate::settings::ImageWish;
 use crate::timing::Timing;
 
@@ -88,6 +89,9 @@ impl Node {
     ) -> Result<Recorded, NodeError> {
         let timing = Timing::default();
         let resolved = self.resolve(wish, &timing)?;
+        if let Some(why) = self.directories(wish.transport) {
+            return Err(NodeError::Recording(why));
+        }
         let found = self.local(&resolved.image)?;
         let found = found.ok_or(NodeError::Unknown(resolved.image.digest))?;
         let parts = self.parts(&resolved, &found)?;
@@ -102,7 +106,14 @@ impl Node {
             how: How::Lazy,
             why: "recorded".to_owned(),
         };
-        let image = Arc::new(ImageMount::new(&resolved, None, way, parts, mount, dir));
+        let image = Arc::new(ImageMount::new(
+            &resolved,
+            None,
+            way,
+            Body::Layout(parts),
+            Root::Layout(mount),
+            dir,
+        ));
         let transport = self.transport(wish.transport)?;
         transport.start_trace(&image.diff_ids())?;
         progress.say("recording a start");
@@ -119,7 +130,7 @@ impl Node {
         let target = self.target(&resolved, to, local)?;
         let mut recorded = self.publish_set(
             &resolved,
-            &image.parts.layers,
+            image.body.layers(),
             &trace,
             (profile(wish), Origin::Recorded),
             (target.as_deref(), to.is_some()),
@@ -186,7 +197,7 @@ impl Node {
         let target = self.target(&resolved, to, local)?;
         self.publish_set(
             &resolved,
-            &image.parts.layers,
+            image.body.layers(),
             &gathered.extents,
             (profile(wish), Origin::Recorded),
             (target.as_deref(), to.is_some()),

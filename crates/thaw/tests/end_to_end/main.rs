@@ -4,6 +4,7 @@
 
 mod accelerate;
 mod config;
+mod directories;
 mod facts;
 mod images;
 mod messages;
