@@ -21,9 +21,9 @@
 //!
 //! Memory is bounded by a [`Budget`] and work by [`MAX_STEPS`], whatever the layers say.
 
-mod convert;
-mod cost;
-mod path;
+pub(crate) mod convert;
+pub(crate) mod cost;
+pub(crate) mod path;
 mod sparse;
 #[cfg(test)]
 mod tests;
@@ -203,14 +203,37 @@ pub enum EntryError {
     Steps,
 }
 
+/// What made an inode.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
+pub(crate) struct Origin {
+    /// Number of the layer, 0 for the lowest.
+    pub(crate) layer: u16,
+    /// Number of the entry in it, 0 for the first; [`IMPLIED`] for a directory that no entry describes.
+    pub(crate) entry: u32,
+}
+
+/// No entry.
+pub(crate) const IMPLIED: u32 = u32::MAX;
+
+/// What the layers are together, and where each inode comes from. Files have no extents if they are
+/// sparse, and devices 0:0 are still there.
+#[derive(Debug)]
+pub(crate) struct Traced {
+    pub(crate) tree: Tree,
+    /// By [`InodeId::index`].
+    pub(crate) origins: Vec<Origin>,
+}
+
 /// Merges layers, lowest first.
 #[derive(Debug)]
 pub struct Merger<'a> {
     budget: &'a Budget,
     tree: Tree,
-    /// By [`InodeId::index`]: which layer made the inode.
-    origins: Vec<u16>,
+    /// By [`InodeId::index`]: what made the inode.
+    origins: Vec<Origin>,
     layers: Vec<Layer>,
+    /// The entry that is being taken over; [`IMPLIED`] for none.
+    number: u32,
     /// Pieces of sparse files. Placed at the end: most often a file in the way of another has
     /// lost its name by then.
     sparse: BTreeMap<InodeId, Vec<SparsePiece>>,
@@ -225,12 +248,27 @@ impl<'a> Merger<'a> {
         Self {
             budget,
             tree: Tree::new(implied()),
-            origins: vec![0],
+            origins: vec![Origin {
+                layer: 0,
+                entry: IMPLIED,
+            }],
             layers: Vec::new(),
+            number: IMPLIED,
             sparse: BTreeMap::new(),
             warnings: Warnings::default(),
             steps: 0,
         }
+    }
+
+    /// What one layer makes alone, whose tar is not known yet. Its whiteouts are passed over.
+    pub(crate) fn alone(budget: &'a Budget) -> Self {
+        let mut merger = Self::new(budget);
+        // Its end is checked by whoever has the tar.
+        merger.layers.push(Layer {
+            diff_id: DiffId(Digest::of(b"")),
+            tar_size: i64::MAX as u64,
+        });
+        merger
     }
 
     /// How many layers have been applied.
@@ -265,10 +303,19 @@ impl<'a> Merger<'a> {
         };
         self.uncover(entries)
             .map_err(|(entry, reason)| failed(entry, reason))?;
-        for entry in entries {
-            self.take(entry).map_err(|reason| failed(entry, reason))?;
+        for (number, entry) in (0..).zip(entries) {
+            self.take(number, entry)
+                .map_err(|reason| failed(entry, reason))?;
         }
         Ok(())
+    }
+
+    /// The tree of all layers, and where its inodes come from.
+    pub(crate) fn into_traced(self) -> Traced {
+        Traced {
+            tree: self.tree,
+            origins: self.origins,
+        }
     }
 
     /// The tree of all layers, and what it needs.
@@ -286,7 +333,7 @@ impl<'a> Merger<'a> {
                     Content::Directory(_) => directories.push((child, path)),
                     Content::File(_) => self.place(child, &path, &mut generated, slot)?,
                     _ => {
-                        let layer = usize::from(self.origins[child.index()]) + 1;
+                        let layer = usize::from(self.origins[child.index()].layer) + 1;
                         self.warnings.add(layer, &path, WarningKind::WhiteoutDevice);
                         self.tree.unlink(directory, &name);
                     }
@@ -332,7 +379,7 @@ impl<'a> Merger<'a> {
         let Some(pieces) = self.sparse.remove(&id) else {
             return Ok(());
         };
-        let layer = self.origins[id.index()];
+        let layer = self.origins[id.index()].layer;
         if let Content::File(data) = &mut self.tree.get_mut(id).content {
             let source = sparse::Source {
                 layer,
@@ -386,8 +433,9 @@ impl<'a> Merger<'a> {
         Ok(())
     }
 
-    /// Takes over an entry that is no whiteout.
-    fn take(&mut self, entry: &tar::Entry) -> Result<(), EntryError> {
+    /// Takes over an entry that is no whiteout: the `number`th of its layer.
+    pub(crate) fn take(&mut self, number: u32, entry: &tar::Entry) -> Result<(), EntryError> {
+        self.number = number;
         match path::meaning(&entry.path)? {
             Meaning::Plain(place) => self.put(entry, &place),
             Meaning::Root if entry.kind == EntryKind::Directory => {
@@ -482,8 +530,14 @@ impl<'a> Merger<'a> {
     }
 
     fn add(&mut self, inode: Inode) -> Result<InodeId, EntryError> {
+        self.add_from(inode, self.number)
+    }
+
+    /// Adds an inode that was made by an entry, or [`IMPLIED`].
+    fn add_from(&mut self, inode: Inode, entry: u32) -> Result<InodeId, EntryError> {
         self.budget.take(cost::inode(&inode))?;
-        self.origins.push(self.slot() - 1);
+        let layer = self.slot() - 1;
+        self.origins.push(Origin { layer, entry });
         Ok(self.tree.add(inode))
     }
 
@@ -499,7 +553,7 @@ impl<'a> Merger<'a> {
 
     /// Whether the layer that is being applied made this inode.
     fn is_own(&self, id: InodeId) -> bool {
-        self.origins[id.index()] + 1 == self.slot()
+        self.origins[id.index()].layer + 1 == self.slot()
     }
 
     /// The device slot of the layer that is being applied.
@@ -513,7 +567,7 @@ impl<'a> Merger<'a> {
 }
 
 /// The attributes of a directory that no layer describes.
-fn implied() -> Attributes {
+pub(crate) fn implied() -> Attributes {
     Attributes {
         mode: 0o755,
         ..Attributes::default()

@@ -32,6 +32,7 @@ use thaw_layer::{
 
 use crate::layout::{self, Layout, LayoutError};
 use crate::merge;
+use crate::unpack::UnpackError;
 
 /// How much of a kept tar is read at once.
 const SCAN_BYTES: usize = 1 << 20;
@@ -68,7 +69,13 @@ pub trait Place: Sync {
     ///
     /// # Errors
     /// When there is no room for it.
-    fn tar(&self, layer: &LayerRef) -> io::Result<Box<dyn TarSink>>;
+    fn tar(&self, layer: &LayerRef) -> io::Result<Box<dyn TarSink + '_>>;
+
+    /// The tar of a layer that is here, but whose members are not known. It is checked and goes to
+    /// [`Place::tar`] like one that is fetched.
+    fn local(&self, _layer: &LayerRef) -> Option<LocalTar> {
+        None
+    }
 
     /// The layer, if it was indexed here before and its whole tar is here.
     fn known(&self, layer: &LayerRef) -> Option<Known>;
@@ -91,6 +98,20 @@ pub struct Known {
     pub tar_size: u64,
     /// Its seek table and windows; `None`: it has none, for this reason.
     pub index: Result<LayerIndex, String>,
+}
+
+/// The tar of a layer, as a file.
+pub struct LocalTar {
+    /// From its beginning.
+    pub tar: Box<dyn Read + Send>,
+    /// Its bytes.
+    pub size: u64,
+}
+
+impl std::fmt::Debug for LocalTar {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("LocalTar")
+    }
 }
 
 /// A layer's seek table, and the file that holds the windows it refers to.
@@ -166,9 +187,18 @@ pub enum PrepareError {
     /// The layers are good, but do not make one tree.
     #[error(transparent)]
     Layout(#[from] LayoutError),
+    /// The layers are good, but cannot be kept as directories.
+    #[error(transparent)]
+    Unpack(#[from] UnpackError),
     /// Somebody asked for the end.
     #[error("cancelled")]
     Cancelled,
+}
+
+impl From<merge::MergeError> for PrepareError {
+    fn from(error: merge::MergeError) -> Self {
+        Self::Layout(error.into())
+    }
 }
 
 /// Why a layer could not be read.
@@ -234,6 +264,19 @@ pub fn fetch(
     let budget = Budget::new(options.max_memory);
     let done = read_all(layers, source, place, options, &budget, progress)?;
     Ok(prepared_layers(layers, &done))
+}
+
+/// Reads layers, and gives their members; the lowest first.
+pub(crate) fn read_entries<'b>(
+    layers: &[LayerRef],
+    source: &dyn BlobSource,
+    place: &dyn Place,
+    options: &thaw_layer::Options,
+    budget: &'b Budget,
+    progress: &dyn Progress,
+) -> Result<Vec<(merge::Layer, Rc<Entries<'b>>)>, PrepareError> {
+    let mut done = read_all(layers, source, place, options, budget, progress)?;
+    Ok(with_entries(layers, &mut done))
 }
 
 impl std::fmt::Debug for Known {
@@ -425,6 +468,9 @@ impl<'b> Pass<'_, 'b> {
                 done => return done,
             }
         }
+        if let Some(done) = self.local(layer) {
+            return done;
+        }
         let part = layer.blob.hex()[..12].to_owned();
         self.progress.begin(&part, Some(layer.size));
         let mut done = self.read(layer, &part);
@@ -438,6 +484,24 @@ impl<'b> Pass<'_, 'b> {
         }
         self.progress.finish(&part);
         done
+    }
+
+    /// Reads a tar that is here: a plain tar is its own blob. `None` where there is none, or it is not
+    /// right after all and has to be fetched.
+    fn local(&self, layer: &LayerRef) -> Option<Result<Done<'b>, LayerFailure>> {
+        let LocalTar { mut tar, size } = self.place.local(layer)?;
+        let expected = Expected {
+            blob: layer.diff_id.0,
+            blob_size: size,
+            diff_id: layer.diff_id,
+        };
+        match self.pass(layer, &mut tar, Packing::Tar, &expected, &mut |_| ()) {
+            Err(LayerFailure::Layer(error)) => {
+                tracing::warn!(layer = %layer.diff_id, %error, "its tar is not used");
+                None
+            }
+            done => Some(done),
+        }
     }
 
     fn read(&self, layer: &LayerRef, part: &str) -> Result<Done<'b>, LayerFailure> {
@@ -461,27 +525,39 @@ impl<'b> Pass<'_, 'b> {
             blob_size: layer.size,
             diff_id: layer.diff_id,
         };
-        let mut sink = self.place.tar(layer)?;
-        let mut windows = tempfile::Builder::new()
-            .prefix("windows-")
-            .tempfile_in(self.place.scratch())?;
         let mut before = 0;
         let mut advance = |bytes: u64| {
             self.progress.advance(part, bytes.saturating_sub(before));
             before = bytes;
         };
+        self.pass(layer, &mut input, packing, &expected, &mut advance)
+    }
+
+    /// One pass over a layer's bytes.
+    fn pass(
+        &self,
+        layer: &LayerRef,
+        input: &mut (dyn Read + Send),
+        packing: Packing,
+        expected: &Expected,
+        advance: &mut (dyn FnMut(u64) + Send),
+    ) -> Result<Done<'b>, LayerFailure> {
+        let mut sink = self.place.tar(layer)?;
+        let mut windows = tempfile::Builder::new()
+            .prefix("windows-")
+            .tempfile_in(self.place.scratch())?;
         let outputs = Outputs {
             tar: sink.as_mut(),
             windows: windows.as_file_mut(),
         };
         let index = thaw_layer::index(
-            &mut input,
+            input,
             packing,
-            &expected,
+            expected,
             self.options,
             outputs,
             self.budget,
-            &mut advance,
+            advance,
         )?;
         let tar_size = index.proof.size();
         sink.commit(&index.proof)?;

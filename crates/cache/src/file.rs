@@ -1,12 +1,18 @@
 //! Small file work with names in its errors: private directories, temporary files, atomic
 //! replacement.
 
+use std::ffi::OsStr;
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+
+use rustix::fs::{self as sys, AtFlags, Mode, OFlags};
+use rustix::io::Errno;
 
 /// A file operation that failed.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -88,6 +94,13 @@ pub(crate) fn sync_dir(path: &Path) -> Result<(), FileError> {
         .map_err(failed("sync directory", path))
 }
 
+/// A name in `dir` that nobody has.
+fn temporary_name(dir: &Path) -> PathBuf {
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    let number = NEXT.fetch_add(1, Ordering::Relaxed);
+    dir.join(format!("{}-{number}", std::process::id()))
+}
+
 /// A temporary file that is removed again unless it is [kept](Temp::rename).
 #[derive(Debug)]
 pub(crate) struct Temp {
@@ -104,9 +117,7 @@ impl Temp {
 
     /// Makes a new file in `dir`.
     pub(crate) fn with_mode(dir: &Path, mode: u32) -> Result<Self, FileError> {
-        static NEXT: AtomicU64 = AtomicU64::new(0);
-        let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        let path = dir.join(format!("{}-{number}", std::process::id()));
+        let path = temporary_name(dir);
         let file = OpenOptions::new()
             .read(true)
             .write(true)
@@ -153,12 +164,114 @@ pub(crate) fn replace(tmp: &Path, target: &Path, parts: &[&[u8]]) -> Result<(), 
     target.parent().map_or(Ok(()), sync_dir)
 }
 
-/// Removes everything in a directory that holds only files.
+/// Removes everything in a directory.
 pub(crate) fn empty_dir(path: &Path) -> Result<(), FileError> {
     for entry in fs::read_dir(path).map_err(failed("list", path))? {
-        remove(&entry.map_err(failed("list", path))?.path())?;
+        remove_tree(&entry.map_err(failed("list", path))?.path())?;
     }
     Ok(())
+}
+
+/// Removes a file, or a directory with all that is in it, and follows no symbolic link; that it is
+/// gone already is no error. However deep it is, one descriptor is open: the way back up is `..`.
+pub(crate) fn remove_tree(path: &Path) -> Result<(), FileError> {
+    match fs::symlink_metadata(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Ok(metadata) if metadata.is_dir() => {}
+        _ => return remove(path),
+    }
+    empty_tree(path)
+        .map_err(io::Error::from)
+        .and_then(|()| fs::remove_dir(path))
+        .map_err(failed("remove", path))
+}
+
+fn empty_tree(path: &Path) -> rustix::io::Result<()> {
+    let open = |at: BorrowedFd<'_>, name: &[u8]| {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        sys::openat(at, OsStr::from_bytes(name), flags, Mode::empty())
+    };
+    let mut here = open(sys::CWD, path.as_os_str().as_bytes())?;
+    // What is left to do in each directory on the way here, and the name of the way.
+    let mut levels = vec![(Vec::new(), empty_level(here.as_fd())?)];
+    while let Some((name, directories)) = levels.last_mut() {
+        if let Some(directory) = directories.pop() {
+            here = open(here.as_fd(), &directory)?;
+            levels.push((directory, empty_level(here.as_fd())?));
+            continue;
+        }
+        let name = std::mem::take(name);
+        levels.pop();
+        if !levels.is_empty() {
+            here = open(here.as_fd(), b"..")?;
+            sys::unlinkat(&here, OsStr::from_bytes(&name), AtFlags::REMOVEDIR)?;
+        }
+    }
+    Ok(())
+}
+
+/// Removes the files in a directory, and gives the names of directories.
+fn empty_level(directory: BorrowedFd<'_>) -> rustix::io::Result<Vec<Vec<u8>>> {
+    let mut directories = Vec::new();
+    for entry in sys::Dir::read_from(directory)? {
+        let entry = entry?;
+        let name = entry.file_name().to_bytes();
+        if matches!(name, b"." | b"..") {
+            continue;
+        }
+        match sys::unlinkat(directory, entry.file_name(), AtFlags::empty()) {
+            // Linux says the first, POSIX the second.
+            Err(Errno::ISDIR | Errno::PERM) => directories.push(name.to_vec()),
+            unlinked => unlinked?,
+        }
+    }
+    Ok(directories)
+}
+
+/// A directory that is removed with all that is in it, unless it is [kept](TempDir::keep).
+#[derive(Debug)]
+pub(crate) struct TempDir {
+    path: PathBuf,
+    kept: bool,
+}
+
+impl TempDir {
+    /// Makes a new directory, mode 0700, in `dir`.
+    pub(crate) fn new(dir: &Path) -> Result<Self, FileError> {
+        let path = temporary_name(dir);
+        DirBuilder::new()
+            .mode(0o700)
+            .create(&path)
+            .map_err(failed("create directory", &path))?;
+        Ok(Self { path, kept: false })
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// It has another name now.
+    pub(crate) fn keep(mut self) {
+        self.kept = true;
+    }
+
+    pub(crate) fn remove(mut self) -> Result<(), FileError> {
+        self.kept = true;
+        remove_tree(&self.path)
+    }
+}
+
+impl Drop for TempDir {
+    fn drop(&mut self) {
+        if !self.kept
+            && let Err(error) = remove_tree(&self.path)
+        {
+            tracing::warn!(
+                error = chain(&error),
+                "left behind until the store is opened"
+            );
+        }
+    }
 }
 
 /// An error and its causes in one line, for a log.

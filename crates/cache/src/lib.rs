@@ -1,7 +1,8 @@
-//! Sparse layer tars: presence, fetching, eviction.
+//! Sparse layer tars: presence, fetching, eviction; and layers as directories.
 //!
 //! ```text
 //! Store ─┬─ Blobs     whole, verified blobs
+//!        ├─ Trees     layers as directories
 //!        └─ Layers ── LayerTar ◀── Fetcher: demand, working sets, fill
 //!                       │          one sparse tar per layer; takes only Verified bytes
 //!                       └─ presence file ◀── PresenceReader, in the keeper
@@ -19,6 +20,7 @@ mod presence;
 mod space;
 mod store;
 mod tar;
+mod trees;
 
 pub use blobs::{BlobError, Blobs, MAX_WHOLE};
 pub use fetch::{
@@ -32,3 +34,4 @@ pub use presence::{MAX_TAR_BYTES, PresenceError, PresenceReader};
 pub use space::{Plan, RemoveError, Usage};
 pub use store::{BootId, Store};
 pub use tar::{FULL_PAUSE, LayerTar, Placed, TarError};
+pub use trees::{IncomingTree, Tree, Trees};

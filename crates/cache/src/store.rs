@@ -4,8 +4,10 @@
 //! ROOT/layers/<diffid hex>/tar               see `tar`
 //! ROOT/layers/<diffid hex>/presence          see `presence`
 //! ROOT/layers/<diffid hex>/presence.durable  what the last sync made sure of
+//! ROOT/trees/<diffid hex>/                   see `trees`
+//! ROOT/corrections/<manifest hex>/           see `trees`
 //! ROOT/blobs/<digest hex>                    see `blobs`
-//! ROOT/tmp/                                  files that have no name yet; emptied by `Store::open`
+//! ROOT/tmp/                                  files and trees that have no name yet; emptied by `Store::open`
 //! ```
 //!
 //! Directories have mode 0700 and files 0600: an image may be private. One process owns a store;
@@ -17,6 +19,7 @@ use std::path::{Path, PathBuf};
 use crate::blobs::Blobs;
 use crate::file::{self, FileError, failed};
 use crate::layers::Layers;
+use crate::trees::Trees;
 
 /// The boot of the kernel: bytes that were written but not synced are believed only in the boot
 /// in which they were written.
@@ -50,10 +53,12 @@ pub(crate) struct Places {
 }
 
 /// One node's store. See the [module](self).
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Store {
     blobs: Blobs,
     layers: Layers,
+    trees: Trees,
+    corrections: Trees,
 }
 
 impl Store {
@@ -81,6 +86,8 @@ impl Store {
         file::empty_dir(&places.tmp)?;
         Ok(Self {
             blobs: Blobs::open(places.clone())?,
+            trees: Trees::open(root.join("trees"), places.tmp.clone(), boot)?,
+            corrections: Trees::open(root.join("corrections"), places.tmp.clone(), boot)?,
             layers: Layers::new(places, boot),
         })
     }
@@ -95,5 +102,17 @@ impl Store {
     #[must_use]
     pub const fn layers(&self) -> &Layers {
         &self.layers
+    }
+
+    /// Layers as directories, by diffID.
+    #[must_use]
+    pub const fn trees(&self) -> &Trees {
+        &self.trees
+    }
+
+    /// What the directories of images' layers lack, by manifest.
+    #[must_use]
+    pub const fn corrections(&self) -> &Trees {
+        &self.corrections
     }
 }

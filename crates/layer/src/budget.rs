@@ -88,11 +88,17 @@ impl Held<'_> {
         self.bytes += bytes as u64;
         Ok(())
     }
+
+    /// Gives back all that was taken so far.
+    pub fn release(&mut self) {
+        let bytes = std::mem::take(&mut self.bytes);
+        self.budget.left.fetch_add(bytes, Ordering::Relaxed);
+    }
 }
 
 impl Drop for Held<'_> {
     fn drop(&mut self) {
-        self.budget.left.fetch_add(self.bytes, Ordering::Relaxed);
+        self.release();
     }
 }
 

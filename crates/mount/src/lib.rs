@@ -33,7 +33,7 @@ pub use mounts::{LayoutMount, OverlayMount, TmpfsMount};
 pub use thaw_sys::capabilities::{Ability, Capabilities, Cgroup, KernelVersion};
 pub use thaw_sys::fanotify::Denial;
 pub use thaw_sys::lease::while_alone;
-pub use thaw_sys::mount::{MountEntry, Overlay, Unmount, mount_table};
+pub use thaw_sys::mount::{MAX_LOWER, MountEntry, Overlay, Unmount, mount_table};
 pub use trace::{Trace, TraceEntry};
 pub use transport::{
     Device, FaultHandler, FaultTransport, LayerSpec, Released, Started, TransportChoice,

@@ -115,7 +115,7 @@ impl LayoutMount {
     }
 }
 
-/// An overlay over a layout. Dropped, it is unmounted lazily.
+/// An overlay: a container's, or an image's directories. Dropped, it is unmounted lazily.
 #[derive(Debug)]
 pub struct OverlayMount {
     guard: Guard,

@@ -6,9 +6,7 @@ use std::sync::Arc;
 
 use thaw_cache::LayerTar;
 use thaw_image::Digest;
-use thaw_mount::{
-    Inherited, LayoutMount, MountEntry, MountError, OverlayMount, TmpfsMount, mount_table,
-};
+use thaw_mount::{Inherited, MountEntry, MountError, OverlayMount, TmpfsMount, mount_table};
 
 use crate::Node;
 use crate::container::{Signal, State};
@@ -19,6 +17,7 @@ use crate::node::lock;
 use crate::open::ImageMount;
 use crate::reports::{How, Way};
 use crate::resolve::Resolved;
+use crate::root::{Body, Root};
 use crate::source::chain;
 
 /// Whether an image whose layers are all whole is one that needs nobody.
@@ -54,7 +53,7 @@ impl Node {
         let is_image = |entry: &&MountEntry| entry.target.parent() == Some(mounts.as_path());
         let mut lost = Vec::new();
         for entry in table.iter().filter(is_image) {
-            match self.adopt_image(&entry.target, wholeness) {
+            match self.adopt_image(&entry.target, &entry.kind, wholeness) {
                 Ok(()) => {}
                 Err(NodeError::Lost(dir)) => lost.push(dir),
                 Err(error) => {
@@ -66,14 +65,21 @@ impl Node {
         let taken: Vec<String> = lock(&self.images).keys().map(Digest::hex).collect();
         memo::sweep(&mounts, |name| taken.iter().any(|it| it == name))
             .map_err(NodeError::dir("list", &mounts))?;
+        let states = self.containers.list()?;
+        let rootfs: Vec<_> = states.iter().filter_map(|it| it.rootfs.as_ref()).collect();
         let blobs = self.settings.root.join("blobs");
         for entry in table.iter().filter(|entry| !is_image(entry)) {
-            let layout = Path::new(&entry.source);
-            if entry.kind == "erofs" && layout.parent() == Some(blobs.as_path()) {
-                self.adopt_mount(&entry.target, layout)?;
+            let parent = Path::new(&entry.source).parent();
+            let is_ours = match entry.kind.as_str() {
+                "erofs" => parent == Some(blobs.as_path()),
+                "overlay" => parent == Some(mounts.as_path()) && !rootfs.contains(&&entry.target),
+                _ => false,
+            };
+            if is_ours {
+                self.adopt_mount(&entry.target, Path::new(&entry.source))?;
             }
         }
-        for state in self.containers.list()? {
+        for state in states {
             let at = |entry: &&MountEntry| Some(&entry.target) == state.rootfs.as_ref();
             if let Some(entry) = table.iter().rev().find(at) {
                 self.adopt_container(&state, entry, &table, &lost)?;
@@ -118,14 +124,14 @@ impl Node {
         Ok(())
     }
 
-    fn adopt_image(&self, dir: &Path, wholeness: Wholeness) -> Result<(), NodeError> {
+    fn adopt_image(&self, dir: &Path, kind: &str, wholeness: Wholeness) -> Result<(), NodeError> {
         let name = dir
             .file_name()
             .and_then(|name| name.to_str())
             .unwrap_or_default();
         let Ok(digest) = Digest::from_hex(name) else {
             // A recording that was cut off: dropped, it is unmounted.
-            drop(LayoutMount::adopt(dir)?);
+            drop(Root::adopt(dir)?);
             return Ok(());
         };
         let record = self
@@ -144,51 +150,79 @@ impl Node {
             fresh: Vec::new(),
             image: Arc::new(image),
         };
+        if kind == "overlay" {
+            let directories = self.unpacked_image(&resolved.image);
+            let directories = directories.ok_or(NodeError::Unknown(digest))?;
+            return self.adopt_as(
+                &resolved,
+                Body::Directories(directories),
+                dir,
+                String::new(),
+            );
+        }
         let found = self
             .known(&resolved.image)?
             .ok_or(NodeError::Unknown(digest))?;
         let parts = self.parts(&resolved, &found)?;
-        let Some(mount) = LayoutMount::adopt(dir)? else {
-            return Ok(());
-        };
         let safe = |layer: &Arc<LayerTar>| {
             let alone = layer.is_whole() && wholeness == Wholeness::Trusted;
             alone || self.marks.contain(&layer.diff_id())
         };
         if !parts.layers.iter().all(safe) {
             // Nobody serves it: reads fail, or holes are read as zeros. Dropped, it is unmounted.
+            drop(Root::adopt(dir)?);
             return Err(NodeError::Lost(dir.to_owned()));
         }
-        let memo = Memo::of(dir).unwrap_or_else(|| Memo {
-            way: Way {
-                how: How::Lazy,
-                why: self.served(format!("acceleration from {}", found.from)),
-            },
+        let why = self.served(format!("acceleration from {}", found.from));
+        self.adopt_as(&resolved, Body::Layout(parts), dir, why)
+    }
+
+    /// Takes over an image that is mounted at `dir`. `why`: why it is lazy, where nobody has left a memo.
+    fn adopt_as(
+        &self,
+        resolved: &Resolved,
+        body: Body,
+        dir: &Path,
+        why: String,
+    ) -> Result<(), NodeError> {
+        let Some(mount) = Root::adopt(dir)? else {
+            return Ok(());
+        };
+        let how = match &body {
+            Body::Layout(_) => How::Lazy,
+            Body::Directories(_) => How::Full,
+        };
+        let memo = Memo::of(dir).unwrap_or(Memo {
+            way: Way { how, why },
             profile: None,
             fill: false,
         });
         let (profile, way) = (memo.profile, memo.way);
-        let mount = ImageMount::new(&resolved, profile, way, parts, mount, dir.to_owned());
+        let mount = ImageMount::new(resolved, profile, way, body, mount, dir.to_owned());
         if memo.fill {
             self.fill(&mount);
         }
         lock(&self.images).insert(
-            digest,
+            resolved.image.digest,
             Arc::new(std::sync::Mutex::new(Some(Arc::new(mount)))),
         );
         Ok(())
     }
 
     /// Takes over what `mount` mounted at a directory; unmounts it where its image was not taken
-    /// over, for then nobody serves it.
-    fn adopt_mount(&self, dir: &Path, layout: &Path) -> Result<(), NodeError> {
-        let Some(mount) = LayoutMount::adopt(dir)? else {
+    /// over, for then nobody serves it. `source`: the layout, or where the image itself is mounted.
+    fn adopt_mount(&self, dir: &Path, source: &Path) -> Result<(), NodeError> {
+        let Some(mount) = Root::adopt(dir)? else {
             return Ok(());
         };
         let slots: Vec<_> = lock(&self.images).values().cloned().collect();
         let image = slots.into_iter().find_map(|slot| {
             let image = lock(&slot).clone()?;
-            (image.parts.layout == layout).then_some(image)
+            let is_its = match &image.body {
+                Body::Layout(parts) => parts.layout == source,
+                Body::Directories(_) => image.dir() == source,
+            };
+            is_its.then_some(image)
         });
         if let Some(image) = image {
             let held = Held::of_mount(image, mount, self.spent());
@@ -200,7 +234,11 @@ impl Node {
 
 /// Whether an overlay has the image mounted at `dir` below it.
 fn lies_over(overlay: &MountEntry, dir: &Path) -> bool {
-    // How the kernel writes it depends on its version; the name, a digest, is only there.
+    if Path::new(&overlay.source) == dir {
+        return true;
+    }
+    // Its source was not told, or is too long. How the kernel writes the option depends on its version;
+    // the name, a digest, is only there.
     let options = overlay.options.to_string_lossy();
     dir.file_name()
         .and_then(|name| name.to_str())

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use thaw_image::Progress;
-use thaw_mount::{LayoutMount, Overlay, OverlayMount, TmpfsMount, Unmount};
+use thaw_mount::{Overlay, OverlayMount, TmpfsMount, Unmount};
 
 use crate::Node;
 use crate::container::{self, Container, Containers, NewContainer};
@@ -16,6 +16,7 @@ use crate::explain::{START, Start};
 use crate::node::lock;
 use crate::open::ImageMount;
 use crate::reports::{Mounted, PreparedContainer, StartReport, Traffic};
+use crate::root::Root;
 use crate::settings::ImageWish;
 use crate::source::chain;
 use crate::timing::Timing;
@@ -42,7 +43,7 @@ enum Mounts {
     /// A container's root filesystem, and the tmpfs that holds its writable part.
     Overlay(Option<OverlayMount>, Option<TmpfsMount>),
     /// The image alone.
-    Layout(Option<LayoutMount>),
+    Image(Option<Root>),
 }
 
 impl Held {
@@ -62,12 +63,12 @@ impl Held {
     }
 
     /// An image that `mount` mounted.
-    pub(crate) fn of_mount(image: Arc<ImageMount>, mount: LayoutMount, before: Spent) -> Self {
+    pub(crate) fn of_mount(image: Arc<ImageMount>, mount: Root, before: Spent) -> Self {
         Self {
             image,
             before,
             round_trips: 0,
-            mounted: Mounts::Layout(Some(mount)),
+            mounted: Mounts::Image(Some(mount)),
         }
     }
 
@@ -81,9 +82,9 @@ impl Held {
                     writable.unmount(when)?;
                 }
             }
-            Mounts::Layout(layout) => {
-                if let Some(layout) = layout.take() {
-                    layout.unmount(when)?;
+            Mounts::Image(root) => {
+                if let Some(root) = root.take() {
+                    root.unmount(when)?;
                 }
             }
         }
@@ -97,8 +98,10 @@ impl Held {
                 overlay.take().map(OverlayMount::detach);
                 writable.take().map(TmpfsMount::detach);
             }
-            Mounts::Layout(layout) => {
-                layout.take().map(LayoutMount::detach);
+            Mounts::Image(root) => {
+                if let Some(root) = root.take() {
+                    root.detach();
+                }
             }
         }
     }
@@ -184,7 +187,7 @@ impl Node {
             spans: timing.spans(),
         };
         crate::records::write(&dir.join(START), &start).map_err(NodeError::records)?;
-        let served = image.parts.layers.iter();
+        let served = image.body.layers().iter();
         let served = served.filter(|layer| self.marks.contain(&layer.diff_id()));
         crate::keepsake::leave(dir, served, &self.settings)?;
         let prepared = container.prepare(&dir.join("rootfs"), &image.image.config)?;
@@ -243,7 +246,7 @@ impl Node {
         }
         let timing = Timing::default();
         let image = self.mounted(wish, progress, &timing)?;
-        let mount = self.mount_parts(&image.parts, dir, wish.transport, false)?;
+        let mount = self.mount_again(&image, dir, wish.transport)?;
         let held = Held::of_mount(Arc::clone(&image), mount, self.spent());
         lock(&self.mounts).insert(dir.to_owned(), held);
         Ok(Mounted {
@@ -319,8 +322,14 @@ fn overlay(
     for path in [&upper, &work] {
         std::fs::create_dir_all(path).map_err(NodeError::dir("make", path))?;
     }
+    // The directories themselves: an overlay over the image's own overlay would be one more level.
+    let lower = match image.body.directories() {
+        Some(directories) => directories.lower(),
+        None => vec![image.dir().to_owned()],
+    };
     let overlay = Overlay {
-        lower: vec![image.dir().to_owned()],
+        source: image.dir().to_owned(),
+        lower,
         upper: Some((upper, work)),
         volatile: true,
     };

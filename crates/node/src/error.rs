@@ -39,6 +39,27 @@ pub enum NodeError {
         /// Why.
         source: thaw_accelerate::PrepareError,
     },
+    /// What an image's layers lack when they are directories.
+    #[error("cannot put the layers of {image} one over the other")]
+    Correct {
+        /// Name of the image.
+        image: String,
+        /// Why.
+        source: thaw_accelerate::UnpackError,
+    },
+    /// More layers than an overlay takes.
+    #[error(
+        "{image} has {layers} layers, and an overlay takes at most {limit} directories: rebuild it with fewer, \
+         or take a kernel that mounts EROFS (Linux 6.4 or newer)"
+    )]
+    Layers {
+        /// Name of the image.
+        image: String,
+        /// Those that differ.
+        layers: usize,
+        /// Most that there may be.
+        limit: usize,
+    },
     /// The acceleration.
     #[error(transparent)]
     Artifact(#[from] thaw_accelerate::ArtifactError),

@@ -23,6 +23,7 @@ use crate::node::lock;
 use crate::open::ImageMount;
 use crate::records::ImageRecord;
 use crate::reports::{Explanation, LinkFacts, Period, WaitFacts, Way};
+use crate::root::Body;
 use crate::timing::Span;
 use crate::waits::Wait;
 
@@ -132,7 +133,10 @@ impl Node {
         image: Option<&Image>,
     ) -> Result<Option<Vec<u8>>, NodeError> {
         let path = match (mount, image) {
-            (Some(mount), _) => Some(mount.parts.layout.clone()),
+            (Some(mount), _) => match &mount.body {
+                Body::Layout(parts) => Some(parts.layout.clone()),
+                Body::Directories(_) => None,
+            },
             (None, Some(image)) => self.local(image)?.map(|found| {
                 let blobs = self.store.blobs();
                 blobs.path(&found.acceleration.layout.digest)
@@ -153,7 +157,7 @@ impl Node {
     fn shared_with(&self, state: &State, layers: &BTreeSet<DiffId>) -> u64 {
         let held = lock(&self.held);
         let others = held.iter().filter(|(id, held)| {
-            let theirs = &held.image.parts.layers;
+            let theirs = held.image.body.layers();
             id.as_str() != state.id.as_str()
                 && theirs.iter().any(|layer| layers.contains(&layer.diff_id()))
         });

@@ -101,37 +101,36 @@ impl Node {
         sizes: &BTreeMap<Digest, u64>,
         disk: &BTreeMap<DiffId, u64>,
     ) -> Result<ImageFacts, NodeError> {
-        let whole = self.whole_layers(image)?;
         let usage = image
             .layers
             .iter()
             .filter_map(|layer| disk.get(&layer.diff_id));
+        let correction = self.store.corrections().get(&record.manifest);
         Ok(ImageFacts {
             reference: record.reference.clone(),
             manifest: record.manifest,
             compressed: image.compressed_size(),
-            cached: usage.sum(),
+            cached: usage.sum::<u64>() + correction.map_or(0, |tree| tree.bytes()),
             index: self
                 .blobs_of(record)?
                 .iter()
                 .filter_map(|blob| sizes.get(blob))
                 .sum(),
-            whole: image
-                .layers
-                .iter()
-                .all(|layer| whole.contains_key(&layer.diff_id)),
+            whole: self.is_here(image)?,
             in_use: self.is_used(&record.manifest),
             used: record.used,
         })
     }
 
-    /// Bytes that each layer takes on the disk.
+    /// Bytes that each layer takes on the disk, as a tar and as a directory.
     pub(crate) fn disk_usage(&self) -> Result<BTreeMap<DiffId, u64>, NodeError> {
-        let usage = self.store.layers().usage()?;
-        Ok(usage
-            .into_iter()
-            .map(|usage| (usage.layer, usage.allocated))
-            .collect())
+        let tars = self.store.layers().usage()?.into_iter();
+        let mut usage: BTreeMap<DiffId, u64> =
+            tars.map(|usage| (usage.layer, usage.allocated)).collect();
+        for (layer, bytes) in self.store.trees().list()? {
+            *usage.entry(DiffId(layer)).or_default() += bytes;
+        }
+        Ok(usage)
     }
 
     /// What was moved and waited for since this node was opened.

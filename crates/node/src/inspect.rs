@@ -135,16 +135,19 @@ impl Node {
         image: &Image,
         found: Option<&Accelerated>,
     ) -> Result<Vec<LayerFacts>, NodeError> {
-        let here = self.disk_usage()?;
+        let here = self.store.layers().list()?;
         let mut facts = Vec::with_capacity(image.layers.len());
         for layer in &image.layers {
             let table = found.and_then(|found| found.acceleration.tables.get(&layer.blob));
             let record = self
                 .layer_record(&layer.diff_id)
                 .map(|record| record.tar_size);
-            let unpacked = table.map(|table| table.tar_size).or(record);
+            let tree = self.store.trees().get(&layer.diff_id.0);
+            let tree = tree.map(|tree| tree.bytes());
+            let unpacked = table.map(|table| table.tar_size).or(record).or(tree);
             let cached = match unpacked {
-                Some(size) if here.contains_key(&layer.diff_id) => self
+                Some(size) if tree.is_some() => size,
+                Some(size) if here.contains(&layer.diff_id) => self
                     .store
                     .layers()
                     .open(&layer.diff_id, size)?

@@ -9,7 +9,8 @@
 //!
 //! - [`resolve`](Node) finds the image; `source` decides the way: lazy or full, and says why.
 //! - `trust` says whose accelerations and working sets may be used.
-//! - `open` turns the image into one EROFS mount, shared by all containers of that image.
+//! - `open` turns the image into one EROFS mount, shared by all containers of that image;
+//!   `directories` does it where the kernel mounts no layout; `root` is the mount of either.
 //! - `containers` puts an overlay over it, has the bundle written, and undoes both.
 //! - `marks` lets layers go that need no events any more; `adopt` takes over from a node before,
 //!   with what that one has left in a `memo`.
@@ -23,6 +24,7 @@ mod accelerate;
 mod adopt;
 pub mod container;
 mod containers;
+mod directories;
 mod error;
 mod estimate;
 mod explain;
@@ -43,6 +45,7 @@ mod record;
 mod records;
 mod reports;
 mod resolve;
+mod root;
 mod search;
 mod settings;
 mod settle;

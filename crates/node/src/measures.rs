@@ -129,12 +129,16 @@ fn load(mount: &ImageMount) -> ImageLoad {
 }
 
 impl ImageMount {
-    /// Bytes of its tars that are here, and bytes of its tars.
+    /// Bytes of its tars that are here, and bytes of its tars; or twice those of its directories.
     pub(crate) fn present_of_size(&self) -> (u64, u64) {
+        if let Some(directories) = self.body.directories() {
+            let bytes = directories.trees.iter().map(|tree| tree.bytes()).sum();
+            return (bytes, bytes);
+        }
         // A layer may be in an image twice.
         let layers: BTreeMap<DiffId, &Arc<LayerTar>> = self
-            .parts
-            .layers
+            .body
+            .layers()
             .iter()
             .map(|layer| (layer.diff_id(), layer))
             .collect();

@@ -1,4 +1,4 @@
-//! An image becomes one EROFS mount, shared by all its containers.
+//! An image becomes one mount, shared by all its containers. Here: by its layout, with EROFS.
 //!
 //! The layout is fetched and the working set's stream begins at the same time; the mount is made
 //! when the layout is there, and waits neither for the stream nor for the disk. A layer that is
@@ -8,20 +8,21 @@ use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, RwLockWriteGuard};
 
-use thaw_cache::{Attachment, LayerTar};
+use thaw_cache::LayerTar;
 use thaw_image::{DiffId, Digest, Progress};
 use thaw_mount::{Device, FaultTransport, LayerSpec, LayoutMount, Unmount};
 
 use crate::Node;
+use crate::directories::not_lazy;
 use crate::error::NodeError;
 use crate::image::Image;
 use crate::memo::{self, Memo};
 use crate::node::{Slot, lock};
-use crate::records::ArtifactRecord;
 use crate::reports::{How, Way};
 use crate::resolve::Resolved;
+use crate::root::{Body, Parts, Root};
 use crate::search::Search;
-use crate::settings::{ImageWish, Transport};
+use crate::settings::{ImageWish, Pull, Transport};
 use crate::source::{Accelerated, Choice, chain, layer_refs};
 use crate::stream::{Stream, Streams};
 use crate::timing::Timing;
@@ -35,39 +36,27 @@ pub(crate) struct ImageMount {
     pub(crate) image: Arc<Image>,
     pub(crate) way: Way,
     pub(crate) profile: Option<String>,
-    pub(crate) parts: Parts,
+    pub(crate) body: Body,
     pub(crate) streams: Streams,
-    mount: Mutex<Option<LayoutMount>>,
+    mount: Mutex<Option<Root>>,
     dir: PathBuf,
 }
 
-/// What a mount is made of; it can be mounted again.
-#[derive(Debug)]
-pub(crate) struct Parts {
-    pub(crate) layout: PathBuf,
-    pub(crate) generated: Option<PathBuf>,
-    pub(crate) layers: Vec<Arc<LayerTar>>,
-    /// The acceleration that decides how it looks.
-    pub(crate) by: ArtifactRecord,
-    /// Where the layers' bytes come from, as long as this lives.
-    pub(crate) _origins: Vec<Attachment>,
-}
-
 impl ImageMount {
-    /// Of parts that were mounted at `dir`.
+    /// Of a body that was mounted at `dir`.
     pub(crate) fn new(
         resolved: &Resolved,
         profile: Option<String>,
         way: Way,
-        parts: Parts,
-        mount: LayoutMount,
+        body: Body,
+        mount: Root,
         dir: PathBuf,
     ) -> Self {
         Self {
             image: Arc::clone(&resolved.image),
             way,
             profile,
-            parts,
+            body,
             streams: Streams::default(),
             mount: Mutex::new(Some(mount)),
             dir,
@@ -82,7 +71,7 @@ impl ImageMount {
     /// Lazy or full, and why, for a container that starts now: since it was mounted all of it may
     /// have come.
     pub(crate) fn way_now(&self) -> Way {
-        let whole = || self.parts.layers.iter().all(|layer| layer.is_whole());
+        let whole = || self.body.layers().iter().all(|layer| layer.is_whole());
         match self.way.how {
             How::Lazy if whole() => all_here(),
             _ => self.way.clone(),
@@ -98,17 +87,9 @@ impl ImageMount {
         }
     }
 
-    /// The layers, each once.
+    /// The layer tars that it reads, each once.
     pub(crate) fn diff_ids(&self) -> Vec<DiffId> {
-        let mut ids: Vec<DiffId> = self
-            .parts
-            .layers
-            .iter()
-            .map(|layer| layer.diff_id())
-            .collect();
-        ids.sort_unstable();
-        ids.dedup();
-        ids
+        self.body.diff_ids()
     }
 
     /// Unmounts it, which only works when nothing uses it.
@@ -125,7 +106,7 @@ impl ImageMount {
     /// Leaves it mounted when this process ends.
     pub(crate) fn leave(&self) {
         if let Some(mount) = lock(&self.mount).take() {
-            let _left = mount.detach();
+            mount.detach();
         }
     }
 }
@@ -138,6 +119,10 @@ impl Node {
         progress: &dyn Progress,
         timing: &Timing,
     ) -> Result<Arc<ImageMount>, NodeError> {
+        if wish.transport == Transport::Directories && wish.pull == Pull::Lazy {
+            let why = "directories hold layers that were unpacked".to_owned();
+            return Err(not_lazy(&wish.reference, why));
+        }
         self.make_way(wish.transport);
         let (resolved, search) = self.resolve_to_start(wish, timing)?;
         let shared: Slot = Arc::clone(lock(&self.images).entry(resolved.image.digest).or_default());
@@ -154,7 +139,11 @@ impl Node {
             drop(mount);
             self.let_go(&ids);
         }
-        let mount = Arc::new(self.open_image(&resolved, wish, search, progress, timing)?);
+        let mount = match self.directories(wish.transport) {
+            Some(why) => self.open_directories(&resolved, wish, why, progress, timing)?,
+            None => self.open_image(&resolved, wish, search, progress, timing)?,
+        };
+        let mount = Arc::new(mount);
         *slot = Some(Arc::clone(&mount));
         Ok(mount)
     }
@@ -200,7 +189,8 @@ impl Node {
         self.remember(resolved)?;
         self.settle_soon();
         let profile = wish.profile.clone();
-        let mount = ImageMount::new(resolved, profile, way, parts, mount, dir);
+        let (body, root) = (Body::Layout(parts), Root::Layout(mount));
+        let mount = ImageMount::new(resolved, profile, way, body, root, dir);
         mount.memo().leave(&mount.dir);
         if let Some(profile) = &wish.profile {
             mount.streams.add(profile, stream);
@@ -311,6 +301,22 @@ impl Node {
         Ok(blobs.path(&packed.digest))
     }
 
+    /// Mounts an image once more, at a directory.
+    pub(crate) fn mount_again(
+        &self,
+        image: &ImageMount,
+        dir: &Path,
+        wanted: Transport,
+    ) -> Result<Root, NodeError> {
+        match &image.body {
+            Body::Layout(parts) => {
+                let mount = self.mount_parts(parts, dir, wanted, false);
+                Ok(Root::Layout(mount?))
+            }
+            Body::Directories(directories) => Ok(directories.mount(image.dir(), dir)?),
+        }
+    }
+
     /// Mounts parts at a directory, which is made. `record`: every layer is attached, also those
     /// that are whole, so that the trace is complete.
     pub(crate) fn mount_parts(
@@ -368,7 +374,7 @@ impl Node {
         let mut layers = Vec::new();
         for slot in slots {
             if let Some(mount) = &*lock(&slot) {
-                layers.extend(mount.parts.layers.iter().cloned());
+                layers.extend(mount.body.layers().iter().cloned());
             }
         }
         layers
@@ -412,7 +418,7 @@ impl Node {
             tracing::debug!(error = chain(&error), "no trace kept");
         }
         mount.unmount()?;
-        for layer in &mount.parts.layers {
+        for layer in mount.body.layers() {
             layer.sync().ok();
         }
         Ok(())

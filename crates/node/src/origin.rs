@@ -10,8 +10,9 @@ use thaw_registry::Repository;
 
 use crate::Node;
 use crate::error::NodeError;
-use crate::open::{Parts, unusable};
+use crate::open::unusable;
 use crate::resolve::Resolved;
+use crate::root::Parts;
 use crate::source::{Accelerated, chain};
 
 /// Most bytes of a seek table.

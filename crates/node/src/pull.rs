@@ -45,6 +45,9 @@ impl Node {
         let begin = Instant::now();
         let resolved = self.resolve(wish, &Timing::default())?;
         let image = &resolved.image;
+        if self.directories(wish.transport).is_some() {
+            return self.pull_directories(&resolved, begin, progress);
+        }
         let whole = self.whole_layers(image)?;
         let already_here = self.local(image)?.is_some()
             && image
@@ -64,6 +67,31 @@ impl Node {
             manifest: image.digest,
             compressed: image.compressed_size(),
             unpacked: whole.values().map(|layer| layer.tar_size()).sum(),
+            already_here,
+            took: begin.elapsed(),
+        })
+    }
+
+    /// [`Node::pull`] where images start from directories.
+    fn pull_directories(
+        &self,
+        resolved: &Resolved,
+        begin: Instant,
+        progress: &dyn Progress,
+    ) -> Result<Pulled, NodeError> {
+        let image = &resolved.image;
+        let here = self.unpacked_image(image);
+        let already_here = here.is_some();
+        let directories = match here {
+            Some(directories) => directories,
+            None => self.unpack_image(resolved, progress)?,
+        };
+        self.remember(resolved)?;
+        self.settle();
+        Ok(Pulled {
+            manifest: image.digest,
+            compressed: image.compressed_size(),
+            unpacked: directories.trees.iter().map(|tree| tree.bytes()).sum(),
             already_here,
             took: begin.elapsed(),
         })
@@ -230,7 +258,7 @@ struct StorePlace<'a> {
 }
 
 impl Place for StorePlace<'_> {
-    fn tar(&self, layer: &LayerRef) -> io::Result<Box<dyn TarSink>> {
+    fn tar(&self, layer: &LayerRef) -> io::Result<Box<dyn TarSink + '_>> {
         if !self.keep {
             return Ok(Box::new(Nowhere));
         }
@@ -265,12 +293,8 @@ impl Place for StorePlace<'_> {
                 })
             }
         };
-        let tar = Tar {
-            layer: tar,
-            offset: 0,
-        };
         Some(Known {
-            tar: Box::new(tar),
+            tar: Box::new(Tar::new(tar)),
             tar_size: record.tar_size,
             index,
         })
@@ -296,9 +320,15 @@ impl Place for StorePlace<'_> {
 }
 
 /// A tar that is here, read from its beginning.
-struct Tar {
+pub(crate) struct Tar {
     layer: Arc<LayerTar>,
     offset: u64,
+}
+
+impl Tar {
+    pub(crate) const fn new(layer: Arc<LayerTar>) -> Self {
+        Self { layer, offset: 0 }
+    }
 }
 
 impl Read for Tar {

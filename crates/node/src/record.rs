@@ -23,6 +23,7 @@ use crate::ready::Ready;
 use crate::records::ArtifactRecord;
 use crate::reports::{How, RecordOptions, Recorded, Way};
 use crate::resolve::Resolved;
+use crate::root::{Body, Root};
 use crate::settings::{Destination, ImageWish};
 use crate::timing::Timing;
 
@@ -83,6 +84,9 @@ impl Node {
     ) -> Result<Recorded, NodeError> {
         let timing = Timing::default();
         let resolved = self.resolve(wish, &timing)?;
+        if let Some(why) = self.directories(wish.transport) {
+            return Err(NodeError::Recording(why));
+        }
         let found = self.local(&resolved.image)?;
         let found = found.ok_or(NodeError::Unknown(resolved.image.digest))?;
         let parts = self.parts(&resolved, &found)?;
@@ -97,7 +101,14 @@ impl Node {
             how: How::Lazy,
             why: "recorded".to_owned(),
         };
-        let image = Arc::new(ImageMount::new(&resolved, None, way, parts, mount, dir));
+        let image = Arc::new(ImageMount::new(
+            &resolved,
+            None,
+            way,
+            Body::Layout(parts),
+            Root::Layout(mount),
+            dir,
+        ));
         let transport = self.transport(wish.transport)?;
         transport.start_trace(&image.diff_ids())?;
         progress.say("recording a start");
@@ -114,7 +125,7 @@ impl Node {
         let target = self.target(&resolved, destination)?;
         let mut recorded = self.publish_set(
             &resolved,
-            &image.parts.layers,
+            image.body.layers(),
             &trace,
             (profile(wish), Origin::Recorded),
             &target,
@@ -180,7 +191,7 @@ impl Node {
         let target = self.target(&resolved, destination)?;
         self.publish_set(
             &resolved,
-            &image.parts.layers,
+            image.body.layers(),
             &gathered.extents,
             (profile(wish), Origin::Recorded),
             &target,

@@ -121,7 +121,7 @@ pub struct Pulled {
     pub manifest: Digest,
     /// Bytes of its layer blobs.
     pub compressed: u64,
-    /// Bytes of its layer tars.
+    /// Bytes of its layer tars, or of the directories in their place.
     pub unpacked: u64,
     /// Whether there was nothing to do.
     pub already_here: bool,

@@ -11,7 +11,7 @@ use crate::error::NodeError;
 use crate::image::Image;
 use crate::records::{ImageRecord, RefRecord};
 use crate::search::Search;
-use crate::settings::ImageWish;
+use crate::settings::{ImageWish, Transport};
 use crate::timing::Timing;
 
 /// Most bytes of an image's configuration.
@@ -70,7 +70,9 @@ impl Node {
             Found::Manifest(named) => named,
         };
         let digest = named.manifest.digest();
-        if !self.must_search(&named.reference, digest, wish) {
+        if wish.transport == Transport::Directories
+            || !self.must_search(&named.reference, digest, wish)
+        {
             return Ok((self.with_config(&named, timing)?, None));
         }
         std::thread::scope(|scope| {

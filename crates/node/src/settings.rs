@@ -98,17 +98,19 @@ pub enum Pull {
     Full,
 }
 
-/// Which fault transport is asked for.
+/// Which fault transport is asked for, or none.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Transport {
-    /// The best that works here: pre-content events, else FUSE.
+    /// The best that works here: pre-content events, else FUSE, else directories.
     #[default]
     Auto,
     /// Pre-content events.
     Fanotify,
     /// A FUSE server.
     Fuse,
+    /// None: layers are unpacked into directories, for overlayfs.
+    Directories,
 }
 
 /// An image that somebody wants, and how.

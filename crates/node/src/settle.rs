@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use thaw_cache::Blobs;
+use thaw_cache::Store;
 
 use crate::Node;
 use crate::records::Records;
@@ -14,16 +14,16 @@ const SETTLE_AFTER: Duration = Duration::from_secs(5);
 impl Node {
     /// Makes durable what was written, now.
     pub(crate) fn settle(&self) {
-        settle(self.store.blobs(), &self.records, &self.registry);
+        settle(&self.store, &self.records, &self.registry);
     }
 
     /// Makes durable what was written in haste, when the start is over.
     pub(crate) fn settle_soon(&self) {
-        let (blobs, records) = (self.store.blobs().clone(), self.records.clone());
+        let (store, records) = (self.store.clone(), self.records.clone());
         let registry = self.registry.clone();
         let settle = move || {
             std::thread::sleep(SETTLE_AFTER);
-            settle(&blobs, &records, &registry);
+            settle(&store, &records, &registry);
         };
         let thread = std::thread::Builder::new().name("settle".into());
         if let Err(error) = thread.spawn(settle) {
@@ -33,9 +33,14 @@ impl Node {
 }
 
 /// Makes durable what starts wrote, and keeps what they measured.
-fn settle(blobs: &Blobs, records: &Records, registry: &thaw_registry::Client) {
-    if let Err(error) = blobs.settle() {
+fn settle(store: &Store, records: &Records, registry: &thaw_registry::Client) {
+    if let Err(error) = store.blobs().settle() {
         tracing::warn!(error = chain(&error), "blobs are not durable");
+    }
+    for trees in [store.trees(), store.corrections()] {
+        if let Err(error) = trees.settle() {
+            tracing::warn!(error = chain(&error), "directories are not durable");
+        }
     }
     let links = registry.links();
     records.measure(|measured| measured.links.extend(links));

@@ -10,8 +10,9 @@ use crate::error::NodeError;
 use crate::open::ImageMount;
 use crate::reports::How;
 use crate::resolve::Resolved;
+use crate::root::{Body, Parts};
 use crate::search::Search;
-use crate::settings::{ImageWish, Pull};
+use crate::settings::{ImageWish, Pull, Transport};
 use crate::source::Choice;
 use crate::timing::Timing;
 
@@ -31,7 +32,10 @@ impl Node {
         mount: &Arc<ImageMount>,
         resolved: &Resolved,
     ) -> Result<bool, NodeError> {
-        let by = &mount.parts.by;
+        // Directories are unpacked from layers that are what the image says, with nobody's word.
+        let Body::Layout(Parts { by, .. }) = &mount.body else {
+            return Ok(true);
+        };
         let policy = self.settings.policy(&resolved.image.reference);
         if policy.allows(by) {
             return Ok(true);
@@ -58,6 +62,10 @@ impl Node {
         progress: &dyn Progress,
         timing: &Timing,
     ) -> Result<(), NodeError> {
+        let wants_directories = wish.transport == Transport::Directories;
+        if wants_directories && mount.body.directories().is_none() {
+            return Err(NodeError::OtherTransport { kind: "EROFS" });
+        }
         if mount.way_now().how == How::Full {
             return Ok(());
         }
@@ -89,7 +97,7 @@ impl Node {
 
     /// Completes the layers of an image that is mounted, and waits until they are.
     fn complete(&self, image: &ImageMount) -> Result<(), NodeError> {
-        let layers = image.parts.layers.iter().filter(|it| !it.is_whole());
+        let layers = image.body.layers().iter().filter(|it| !it.is_whole());
         let fills: Vec<_> = layers.map(|it| self.fetcher.fill(&it.diff_id())).collect();
         for fill in fills {
             // It ends by itself: by being done, or by giving up.

@@ -102,6 +102,9 @@ impl Node {
         if wish.pull == Pull::Full {
             return Ok(Choice::Full("asked for by --pull full".to_owned()));
         }
+        if let Some(why) = self.directories(wish.transport) {
+            return refuse(why);
+        }
         if let Err(reason) = self.transport_ready(wish.transport) {
             return refuse(reason);
         }

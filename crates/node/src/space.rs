@@ -25,6 +25,8 @@ struct Plan {
     images: Vec<ImageRecord>,
     layers: Vec<DiffId>,
     blobs: Vec<Digest>,
+    /// What layers lack, by image.
+    corrections: Vec<Digest>,
     traces: Vec<PathBuf>,
     containers: Vec<String>,
     /// Whether the bridge goes, too.
@@ -113,6 +115,15 @@ impl Node {
                 plan.layers.push(diff_id);
             }
         }
+        for (manifest, bytes) in self.store.corrections().list()? {
+            if !used_images.contains(&manifest) {
+                let name = format!("directories of image {manifest}");
+                plan.told
+                    .removals
+                    .push(removal(name, "no image has it", bytes));
+                plan.corrections.push(manifest);
+            }
+        }
         for (digest, bytes) in self.store.blobs().list()? {
             if !used_blobs.contains(&digest) {
                 let name = format!("blob {digest}");
@@ -192,6 +203,9 @@ impl Node {
                 .remove_image(&record.manifest)
                 .map_err(NodeError::records)?;
         }
+        for manifest in &plan.corrections {
+            self.store.corrections().remove(manifest)?;
+        }
         self.let_go(&plan.layers);
         for diff_id in &plan.layers {
             if self.marks.contain(diff_id) {
@@ -242,6 +256,7 @@ impl Node {
 
     /// Removes a layer that nothing mounted uses. Work in the background may have it for a moment.
     fn remove_layer(&self, layer: &DiffId) -> Result<(), NodeError> {
+        self.store.trees().remove(&layer.0)?;
         self.stop_fill(layer);
         let begin = Instant::now();
         loop {

@@ -28,7 +28,8 @@ use crate::waits::{Wait, Waits};
 impl Transport {
     fn choice(self) -> TransportChoice {
         match self {
-            Self::Auto => TransportChoice::Auto,
+            // What needs no transport does not choose one.
+            Self::Auto | Self::Directories => TransportChoice::Auto,
             Self::Fanotify => TransportChoice::Fanotify,
             Self::Fuse => TransportChoice::Fuse,
         }
@@ -37,7 +38,7 @@ impl Transport {
     /// Whether a transport that runs is as good as one that would be started.
     fn is_met_by(self, kind: TransportKind) -> bool {
         match self {
-            Self::Auto => true,
+            Self::Auto | Self::Directories => true,
             Self::Fanotify => kind == TransportKind::Fanotify,
             Self::Fuse => kind == TransportKind::Fuse,
         }
@@ -85,9 +86,9 @@ impl Node {
         Ok(transport)
     }
 
-    /// Unmounts what nobody uses, where another transport serves it than is wished for.
+    /// Unmounts what nobody uses, where it may be mounted otherwise than is wished for.
     pub(crate) fn make_way(&self, wanted: Transport) {
-        if self.other_transport(wanted).is_some() {
+        if wanted == Transport::Directories || self.other_transport(wanted).is_some() {
             self.unmount_unused();
         }
     }

@@ -6,7 +6,8 @@
 //! 2. so do layers under running containers, where that is safe: those that FUSE serves and that
 //!    are not whole. With fanotify it never is: a read that was let through is the kernel's, and a
 //!    hole made under it reads as zeros;
-//! 3. layers that nothing uses go as a whole, working sets and all.
+//! 3. layers that nothing uses go as a whole, working sets and all, and so do directories that they
+//!    were unpacked into.
 //!
 //! What is left then is mounted, and stays: the cache may be larger than it should for as long as
 //! containers run that have read so much.
@@ -96,15 +97,17 @@ impl Node {
             .iter()
             .map(|usage| (usage.layer, usage.allocated))
             .collect();
+        let trees = self.store.trees().list()?;
+        let mut unpacked: u64 = trees.iter().map(|(_, bytes)| bytes).sum();
         let mut gone = Vec::new();
-        if left.values().sum::<u64>() <= size {
-            return Ok((gone, left.values().sum()));
+        if left.values().sum::<u64>() + unpacked <= size {
+            return Ok((gone, left.values().sum::<u64>() + unpacked));
         }
         let sets = self.set_blocks()?;
         let mounted: HashSet<DiffId> = self.open_layers().iter().map(|l| l.diff_id()).collect();
         for step in [Step::Shrink, Step::Punch, Step::Remove] {
             for usage in &usage {
-                let now: u64 = left.values().sum();
+                let now = left.values().sum::<u64>() + unpacked;
                 if now <= size {
                     return Ok((gone, now));
                 }
@@ -124,7 +127,28 @@ impl Node {
                 }
             }
         }
-        Ok((gone, left.values().sum()))
+        for (tree, bytes) in trees {
+            if left.values().sum::<u64>() + unpacked <= size {
+                break;
+            }
+            let freed = match dry_run {
+                // Nobody has it but who looks.
+                true => self
+                    .store
+                    .trees()
+                    .get(&tree)
+                    .map(|it| Arc::strong_count(&it) == 1),
+                false => match self.store.trees().remove(&tree) {
+                    Err(RemoveError::InUse { .. }) => None,
+                    other => Some(other.map(|()| true)?),
+                },
+            };
+            if freed == Some(true) {
+                unpacked -= bytes;
+                gone.push(removal(Step::Remove, &DiffId(tree), bytes, size));
+            }
+        }
+        Ok((gone, left.values().sum::<u64>() + unpacked))
     }
 
     /// The blocks that working sets of images in the store have, by layer, in order.

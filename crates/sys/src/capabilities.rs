@@ -122,6 +122,17 @@ impl Capabilities {
         }
     }
 
+    /// Whether layouts can be mounted, from files or else from loop devices; if not, why, and what would
+    /// help.
+    #[must_use]
+    pub fn layouts(&self) -> &Ability {
+        match (self.erofs.available, self.file_backed_erofs.available) {
+            (false, _) => &self.erofs,
+            (true, true) => &self.file_backed_erofs,
+            (true, false) => &self.loop_devices,
+        }
+    }
+
     /// Every ability with its name, in the order in which a report shows them.
     #[must_use]
     pub fn abilities(&self) -> [(&'static str, &Ability); 8] {
@@ -310,6 +321,20 @@ mod tests {
         }
         assert_ne!(found.cgroup, Cgroup::None);
         assert_eq!(fs::read_dir(store.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn what_mounts_no_erofs_mounts_no_layout() {
+        let no = |evidence: &str| Ability::no(evidence);
+        let store = tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR")).unwrap();
+        let mut found = Capabilities::probe(store.path());
+        assert!(found.layouts().available);
+        found.file_backed_erofs = no("not from files");
+        assert!(found.layouts().available, "loop devices do");
+        found.loop_devices = no("not from loop devices");
+        assert_eq!(found.layouts().evidence, "not from loop devices");
+        found.erofs = no("no erofs");
+        assert_eq!(found.layouts().evidence, "no erofs");
     }
 
     #[test]

@@ -7,6 +7,7 @@
 
 mod bdi;
 mod loop_device;
+mod overlay;
 mod table;
 
 use std::ffi::OsStr;
@@ -18,6 +19,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{CWD, Mode, OFlags};
 use rustix::mount as new;
 
+pub use overlay::{MAX_LOWER, Overlay, overlay};
 pub use table::{MountEntry, mount_table};
 
 /// Longest value that `fsconfig(2)` takes as a string.
@@ -370,103 +372,6 @@ pub fn try_erofs_on_loops(layout: &Path, devices: &[&Path]) -> Result<(), Error>
 /// [`Error::Filesystem`].
 pub fn probe(kind: &'static str) -> Result<(), Error> {
     Context::new(kind).map(drop)
-}
-
-/// The directories of an overlay.
-#[derive(Clone, Debug, Default)]
-pub struct Overlay {
-    /// Read-only layers, the uppermost first.
-    pub lower: Vec<PathBuf>,
-    /// Where writes go, and an empty directory beside it for the kernel's work; `None` for a
-    /// read-only overlay (which needs two lower layers).
-    pub upper: Option<(PathBuf, PathBuf)>,
-    /// Whether to leave out syncs of the upper filesystem (`volatile`): for what nobody needs
-    /// after a crash.
-    pub volatile: bool,
-}
-
-/// Mounts an overlay at `target`.
-///
-/// # Errors
-/// [`Error::Setup`] with the kernel's words.
-pub fn overlay(overlay: &Overlay, target: &Path) -> Result<(), Error> {
-    match overlay_by_layer(overlay) {
-        Ok(mount) => mount.attach(target),
-        // Before 6.7 there is no `lowerdir+`; before 6.13 no path may be over 255 bytes.
-        Err(Error::Setup { source, .. }) if source.raw_os_error() == Some(libc::EINVAL) => {
-            overlay_by_string(overlay, target)
-        }
-        Err(error) => Err(error),
-    }
-}
-
-fn overlay_by_layer(overlay: &Overlay) -> Result<Mount, Error> {
-    let context = Context::new("overlay")?;
-    context.string("source", OsStr::new("overlay"))?;
-    for lower in &overlay.lower {
-        set_directory(&context, "lowerdir+", lower)?;
-    }
-    if let Some((upper, work)) = &overlay.upper {
-        set_directory(&context, "upperdir", upper)?;
-        set_directory(&context, "workdir", work)?;
-    }
-    if overlay.volatile {
-        context.flag("volatile")?;
-    }
-    context.create()?;
-    context.mount(new::MountAttrFlags::empty())
-}
-
-fn set_directory(context: &Context, key: &str, path: &Path) -> Result<(), Error> {
-    if path.as_os_str().len() <= MAX_STRING {
-        return context.string(key, path.as_os_str());
-    }
-    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let held = rustix::fs::open(path, flags, Mode::empty()).map_err(|error| Error::Open {
-        path: path.to_owned(),
-        source: error.into(),
-    })?;
-    new::fsconfig_set_fd(&context.fd, key, &held)
-        .map_err(|error| context.error(format!("{key}={}", path.display()), error))
-}
-
-fn overlay_by_string(overlay: &Overlay, target: &Path) -> Result<(), Error> {
-    let mut options = b"lowerdir=".to_vec();
-    for (number, lower) in overlay.lower.iter().enumerate() {
-        if number > 0 {
-            options.push(b':');
-        }
-        escape_option(lower, &mut options);
-    }
-    if let Some((upper, work)) = &overlay.upper {
-        options.extend_from_slice(b",upperdir=");
-        escape_option(upper, &mut options);
-        options.extend_from_slice(b",workdir=");
-        escape_option(work, &mut options);
-    }
-    if overlay.volatile {
-        options.extend_from_slice(b",volatile");
-    }
-    let failed = |source| Error::Setup {
-        kind: "overlay",
-        step: String::from_utf8_lossy(&options).into_owned(),
-        log: String::new(),
-        source,
-    };
-    let data = std::ffi::CString::new(options.clone()).map_err(|error| failed(error.into()))?;
-    let flags = new::MountFlags::empty();
-    new::mount("overlay", target, "overlay", flags, data.as_c_str())
-        .map_err(|error| failed(error.into()))
-}
-
-/// Writes a path as an overlayfs option: its separators escaped.
-fn escape_option(path: &Path, out: &mut Vec<u8>) {
-    for byte in path.as_os_str().as_bytes() {
-        if matches!(byte, b'\\' | b':' | b',') {
-            out.push(b'\\');
-        }
-        out.push(*byte);
-    }
 }
 
 /// Mounts a tmpfs of at most `size` bytes (`None`: half the memory) whose root has `mode`.

@@ -103,6 +103,7 @@ fn overlays_are_written_to_their_upper_directory() {
             sub
         };
         let overlay = Overlay {
+            source: "tested".into(),
             lower: vec![sub("first"), sub("second")],
             upper: Some((sub("upper"), sub("work"))),
             volatile: true,

@@ -150,13 +150,15 @@ pub(crate) enum PullMode {
 /// Who asks for a range that is absent.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub(crate) enum TransportName {
-    /// The best that works here: fanotify, else fuse
+    /// The best that works here: fanotify, else fuse, else directories
     #[default]
     Auto,
     /// Pre-content events (Linux 6.14 and later; ext4, xfs, btrfs)
     Fanotify,
     /// A FUSE server: any store, and errors where nobody is left to answer
     Fuse,
+    /// Nobody: layers are unpacked into directories for overlayfs (Linux 5.10 and later), never lazily
+    Directories,
 }
 
 /// How to find and fetch an image.
@@ -341,6 +343,9 @@ pub(crate) struct Unmount {
 pub(crate) struct Pull {
     /// Image: [HOST/]REPOSITORY[:TAG][@DIGEST], or oci:DIR[:TAG]
     pub(crate) image: String,
+    /// For which fault transport: `directories` are pulled otherwise than for the others
+    #[arg(long, value_enum, default_value_t, value_name = "NAME")]
+    pub(crate) transport: TransportName,
     /// Platform of a multi-platform image [default: this machine's]
     #[arg(long, value_name = "OS/ARCH[/VARIANT]")]
     pub(crate) platform: Option<String>,

@@ -151,13 +151,19 @@ pub(crate) fn wish(args: &ImageArgs) -> anyhow::Result<ImageWish> {
             PullMode::Full => Pull::Full,
         },
         profile: Some(args.profile.clone()).filter(|profile| profile != "none"),
-        transport: match args.transport {
-            TransportName::Auto => Transport::Auto,
-            TransportName::Fanotify => Transport::Fanotify,
-            TransportName::Fuse => Transport::Fuse,
-        },
+        transport: transport(args.transport),
         refresh: args.refresh,
     })
+}
+
+/// A fault transport as the node names it.
+pub(crate) const fn transport(name: TransportName) -> Transport {
+    match name {
+        TransportName::Auto => Transport::Auto,
+        TransportName::Fanotify => Transport::Fanotify,
+        TransportName::Fuse => Transport::Fuse,
+        TransportName::Directories => Transport::Directories,
+    }
 }
 
 /// A wish with nothing forced.

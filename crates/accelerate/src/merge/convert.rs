@@ -4,8 +4,8 @@ use thaw_erofs::{Attributes, Content, DeviceNumber, FileData, Timestamp};
 use thaw_image::{BLOCK, Extent};
 use thaw_layer::tar::{self, Entry, EntryKind, SparsePiece};
 
+use super::WarningKind;
 use super::path::PathError;
-use super::warning::WarningKind;
 use super::{EntryError, path};
 
 /// Most bytes of an xattr's value that a layout takes.
@@ -18,7 +18,7 @@ pub(super) enum Converted {
 }
 
 /// The attributes of an entry, and what of its xattrs is left out.
-pub(super) fn attributes(entry: &Entry) -> Result<(Attributes, Vec<WarningKind>), EntryError> {
+pub(crate) fn attributes(entry: &Entry) -> Result<(Attributes, Vec<WarningKind>), EntryError> {
     let id = |what, id: u64| match u32::try_from(id) {
         // The last one means "none" to every system call.
         Ok(id) if id != u32::MAX => Ok(id),

@@ -12,7 +12,7 @@ const TREE: usize = 560;
 const NAME: usize = 80;
 
 /// An inode with all that it owns.
-pub(super) fn inode(inode: &Inode) -> usize {
+pub(crate) fn inode(inode: &Inode) -> usize {
     let content = match &inode.content {
         Content::Directory(_) => TREE,
         Content::Symlink(target) => target.len(),
@@ -24,19 +24,19 @@ pub(super) fn inode(inode: &Inode) -> usize {
 }
 
 /// The xattrs of an inode.
-pub(super) fn attributes(attributes: &Attributes) -> usize {
+pub(crate) fn attributes(attributes: &Attributes) -> usize {
     let pair = |(key, value): (&Vec<u8>, &Vec<u8>)| name(key) + value.len();
     let xattrs: usize = attributes.xattrs.iter().map(pair).sum();
     xattrs + if xattrs > 0 { TREE } else { 0 }
 }
 
 /// A name in a directory.
-pub(super) fn name(name: &[u8]) -> usize {
+pub(crate) fn name(name: &[u8]) -> usize {
     NAME + name.len()
 }
 
 /// The map of a sparse file: its pieces, and the extents and copies that they become.
-pub(super) fn pieces(pieces: &[SparsePiece]) -> usize {
+pub(crate) fn pieces(pieces: &[SparsePiece]) -> usize {
     let copy = size_of::<super::Copy>();
     pieces.len() * (size_of::<SparsePiece>() + 2 * size_of::<FileExtent>() + copy)
 }

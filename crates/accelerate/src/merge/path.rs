@@ -31,16 +31,16 @@ pub enum PathError {
 
 /// A name in a directory.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct Place<'a> {
+pub(crate) struct Place<'a> {
     /// The path of the directory, not normalised.
-    pub(super) parent: &'a [u8],
+    pub(crate) parent: &'a [u8],
     /// One component.
-    pub(super) name: &'a [u8],
+    pub(crate) name: &'a [u8],
 }
 
 /// What the path of an entry says (OCI image-spec, "Whiteouts").
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Meaning<'a> {
+pub(crate) enum Meaning<'a> {
     /// The entry is the root directory.
     Root,
     /// The entry is this.
@@ -56,13 +56,13 @@ pub(super) enum Meaning<'a> {
 }
 
 /// The components of a path: what is between slashes, without `.`.
-pub(super) fn components(path: &[u8]) -> impl Iterator<Item = &[u8]> {
+pub(crate) fn components(path: &[u8]) -> impl Iterator<Item = &[u8]> {
     path.split(|byte| *byte == b'/')
         .filter(|name| !name.is_empty() && *name != b".")
 }
 
 /// Checks that `path` is one that stays within its root.
-pub(super) fn check(path: &[u8]) -> Result<(), PathError> {
+pub(crate) fn check(path: &[u8]) -> Result<(), PathError> {
     if path.is_empty() {
         return Err(PathError::Empty);
     }
@@ -84,7 +84,7 @@ pub(super) fn check(path: &[u8]) -> Result<(), PathError> {
 }
 
 /// Parts a path into its last component and what is before it; `None` for the root.
-pub(super) fn split(path: &[u8]) -> Option<Place<'_>> {
+pub(crate) fn split(path: &[u8]) -> Option<Place<'_>> {
     let mut rest = path;
     loop {
         let start = rest
@@ -100,7 +100,7 @@ pub(super) fn split(path: &[u8]) -> Option<Place<'_>> {
 }
 
 /// Checks the path of an entry and says what it means.
-pub(super) fn meaning(path: &[u8]) -> Result<Meaning<'_>, PathError> {
+pub(crate) fn meaning(path: &[u8]) -> Result<Meaning<'_>, PathError> {
     check(path)?;
     let Some(place) = split(path) else {
         return Ok(Meaning::Root);

@@ -118,10 +118,11 @@ impl Merger<'_> {
             (_, _, Missing::Make) => {
                 let name = walk.path[name].to_vec();
                 let content = Content::Directory(BTreeMap::new());
-                let id = self.add(Inode {
+                let made = Inode {
                     attributes: implied(),
                     content,
-                })?;
+                };
+                let id = self.add_from(made, super::IMPLIED)?;
                 self.link(here, &name, id)?;
                 walk.above.push(id);
             }

@@ -26,6 +26,12 @@ impl<'a> Entries<'a> {
         Ok(())
     }
 
+    /// Hands out what is here, and with it the duty to bound its memory.
+    pub(super) fn take(&mut self) -> Vec<Entry> {
+        self.held.release();
+        std::mem::take(&mut self.list)
+    }
+
     pub(super) fn shrink(&mut self) {
         self.list.shrink_to_fit();
     }

@@ -104,6 +104,23 @@ impl<'a> Scanner<'a> {
         Ok(())
     }
 
+    /// Takes out the members that were found since the last call. The data of all but the last
+    /// one lies in what was pushed; that of the last one may be still to come.
+    pub fn take(&mut self) -> Vec<Entry> {
+        self.entries.take()
+    }
+
+    /// How many of the next bytes say nothing of members: data of a file, its padding, or what
+    /// follows the end.
+    #[must_use]
+    pub const fn indifferent(&self) -> u64 {
+        match self.state {
+            State::Data { left, pad } => left + pad,
+            State::End => u64::MAX,
+            _ => 0,
+        }
+    }
+
     /// Ends the tar and gives its members.
     ///
     /// # Errors

@@ -70,6 +70,7 @@ pub fn all() -> Vec<Case> {
     cases.extend(whiteouts());
     cases.extend(links());
     cases.extend(replacements());
+    cases.extend(contexts());
     cases.push(many_layers());
     cases
 }
@@ -410,6 +411,66 @@ fn replacements() -> [Case; 3] {
                     dir("d").mode(0o755).owner(2, 2).xattr("user.b", "2"),
                     file("d/y", "2"),
                 ]),
+            ],
+        ),
+    ]
+}
+
+/// Layers that mean what they do only over those below them.
+fn contexts() -> [Case; 4] {
+    let base = || {
+        layer([
+            dir("d")
+                .mode(0o700)
+                .owner(5, 6)
+                .xattr("user.of", "the base"),
+            file("d/x", "1"),
+            file("d/y", "1"),
+            dir("usr"),
+            dir("usr/lib"),
+            file("usr/lib/old", "1"),
+            file("usr/lib/stays", "1"),
+            Entry::symlink("lib", "usr/lib"),
+        ])
+    };
+    [
+        // Directories that only the paths of their files speak of.
+        case(
+            "implied-parents",
+            [
+                base(),
+                layer([file("d/new", "2"), Entry::whiteout("d/x")]),
+                layer([Entry::whiteout("d/y")]),
+            ],
+        ),
+        case(
+            "through-links",
+            [
+                base(),
+                layer([file("lib/new", "2"), file("lib/old", "2")]),
+                layer([Entry::hard_link("d/linked", "lib/new")]),
+            ],
+        ),
+        // Whiteouts of what no layer has, where one layer alone has the directory.
+        case(
+            "nothing-hidden",
+            [
+                layer([dir("d"), file("d/x", "1"), Entry::whiteout("d/never")]),
+                layer([
+                    dir("e"),
+                    Entry::whiteout("e/never"),
+                    Entry::whiteout("never"),
+                ]),
+            ],
+        ),
+        case(
+            "layer-twice",
+            [
+                base(),
+                layer([]),
+                layer([file("d/x", "2"), Entry::whiteout("usr")]),
+                layer([]),
+                base(),
             ],
         ),
     ]

@@ -83,13 +83,34 @@ enum Use {
     None,
 }
 
+/// How images start.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Start {
+    /// Lazily, by this transport.
+    Lazy(TransportKind),
+    /// In full, by their layout.
+    Full,
+    /// In full, unpacked into directories: no layout can be mounted.
+    Directories,
+}
+
+impl Start {
+    fn of(capabilities: &Capabilities) -> Self {
+        if !capabilities.layouts().available {
+            return Self::Directories;
+        }
+        let selected = thaw_mount::select(TransportChoice::Auto, capabilities);
+        selected.map_or(Self::Full, Self::Lazy)
+    }
+}
+
 #[derive(Debug, Serialize)]
 struct Diagnosis {
     kernel: String,
     store: String,
     /// `lazy`, `full`, or `none`: how images start here.
     start: &'static str,
-    /// `fanotify`, `fuse` or `none`.
+    /// `fanotify`, `fuse`, `directories` or `none`.
     transport: &'static str,
     reason: String,
     /// What to do, the most important first.
@@ -127,9 +148,8 @@ fn diagnose(
     capabilities: &Capabilities,
     find: impl Fn(&str) -> Option<std::path::PathBuf>,
 ) -> Diagnosis {
-    let taken = thaw_mount::select(TransportChoice::Auto, capabilities);
-    let taken = taken.ok();
-    let mut checks = kernel_checks(capabilities, taken);
+    let start = Start::of(capabilities);
+    let mut checks = kernel_checks(capabilities, start);
     checks.push(Check {
         name: "control groups".to_owned(),
         ok: capabilities.cgroup != Cgroup::None,
@@ -162,30 +182,39 @@ fn diagnose(
             check.advice = None;
         }
     }
-    conclude(capabilities.kernel.release.clone(), checks, taken)
+    let mut diagnosis = conclude(capabilities.kernel.release.clone(), checks, start);
+    if start == Start::Directories && diagnosis.start == "full" {
+        diagnosis
+            .reason
+            .clone_from(&capabilities.layouts().evidence);
+    }
+    diagnosis
 }
 
-/// What an ability is needed for where `taken` is the transport.
-fn needed_for(name: &str, capabilities: &Capabilities, taken: Option<TransportKind>) -> Use {
-    let on_loops = capabilities.loop_devices.available;
-    match (name, taken) {
-        ("root" | "erofs" | "overlayfs", _) => Use::Mount,
-        ("file-backed erofs", _) if !on_loops => Use::Mount,
-        ("file-backed erofs" | "pre-content events", Some(TransportKind::Fuse)) => Use::Better,
-        ("file-backed erofs" | "pre-content events", _) | ("fuse", None) => Use::Lazy,
-        ("loop devices", None) if !capabilities.file_backed_erofs.available => Use::Lazy,
+/// What an ability is needed for where images start like this.
+fn needed_for(name: &str, capabilities: &Capabilities, start: Start) -> Use {
+    match (name, start) {
+        ("root" | "overlayfs", _) => Use::Mount,
+        ("erofs" | "file-backed erofs" | "loop devices", Start::Directories) => Use::Better,
+        (_, Start::Directories) => Use::None,
+        ("erofs", _) => Use::Mount,
+        ("file-backed erofs" | "pre-content events", Start::Lazy(TransportKind::Fuse)) => {
+            Use::Better
+        }
+        ("file-backed erofs" | "pre-content events", _) | ("fuse", Start::Full) => Use::Lazy,
+        ("loop devices", Start::Full) if !capabilities.file_backed_erofs.available => Use::Lazy,
         _ => Use::None,
     }
 }
 
-fn kernel_checks(capabilities: &Capabilities, taken: Option<TransportKind>) -> Vec<Check> {
+fn kernel_checks(capabilities: &Capabilities, start: Start) -> Vec<Check> {
     let abilities = capabilities.abilities().into_iter();
     let checks = abilities.map(|(name, ability)| {
         let known = KERNEL.iter().find(|(known, _)| *known == name);
         Check {
             name: name.to_owned(),
             ok: ability.available,
-            needed_for: needed_for(name, capabilities, taken),
+            needed_for: needed_for(name, capabilities, start),
             evidence: ability.evidence.clone(),
             advice: known.map(|(_, advice)| (*advice).to_owned()),
         }
@@ -194,7 +223,7 @@ fn kernel_checks(capabilities: &Capabilities, taken: Option<TransportKind>) -> V
 }
 
 /// How images start, from what is there.
-fn conclude(kernel: String, checks: Vec<Check>, taken: Option<TransportKind>) -> Diagnosis {
+fn conclude(kernel: String, checks: Vec<Check>, taken: Start) -> Diagnosis {
     let lacking = |wanted: Use| {
         let mut checks = checks.iter();
         checks.find(|check| !check.ok && check.needed_for == wanted)
@@ -202,14 +231,18 @@ fn conclude(kernel: String, checks: Vec<Check>, taken: Option<TransportKind>) ->
     let evidence = |wanted| lacking(wanted).map(|check| check.evidence.clone());
     let (start, transport, reason) = match (evidence(Use::Mount), taken) {
         (Some(evidence), _) => ("none", "none", evidence),
-        (None, Some(TransportKind::Fanotify)) => {
+        (None, Start::Lazy(TransportKind::Fanotify)) => {
             let reason = "pre-content events work on the store's filesystem";
             ("lazy", "fanotify", reason.to_owned())
         }
-        (None, Some(TransportKind::Fuse)) => {
+        (None, Start::Lazy(TransportKind::Fuse)) => {
             ("lazy", "fuse", evidence(Use::Better).unwrap_or_default())
         }
-        (None, None) => ("full", "none", evidence(Use::Lazy).unwrap_or_default()),
+        (None, Start::Full) => ("full", "none", evidence(Use::Lazy).unwrap_or_default()),
+        (None, Start::Directories) => {
+            let reason = evidence(Use::Better).unwrap_or_default();
+            ("full", "directories", reason)
+        }
     };
     let advice_for = |better: bool| {
         let mut advice: Vec<String> = Vec::new();
@@ -265,6 +298,10 @@ fn describe(diagnosis: &Diagnosis) -> String {
     let mut text = format!("Linux {kernel}, store {store}\n\n");
     text.push_str(&table(&["WHAT", "STATE", "WHY"], &rows));
     let _ = match diagnosis.start {
+        "full" if *transport == "directories" => writeln!(
+            text,
+            "\nimages start by a full pull, unpacked into directories: {reason}"
+        ),
         "lazy" => writeln!(
             text,
             "\nimages start lazily; fault transport: {transport} ({reason})"
@@ -275,8 +312,12 @@ fn describe(diagnosis: &Diagnosis) -> String {
     for advice in &diagnosis.advice {
         let _ = writeln!(text, "to do: {advice}");
     }
+    let better_way = match *transport {
+        "directories" => "lazy starts",
+        _ => "pre-content events",
+    };
     for better in &diagnosis.better {
-        let _ = writeln!(text, "for pre-content events: {better}");
+        let _ = writeln!(text, "for {better_way}: {better}");
     }
     text
 }
@@ -300,22 +341,28 @@ mod tests {
         let told = |mount, events, taken| {
             let checks = vec![
                 check("erofs", mount, Use::Mount),
-                check("events", taken == Some(TransportKind::Fanotify), events),
+                check(
+                    "events",
+                    taken == Start::Lazy(TransportKind::Fanotify),
+                    events,
+                ),
                 check("loop", false, Use::None),
             ];
             let diagnosis = conclude("6.18".to_owned(), checks, taken);
             let how = (diagnosis.start, diagnosis.transport);
             (how, diagnosis.reason, diagnosis.advice.len())
         };
-        let best = told(true, Use::Lazy, Some(TransportKind::Fanotify));
+        let best = told(true, Use::Lazy, Start::Lazy(TransportKind::Fanotify));
         assert_eq!(best.0, ("lazy", "fanotify"));
         let seen = |what: &str| format!("seen: {what}");
         // The advice for a better way makes nothing fail.
-        let fuse = told(true, Use::Better, Some(TransportKind::Fuse));
+        let fuse = told(true, Use::Better, Start::Lazy(TransportKind::Fuse));
         assert_eq!(fuse, (("lazy", "fuse"), seen("events"), 1));
-        let full = told(true, Use::Lazy, None);
+        let full = told(true, Use::Lazy, Start::Full);
         assert_eq!(full, (("full", "none"), seen("events"), 2));
-        let none = told(false, Use::Lazy, None);
+        let directories = told(true, Use::Better, Start::Directories);
+        assert_eq!(directories, (("full", "directories"), seen("events"), 1));
+        let none = told(false, Use::Lazy, Start::Full);
         assert_eq!(none, (("none", "none"), seen("erofs"), 3));
     }
 
@@ -340,6 +387,31 @@ mod tests {
             told.contains("to do: without pre-content events, load the module fuse"),
             "{told}"
         );
+    }
+
+    #[test]
+    fn a_machine_without_layouts_unpacks() {
+        let mut capabilities = Capabilities::probe(std::path::Path::new("/var/tmp"));
+        for ability in [
+            &mut capabilities.file_backed_erofs,
+            &mut capabilities.loop_devices,
+        ] {
+            ability.available = false;
+            ability.evidence = "blocks of 512 bytes are not taken".to_owned();
+        }
+        let diagnosis = diagnose(&capabilities, |program| Some(program.into()));
+        let told = describe(&diagnosis);
+        assert!(
+            told.contains("by a full pull, unpacked into directories: blocks of 512 bytes"),
+            "{told}"
+        );
+        assert!(told.contains("for lazy starts: take Linux 6.12"), "{told}");
+        assert!(told.contains("or take Linux 6.4"), "{told}");
+        // It works as it is: that is no failure.
+        assert!(!told.contains("to do:"), "{told}");
+        capabilities.overlayfs.available = false;
+        let told = describe(&diagnose(&capabilities, |program| Some(program.into())));
+        assert!(told.contains("cannot be mounted here"), "{told}");
     }
 
     #[test]

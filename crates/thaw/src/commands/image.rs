@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::{Context as _, bail};
 use thaw_node::{Accelerated, Mounted, Pulled, RecordOptions, Recorded};
 
-use super::{Context, plain_wish, run, wish};
+use super::{Context, plain_wish, run, transport, wish};
 use crate::cli::{Accelerate, ImageArgs, Login, Pull, Unmount};
 use crate::output::{bytes, percent};
 use crate::protocol::{Destination, KeyFile, Record, Request};
@@ -153,6 +153,7 @@ pub(super) fn unmount(context: &Context, args: Unmount) -> anyhow::Result<ExitCo
 
 pub(super) fn pull(context: &Context, args: &Pull) -> anyhow::Result<ExitCode> {
     let mut image = plain_wish(&args.image, args.platform.as_ref())?;
+    image.transport = transport(args.transport);
     image.refresh = true;
     let pulled: Pulled = context.client.ask(Request::Pull { image })?;
     context.print(&pulled, |pulled| {

@@ -5,6 +5,7 @@
 mod accelerate;
 mod access;
 mod config;
+mod directories;
 mod explain;
 mod facts;
 mod images;

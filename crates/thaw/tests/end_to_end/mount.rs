@@ -14,7 +14,7 @@ use thaw_testkit::{scratch, unpack};
 use crate::support::{Scene, image, json, target, thaw};
 
 #[test]
-fn every_merge_rule_is_kept_lazily_and_in_full() {
+fn every_merge_rule_is_kept_lazily_in_full_and_from_directories() {
     let registry = Registry::start().unwrap();
     let began = std::time::UNIX_EPOCH.elapsed().unwrap().as_secs();
     for case in cases::all() {
@@ -33,9 +33,16 @@ fn every_merge_rule_is_kept_lazily_and_in_full() {
     }
 }
 
-/// Mounts the image lazily by each transport, and in full, and compares every path with what the judge unpacked.
+/// Mounts the image lazily by each transport, in full, and from directories, and compares every path with what the
+/// judge unpacked.
 fn compare(name: &str, image: &str, scratch: &Path, expected: &Snapshot, began: u64) {
-    for (way, transport) in [("lazy", "fanotify"), ("lazy", "fuse"), ("full", "auto")] {
+    let ways = [
+        ("lazy", "fanotify"),
+        ("lazy", "fuse"),
+        ("full", "auto"),
+        ("full", "directories"),
+    ];
+    for (way, transport) in ways {
         let node = thaw();
         let target = scratch.join(format!("{way}-{transport}"));
         fs::create_dir(&target).unwrap();
