@@ -8,6 +8,7 @@ use std::path::Path;
 use std::process::{Child, Command};
 use std::time::Duration;
 
+use common::disk::Disk;
 use common::{noise, scratch, store, verified};
 use thaw_cache::{LayerTar, PresenceReader};
 use thaw_image::{BLOCK, DiffId, Digest, Extent};
@@ -118,4 +119,33 @@ fn killed_writers_leave_nothing_wrong() {
         let durable = check(&layer, &content, true);
         assert!(durable <= before, "{durable} of {before}");
     }
+}
+
+#[test]
+fn a_power_cut_loses_what_was_not_synced_and_nothing_else() {
+    let content = content();
+    let (mut kept, mut lost) = (0, 0);
+    for round in 0..6u64 {
+        let disk = Disk::new(96 << 20);
+        let mut child = start(&disk.root);
+        std::thread::sleep(Duration::from_millis(300 + round * 37));
+        child.kill().unwrap();
+        let status = child.wait().unwrap();
+        assert_eq!(status.signal(), Some(9), "it failed by itself: {status}");
+        let after = disk.after_a_power_cut();
+        let before = store(&disk.root, 1);
+        let before = before.layers().open(&id(), SIZE as u64).unwrap();
+        let before = check(&before, &content, false);
+        let store = store(&after.root, 2);
+        let layer = store.layers().open(&id(), SIZE as u64).unwrap();
+        let now = check(&layer, &content, true);
+        assert!(now <= before, "{now} of {before}");
+        (kept, lost) = (kept + now, lost + before - now);
+        // It goes on as if nothing had been.
+        layer.write(0, &verified(&content)).unwrap();
+        layer.verify_whole(&|| true).unwrap();
+        layer.sync().unwrap();
+    }
+    assert!(kept > 0, "nothing was ever synced");
+    assert!(lost > 0, "no power was cut");
 }

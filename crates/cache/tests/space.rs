@@ -4,14 +4,13 @@
 mod common;
 
 use std::collections::HashSet;
-use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::time::Duration;
 
+use common::disk::Disk;
 use common::double::Double;
 use common::{Scene, noise, scratch, store, verified};
-use thaw_cache::{FULL_PAUSE, RemoveError};
-use thaw_image::{DiffId, Digest};
+use thaw_cache::{FULL_PAUSE, RemoveError, TarError};
+use thaw_image::{BlockRun, DiffId, Digest};
 
 #[test]
 fn the_longest_unused_goes_first_and_what_is_in_use_stays() {
@@ -66,45 +65,6 @@ fn the_longest_unused_goes_first_and_what_is_in_use_stays() {
     assert_eq!(layers.open(&ids[0], 8 << 20).unwrap().present_bytes(), 0);
 }
 
-/// A small filesystem of its own.
-struct Disk {
-    root: PathBuf,
-    _dir: tempfile::TempDir,
-}
-
-fn run(program: &str, args: &[&Path]) {
-    let output = Command::new(program).args(args).output().unwrap();
-    assert!(
-        output.status.success(),
-        "{program}: {output:?} (this test needs root and ext4)"
-    );
-}
-
-impl Disk {
-    fn new(bytes: u64) -> Self {
-        let dir = scratch();
-        let image = dir.path().join("image");
-        std::fs::File::create(&image)
-            .unwrap()
-            .set_len(bytes)
-            .unwrap();
-        let root = dir.path().join("mounted");
-        std::fs::create_dir(&root).unwrap();
-        run("mkfs.ext4", &[Path::new("-q"), &image]);
-        run(
-            "mount",
-            &[Path::new("-o"), Path::new("loop"), &image, &root],
-        );
-        Self { root, _dir: dir }
-    }
-}
-
-impl Drop for Disk {
-    fn drop(&mut self) {
-        let _ = Command::new("umount").arg("-l").arg(&self.root).status();
-    }
-}
-
 #[test]
 fn a_full_disk_is_an_error_and_heals() {
     let disk = Disk::new(48 << 20);
@@ -142,4 +102,101 @@ fn a_full_disk_is_an_error_and_heals() {
     scene.demand(chunk << 20, 1 << 20).unwrap();
     scene.scan();
     scene.layer.sync().unwrap();
+}
+
+/// A layer of 1 MiB that is whole, and its bytes.
+fn whole(store: &thaw_cache::Store) -> (DiffId, Vec<u8>) {
+    let content = noise(21, 1 << 20);
+    let id = DiffId(Digest::of(&content));
+    let layer = store.layers().open(&id, 1 << 20).unwrap();
+    layer.write(0, &verified(&content)).unwrap();
+    layer.verify_whole(&|| true).unwrap();
+    layer.sync().unwrap();
+    (id, content)
+}
+
+fn allocated(store: &thaw_cache::Store, id: &DiffId) -> u64 {
+    let usage = store.layers().usage().unwrap();
+    usage.iter().find(|it| it.layer == *id).unwrap().allocated
+}
+
+fn run_of(first: u64, count: u64) -> BlockRun {
+    BlockRun { first, count }
+}
+
+#[test]
+fn a_layer_keeps_some_blocks_and_gives_the_others_back() {
+    let dir = scratch();
+    let store = store(dir.path(), 1);
+    let (id, content) = whole(&store);
+    let layers = store.layers();
+    let keep = [run_of(3, 2), run_of(100, 40)];
+    let alone = |_: &std::fs::File, punch: &mut dyn FnMut()| {
+        punch();
+        Ok(())
+    };
+    let before = allocated(&store, &id);
+    let freed = layers.shrink(&id, &keep, alone).unwrap();
+    assert_eq!(before - allocated(&store, &id), freed);
+    assert!(freed > 900 << 10, "{freed}");
+
+    // Now, in another process of this boot, and after the machine went down.
+    for number in [1, 1, 2] {
+        let store = common::store(dir.path(), number);
+        let layer = store.layers().open(&id, 1 << 20).unwrap();
+        assert!(!layer.is_whole());
+        let mut bytes = vec![0; 40 * 512];
+        assert!(layer.read_present(&mut bytes, 100 * 512).unwrap());
+        assert_eq!(bytes, content[100 * 512..140 * 512]);
+        assert!(!layer.read_present(&mut bytes, 200 * 512).unwrap());
+        // Whole pages around the blocks that are kept.
+        assert_eq!(layer.present_bytes(), (8 + 48) * 512);
+        assert_eq!(layer.spare(&keep), []);
+    }
+    // What went can come again.
+    let layer = layers.open(&id, 1 << 20).unwrap();
+    layer.write(0, &verified(&content)).unwrap();
+    layer.verify_whole(&|| true).unwrap();
+}
+
+#[test]
+fn what_somebody_uses_gives_nothing_back() {
+    let dir = scratch();
+    let store = store(dir.path(), 1);
+    let (id, _) = whole(&store);
+    let layers = store.layers();
+    let before = allocated(&store, &id);
+    let open = layers.open(&id, 1 << 20).unwrap();
+    let refused = layers.shrink(&id, &[], |_, punch| {
+        punch();
+        Ok(())
+    });
+    assert!(matches!(refused, Err(RemoveError::InUse { .. })));
+    drop(open);
+    // Somebody else has it open: what would punch is not called.
+    assert_eq!(layers.shrink(&id, &[], |_, _| Ok(())).unwrap(), 0);
+    assert_eq!(allocated(&store, &id), before);
+    let layer = layers.open(&id, 1 << 20).unwrap();
+    assert_eq!(layer.present_bytes(), 1 << 20);
+}
+
+#[test]
+fn blocks_stay_taken_until_their_readers_are_done() {
+    let dir = scratch();
+    let store = store(dir.path(), 1);
+    let (id, content) = whole(&store);
+    let layer = store.layers().open(&id, 1 << 20).unwrap();
+    let spare = layer.spare(&[]);
+    assert_eq!(spare, [run_of(0, 2048)]);
+    let punched = layer.punch(&spare, || {
+        // Who looks now does not find them; who found them before still has them.
+        assert_eq!(layer.present_bytes(), 0);
+        let mut bytes = vec![0; 1 << 20];
+        layer.read_at(&mut bytes, 0).unwrap();
+        assert_eq!(bytes, content);
+        Ok::<_, TarError>(())
+    });
+    assert!(punched.unwrap().unwrap() >= 1 << 20);
+    let failed = layer.punch(&[], || Err(TarError::Stopped { diff_id: id }));
+    assert!(failed.is_err());
 }
