@@ -327,7 +327,9 @@ fn killed_daemons_are_succeeded_and_no_read_fails(transport: &str) {
                 kills += 1;
             }
             for reader in readers {
-                assert_eq!(reader.join().unwrap(), 0, "a read failed");
+                let failed = reader.join().unwrap();
+                let log = || fs::read_to_string(node.root().join("daemon.log")).unwrap();
+                assert_eq!(failed, 0, "a read failed: {}", log());
             }
         });
         read += progress.load(Ordering::SeqCst);

@@ -66,12 +66,13 @@ fn run() -> Result<()> {
 /// Runs the program that shows and measures, beside a release build of what it measures.
 fn bench(args: &[String]) -> Result<()> {
     setup::run()?;
+    // The same choice of packages for both, or the second one builds everything anew.
     let release = ["--release", "--locked"];
-    let packages = ["-p", "thaw", "-p", "thaw-bench"];
-    command::run(cargo().arg("build").args(release).args(packages))?;
+    let binaries = ["--bin", "thaw", "--bin", "thaw-bench"];
+    command::run(cargo().arg("build").args(release).args(binaries))?;
     command::run(
         cargo()
-            .args(["run", "--quiet", "-p", "thaw-bench"])
+            .args(["run", "--quiet", "--bin", "thaw-bench"])
             .args(release)
             .arg("--")
             .args(args),
