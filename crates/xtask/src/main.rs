@@ -6,12 +6,14 @@
 //! | `test` | setup, then everything that must hold before a change lands |
 //! | `demo` | one real image, cold by a full pull and cold by thaw |
 //! | `bench` | cold starts against containerd, medians as a table and as JSON |
+//! | `guest` | the program on other kernels, in virtual machines |
 //! | `fmt` | formats the workspace |
 //!
 //! This is the first thing that is built on a fresh machine, so it depends on next to nothing and
 //! does its work through the tools that are there: cargo, apt-get, the kernel's text files.
 
 mod command;
+mod guest;
 mod leaks;
 mod setup;
 mod test;
@@ -29,6 +31,8 @@ const USAGE: &str = "usage: cargo xtask COMMAND
   demo           start one real image cold, by a full pull and by thaw, side by side
   bench [ARGS]   compare cold starts with containerd; see `cargo xtask bench --help`
   bench micro [FILE]   what a mount costs: faults, warm reads, memory, indexing
+  guest [KERNEL...]    run the program on other kernels, in virtual machines: Debian packages
+                 [default: linux-image-amd64 linux-image-6.12-amd64], or files of such
   fmt            format the workspace";
 
 fn main() -> ExitCode {
@@ -51,6 +55,7 @@ fn run() -> Result<()> {
         "demo" => bench(&["demo".to_owned()]),
         "bench" if rest.first().is_some_and(|word| word == "micro") => bench(&rest),
         "bench" => bench(&[&["compare".to_owned()], rest.as_slice()].concat()),
+        "guest" => guest::run(&rest),
         "fmt" => command::run(cargo().args(["fmt", "--all"])),
         "" | "help" | "-h" | "--help" => {
             println!("{USAGE}");
