@@ -204,7 +204,7 @@ impl Node {
                 .map_err(NodeError::records)?;
         }
         for manifest in &plan.corrections {
-            self.store.corrections().remove(manifest)?;
+            patiently(|| self.store.corrections().remove(manifest))?;
         }
         self.let_go(&plan.layers);
         for diff_id in &plan.layers {
@@ -256,17 +256,9 @@ impl Node {
 
     /// Removes a layer that nothing mounted uses. Work in the background may have it for a moment.
     fn remove_layer(&self, layer: &DiffId) -> Result<(), NodeError> {
-        self.store.trees().remove(&layer.0)?;
         self.stop_fill(layer);
-        let begin = Instant::now();
-        loop {
-            match self.store.layers().remove(layer) {
-                Err(RemoveError::InUse { .. }) if begin.elapsed() < BACKGROUND_PATIENCE => {
-                    std::thread::sleep(Duration::from_millis(5));
-                }
-                other => return Ok(other?),
-            }
-        }
+        patiently(|| self.store.trees().remove(&layer.0))?;
+        Ok(patiently(|| self.store.layers().remove(layer))?)
     }
 
     /// Every blob of the store that an image needs.
@@ -290,6 +282,19 @@ impl Node {
             }
         }
         Ok(blobs)
+    }
+}
+
+/// Removes what work in the background may have for a moment: filling it, or making it durable.
+fn patiently(remove: impl Fn() -> Result<(), RemoveError>) -> Result<(), RemoveError> {
+    let begin = Instant::now();
+    loop {
+        match remove() {
+            Err(RemoveError::InUse { .. }) if begin.elapsed() < BACKGROUND_PATIENCE => {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            other => return other,
+        }
     }
 }
 

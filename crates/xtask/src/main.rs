@@ -7,12 +7,14 @@
 //! | `demo` | one real image, cold by a full pull and cold by thaw |
 //! | `bench` | cold starts against containerd, medians as a table and as JSON |
 //! | `chaos` | kills, faulty registry and full disk under readers, for minutes |
+//! | `guest` | the program on other kernels, in virtual machines |
 //! | `fmt` | formats the workspace |
 //!
 //! This is the first thing that is built on a fresh machine, so it depends on next to nothing and
 //! does its work through the tools that are there: cargo, apt-get, the kernel's text files.
 
 mod command;
+mod guest;
 mod leaks;
 mod setup;
 mod test;
@@ -31,6 +33,8 @@ const USAGE: &str = "usage: cargo xtask COMMAND
   bench [ARGS]   compare cold starts with containerd; see `cargo xtask bench --help`
   bench micro [FILE]   what a mount costs: faults, warm reads, memory, indexing
   chaos [--minutes N] [--seed N]   trouble of all kinds under readers that compare every byte
+  guest [KERNEL...]    run the program on other kernels, in virtual machines: Debian packages
+                 [default: linux-image-amd64 linux-image-6.12-amd64], or files of such
   fmt            format the workspace";
 
 fn main() -> ExitCode {
@@ -54,6 +58,7 @@ fn run() -> Result<()> {
         "bench" if rest.first().is_some_and(|word| word == "micro") => bench(&rest),
         "bench" => bench(&[&["compare".to_owned()], rest.as_slice()].concat()),
         "chaos" => chaos(&rest),
+        "guest" => guest::run(&rest),
         "fmt" => command::run(cargo().args(["fmt", "--all"])),
         "" | "help" | "-h" | "--help" => {
             println!("{USAGE}");

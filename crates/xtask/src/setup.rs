@@ -11,7 +11,7 @@ use anyhow::{Context, Result, bail};
 use crate::command::{self, find};
 
 /// A Debian package, the program (or file) that shows it is there, and why it is wanted.
-struct Need {
+pub(crate) struct Need {
     package: &'static str,
     shown_by: &'static str,
     why: &'static str,
@@ -83,11 +83,27 @@ const NEEDS: &[Need] = &[
     need("python3-pip", "pip3", "fetches the real images' packages"),
 ];
 
-/// Installs what is missing. Not as root, or not on Debian, it says what to install instead.
+/// What `guest` needs beside those.
+pub(crate) const GUEST: [Need; 2] = [
+    need(
+        "qemu-system-x86",
+        "qemu-system-x86_64",
+        "runs guests with other kernels",
+    ),
+    need("binutils", "strip", "small programs for guests"),
+];
+
+/// Installs what is missing for tests and bench.
 pub(crate) fn run() -> Result<()> {
-    let missing: Vec<&Need> = NEEDS.iter().filter(|need| !present(need)).collect();
+    run_with(&[])
+}
+
+/// Installs what is missing, of `more` too. Not as root, or not on Debian, it says what to install instead.
+pub(crate) fn run_with(more: &[Need]) -> Result<()> {
+    let needs = || NEEDS.iter().chain(more);
+    let missing: Vec<&Need> = needs().filter(|need| !present(need)).collect();
     if missing.is_empty() {
-        println!("setup: all {} packages are there", NEEDS.len());
+        println!("setup: all {} packages are there", needs().count());
         return Ok(());
     }
     for need in &missing {

@@ -4,6 +4,7 @@ use std::ffi::{CString, OsStr};
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::fs::{Mode, OFlags};
 use rustix::mount as new;
@@ -60,11 +61,18 @@ pub fn overlay(overlay: &Overlay, target: &Path) -> Result<(), Error> {
         let limit = format!(": an overlay takes at most {MAX_LOWER}");
         return Err(overlay.error(io::Error::from_raw_os_error(libc::E2BIG), &limit));
     }
+    // A kernel that does not know the newer way writes a complaint into its log at each try.
+    static IS_OLD: AtomicBool = AtomicBool::new(false);
+    if IS_OLD.load(Ordering::Relaxed) {
+        return by_string(overlay, target);
+    }
     match by_layer(overlay) {
         Ok(mount) => mount.attach(target),
         // Before 6.7 there is no `lowerdir+`; before 6.13 no path may be over 255 bytes.
         Err(Error::Setup { source, .. }) if source.raw_os_error() == Some(libc::EINVAL) => {
-            by_string(overlay, target)
+            by_string(overlay, target)?;
+            IS_OLD.store(true, Ordering::Relaxed);
+            Ok(())
         }
         Err(error) => Err(error),
     }
