@@ -122,8 +122,7 @@ impl Node {
     fn mount_of(&self, manifest: &Digest) -> Option<std::sync::Arc<ImageMount>> {
         let slot = lock(&self.images).get(manifest).cloned()?;
         // Whoever holds the slot is mounting the image.
-        let mount = slot.try_lock().ok()?.clone();
-        mount
+        slot.try_lock().ok()?.clone()
     }
 
     /// The layout, if it is here.
@@ -262,9 +261,8 @@ fn outside(set: &WorkingSet, waits: &[Wait]) -> u64 {
         let runs = runs.get(&wait.layer).map_or(&[][..], Vec::as_slice);
         // Runs do not overlap: only those that begin before the wait's end can have some of it.
         let end = runs.partition_point(|run| run.offset < wait.extent.end());
-        !runs[..end]
-            .last()
-            .is_some_and(|run| run.end() > wait.extent.offset)
+        let last = runs[..end].last();
+        last.is_none_or(|run| run.end() <= wait.extent.offset)
     };
     waits.iter().filter(is_outside).count() as u64
 }
