@@ -2,6 +2,7 @@
 //! or a first one.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
 use std::process::{Command as Program, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -23,6 +24,8 @@ const GREETING_TIMEOUT: Duration = Duration::from_secs(5);
 const PREDECESSOR_TIMEOUT: Duration = Duration::from_secs(2);
 /// For how long a keeper that was just started may take to listen.
 const BIRTH_TIMEOUT: Duration = Duration::from_millis(100);
+/// For how long a process may take to die.
+const ENDING_TIMEOUT: Duration = Duration::from_secs(2);
 /// Between two tries.
 const PAUSE: Duration = Duration::from_millis(10);
 
@@ -77,7 +80,9 @@ fn take_over_any(
         match socket::connect(&settings.socket).map(|socket| take_over(socket, settings)) {
             Ok(Err(MountError::Owned(_))) if begin.elapsed() < PREDECESSOR_TIMEOUT => {}
             // It died while we spoke: as if we had come later.
-            Ok(Err(error)) if !life::is_shown(&settings.socket) => {
+            Ok(Err(error @ (MountError::Gone | MountError::Socket { .. })))
+                if has_ended(&settings.socket) =>
+            {
                 tracing::warn!(%error, "the keeper ended while it was taken over");
                 return Ok(None);
             }
@@ -87,6 +92,18 @@ fn take_over_any(
         }
         thread::sleep(PAUSE);
     }
+}
+
+/// Whether the keeper is dead. Its connection may have ended before its other files are closed.
+fn has_ended(socket: &Path) -> bool {
+    let begin = Instant::now();
+    while life::is_shown(socket) {
+        if begin.elapsed() >= ENDING_TIMEOUT {
+            return false;
+        }
+        thread::sleep(PAUSE);
+    }
+    true
 }
 
 /// Another keeper for the source of one that hangs: what it holds is duplicated before it is killed.
