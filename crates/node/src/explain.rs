@@ -29,6 +29,8 @@ use crate::waits::Wait;
 
 /// Files that are named: those that cost most.
 const FILES: usize = 20;
+/// How long before a container is made its image may be mounted.
+const MARGIN: Duration = Duration::from_millis(100);
 /// Where one period of a container's life ends and the next begins, in seconds.
 const PERIODS: [u64; 4] = [1, 10, 60, u64::MAX];
 
@@ -70,7 +72,9 @@ impl Node {
             .iter()
             .flat_map(|image| image.layers.iter().map(|layer| layer.diff_id))
             .collect();
-        let from = begun(&state);
+        let created = created(&state);
+        // The image was looked for before the container was made.
+        let from = created.checked_sub(MARGIN).unwrap_or(created);
         let mut waits = self.waits.from(from);
         waits.retain(|wait| layers.contains(&wait.layer));
         let set = record
@@ -84,7 +88,7 @@ impl Node {
             count: waits.len() as u64,
             failed: waits.iter().filter(|wait| wait.failed.is_some()).count() as u64,
             took: waits.iter().map(|wait| wait.took).sum(),
-            known: self.waits.known_from() <= from,
+            known: self.waits.known_from() <= created,
             periods: periods(&waits, from),
             outside_set: set.as_ref().map(|set| outside(set, &waits)),
             shared_with: self.shared_with(&state, &layers),
@@ -196,14 +200,12 @@ pub(crate) fn read_start(dir: &std::path::Path) -> Option<Start> {
     serde_json::from_slice(&bytes).ok()
 }
 
-/// When a container's life began, on this process's clock.
-fn begun(state: &State) -> Instant {
+/// When a container was made, on this process's clock.
+fn created(state: &State) -> Instant {
     let age = jiff::Timestamp::now().duration_since(state.created);
     let age = Duration::try_from(age).unwrap_or_default();
     let now = Instant::now();
-    // The image was looked for before the container was made.
-    let margin = Duration::from_millis(100);
-    now.checked_sub(age + margin).unwrap_or(now)
+    now.checked_sub(age).unwrap_or(now)
 }
 
 /// What daemon and monitor did, on one clock that began with the daemon's work.

@@ -68,15 +68,15 @@ fn a_lazy_start_is_explained_by_its_files() {
 
     // It has ended: the same is known.
     node.run(["stop", "--time", "0", "slow"]).unwrap();
-    let (ended, _) = explain(&node, "slow");
-    assert_eq!(ended["waits"]["count"], count);
-    assert_eq!(ended["files"], facts["files"]);
+    let (ended, text) = explain(&node, "slow");
+    // Its loop may have read more since.
+    assert!(ended["waits"]["count"].as_u64().unwrap() >= count, "{text}");
+    assert!(waits(&ended, "/srv/message") > 0, "{text}");
 
-    // What another container does, whose start needed nothing, is its own.
+    // What another container reads that is here already is no wait of its own.
     start(&node, "quick", &flags, &scene.image);
-    let (quick, _) = explain(&node, "quick");
-    assert_eq!(waits(&quick, "/bin/busybox"), 0, "{quick}");
-    assert_eq!(quick["files"].as_array().unwrap().len(), 0, "{quick}");
+    let (quick, text) = explain(&node, "quick");
+    assert_eq!(waits(&quick, "/srv/message"), 0, "{text}");
 
     // A daemon that did not see it says so.
     kill_daemon(&node);

@@ -23,6 +23,8 @@ fn a_cache_that_is_too_large_loses_its_working_sets_last() {
     let node = thaw();
     let start = ["--pull", "lazy"];
     assert!(run(&node, &start, &scene.image, &[]).status.success());
+    // The list of what the working set has is here now, however quick the start was.
+    node.run(["inspect", &scene.image]).unwrap();
     node.run(["pull", &scene.image]).unwrap();
     node.run(["unmount", "--all"]).unwrap();
     let whole = taken(&node);
