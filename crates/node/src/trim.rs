@@ -32,6 +32,9 @@ const EVERY: Duration = Duration::from_secs(5);
 /// How often it is said that it is larger than it should be.
 const SAY_EVERY: Duration = Duration::from_secs(300);
 
+/// For how long the kernel may hold a layer's file after its mount was taken away.
+const UNMOUNT_PATIENCE: Duration = Duration::from_secs(1);
+
 /// When the cache was measured.
 #[derive(Debug, Default)]
 pub(crate) struct Trimming {
@@ -178,8 +181,15 @@ impl Node {
             Step::Shrink => {
                 self.stop_fill(layer);
                 layers.shrink(layer, keep, |file, punch| {
-                    // A mount that was taken away may still have it open, for a process in it.
-                    thaw_mount::while_alone(file, punch).map(drop)
+                    // A mount that was taken away has it open for a moment; one that a process is
+                    // still in, for longer.
+                    let begin = Instant::now();
+                    while thaw_mount::while_alone(file, &mut *punch)?.is_none()
+                        && begin.elapsed() < UNMOUNT_PATIENCE
+                    {
+                        std::thread::sleep(Duration::from_millis(5));
+                    }
+                    Ok(())
                 })
             }
             Step::Punch => return self.punch(layer, keep),
