@@ -9,6 +9,9 @@
 //! 3. layers that nothing uses go as a whole, working sets and all, and so do directories that they
 //!    were unpacked into.
 //!
+//! A layer that somebody has open still, though it is not mounted, waits for the next time: the keeper
+//! holds those that it was told to let go for some seconds, and removing them would give nothing back.
+//!
 //! What is left then is mounted, and stays: the cache may be larger than it should for as long as
 //! containers run that have read so much.
 //!
@@ -31,9 +34,6 @@ use crate::source::chain;
 const EVERY: Duration = Duration::from_secs(5);
 /// How often it is said that it is larger than it should be.
 const SAY_EVERY: Duration = Duration::from_secs(300);
-
-/// For how long the kernel may hold a layer's file after its mount was taken away.
-const UNMOUNT_PATIENCE: Duration = Duration::from_secs(1);
 
 /// When the cache was measured.
 #[derive(Debug, Default)]
@@ -108,6 +108,7 @@ impl Node {
         }
         let sets = self.set_blocks()?;
         let mounted: HashSet<DiffId> = self.open_layers().iter().map(|l| l.diff_id()).collect();
+        let mut busy: HashSet<DiffId> = HashSet::new();
         for step in [Step::Shrink, Step::Punch, Step::Remove] {
             for usage in &usage {
                 let now = left.values().sum::<u64>() + unpacked;
@@ -115,14 +116,18 @@ impl Node {
                     return Ok((gone, now));
                 }
                 let is_mounted = mounted.contains(&usage.layer);
-                if is_mounted != (step == Step::Punch) {
+                if is_mounted != (step == Step::Punch) || busy.contains(&usage.layer) {
                     continue;
                 }
                 let keep = sets.get(&usage.layer).map_or(&[][..], Vec::as_slice);
                 let here = left.get(&usage.layer).copied().unwrap_or(0);
                 let freed = match dry_run {
-                    true => self.would_free(step, usage, keep, here),
+                    true => Some(self.would_free(step, usage, keep, here)),
                     false => self.free(step, &usage.layer, keep)?,
+                };
+                let Some(freed) = freed else {
+                    busy.insert(usage.layer);
+                    continue;
                 };
                 if freed > 0 {
                     left.insert(usage.layer, here.saturating_sub(freed));
@@ -175,36 +180,38 @@ impl Node {
         Ok(blocks)
     }
 
-    fn free(&self, step: Step, layer: &DiffId, keep: &[BlockRun]) -> Result<u64, NodeError> {
+    /// Bytes that a step gives back; `None` if somebody has the layer.
+    fn free(
+        &self,
+        step: Step,
+        layer: &DiffId,
+        keep: &[BlockRun],
+    ) -> Result<Option<u64>, NodeError> {
         let layers = self.store.layers();
         let freed = match step {
-            Step::Shrink => {
-                self.stop_fill(layer);
-                layers.shrink(layer, keep, |file, punch| {
-                    // A mount that was taken away has it open for a moment; one that a process is
-                    // still in, for longer.
-                    let begin = Instant::now();
-                    while thaw_mount::while_alone(file, &mut *punch)?.is_none()
-                        && begin.elapsed() < UNMOUNT_PATIENCE
-                    {
-                        std::thread::sleep(Duration::from_millis(5));
-                    }
-                    Ok(())
-                })
-            }
-            Step::Punch => return self.punch(layer, keep),
+            Step::Shrink => self.shrink(layer, keep),
+            Step::Punch => return self.punch(layer, keep).map(Some),
             Step::Remove => {
                 let taken = layers.usage()?.into_iter().find(|it| it.layer == *layer);
-                layers
-                    .remove(layer)
-                    .map(|()| taken.map_or(0, |usage| usage.allocated))
+                let removed = layers.remove(layer);
+                removed.map(|()| Some(taken.map_or(0, |usage| usage.allocated)))
             }
         };
         match freed {
-            // It is in use again.
-            Err(RemoveError::InUse { .. }) => Ok(0),
+            Err(RemoveError::InUse { .. }) => Ok(None),
             other => Ok(other?),
         }
+    }
+
+    /// Takes blocks from a layer that nothing uses.
+    fn shrink(&self, layer: &DiffId, keep: &[BlockRun]) -> Result<Option<u64>, RemoveError> {
+        self.stop_fill(layer);
+        let mut alone = false;
+        let shrunk = self.store.layers().shrink(layer, keep, |file, punch| {
+            alone = thaw_mount::while_alone(file, punch)?.is_some();
+            Ok(())
+        });
+        shrunk.map(|freed| alone.then_some(freed))
     }
 
     /// Takes blocks from a layer that containers read by FUSE.
