@@ -104,5 +104,5 @@ fn chaos(args: &[String]) -> Result<()> {
     setup::run()?;
     test.env("THAW_CHAOS_SECONDS", seconds.to_string());
     test.args(["test", "--workspace", "--locked", "--test", "deaths", "--"]);
-    command::run(test.args(["--nocapture", "--include-ignored", "chaos::"]))
+    command::run(test.args(["--nocapture", "chaos::"]))
 }

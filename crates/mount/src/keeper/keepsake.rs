@@ -58,6 +58,12 @@ impl Keepsake {
         !life::is_shown(&self.socket) && self.source.has_files()
     }
 
+    /// Whether somebody has to serve files that we hold.
+    #[must_use]
+    pub fn is_needed(&self) -> bool {
+        self.source.has_files()
+    }
+
     /// Whether there is a keeper, but it is stopped: readers wait for it.
     #[must_use]
     pub fn has_a_stopped_keeper(&self) -> bool {

@@ -19,23 +19,9 @@ use thaw_testkit::thaw::Thaw;
 
 use super::disks::Disk;
 use super::unruly::{Chance, Unruly};
-use super::{BOUND, FILE_BYTES, Scene, eventually, nothing_is_left, processes};
+use super::{BOUND, FILE_BYTES, Scene, nothing_is_left, processes};
 
-mod fanotify {
-    #[test]
-    #[ignore = "it finds more than is mended yet: cargo xtask chaos"]
-    fn nothing_is_ever_wrong() {
-        super::nothing_is_ever_wrong("fanotify");
-    }
-}
-
-mod fuse {
-    #[test]
-    #[ignore = "it finds more than is mended yet: cargo xtask chaos"]
-    fn nothing_is_ever_wrong() {
-        super::nothing_is_ever_wrong("fuse");
-    }
-}
+by_every_transport!(nothing_is_ever_wrong);
 
 /// Of trouble, until there is peace.
 const ROUND: Duration = Duration::from_secs(4);
@@ -138,7 +124,7 @@ fn round(
             drop_pages(scene, &roots[usize::try_from(chance.below(2)).unwrap()]);
             // Else the next command, or a monitor, starts the next daemon.
             if chance.below(2) == 0 {
-                node.output(["images"]).unwrap();
+                node.output(configured(disk, &["images"])).unwrap();
             }
         }
         over.store(true, Ordering::SeqCst);
@@ -147,11 +133,27 @@ fn round(
     fs::remove_file(disk.path().join("ballast")).ok();
     for root in &roots {
         for name in scene.files.keys() {
-            eventually(name, || scene.read(root, name).is_ok());
+            let begin = Instant::now();
+            while let Err(error) = scene.read(root, name) {
+                let log = || fs::read_to_string(node.root().join("daemon.log")).unwrap();
+                assert!(
+                    begin.elapsed() < BOUND,
+                    "{name}: {error} after peace: {}",
+                    log()
+                );
+                thread::sleep(Duration::from_millis(50));
+            }
         }
     }
     node.run(["rm", "-f", "one", "two"]).unwrap();
     nothing_is_left(node);
+}
+
+/// A command whose daemon, if it starts one, has the bound of this test.
+fn configured(disk: &Disk, words: &[&str]) -> Vec<String> {
+    let config = disk.path().join("config.toml");
+    let flags = ["--config", config.to_str().unwrap()];
+    flags.iter().chain(words).map(ToString::to_string).collect()
 }
 
 /// Reads files in another order each time.
@@ -242,7 +244,8 @@ fn trouble(node: &Thaw, disk: &Disk, chance: &Chance) -> &'static str {
             "disk full"
         }
         _ => {
-            node.output(["gc", "--cache-size", "1m"]).unwrap();
+            node.output(configured(disk, &["gc", "--cache-size", "1m"]))
+                .unwrap();
             "blocks given back"
         }
     }

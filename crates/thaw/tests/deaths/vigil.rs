@@ -13,6 +13,7 @@ use super::{BOUND, Scene, eventually, inside, kill, nothing_is_left, processes, 
 
 by_every_transport!(
     a_monitor_starts_the_next_daemon,
+    a_monitor_starts_the_next_daemon_of_a_keeper,
     without_any_daemon_reads_fail_within_the_bound,
 );
 
@@ -36,6 +37,23 @@ fn a_monitor_starts_the_next_daemon(transport: &str) {
     }
     node.run(["exec", "box", "sh", "-c", "cat /srv/f0-3 > /dev/null"])
         .unwrap();
+    node.run(["rm", "-f", "box"]).unwrap();
+    nothing_is_left(&node);
+}
+
+fn a_monitor_starts_the_next_daemon_of_a_keeper(transport: &str) {
+    let scene = Scene::new();
+    let node = thaw();
+    let inside = scene.start(&node, &["--net", "none", "--transport", transport]);
+    let (dead, keeper) = (node.daemon().unwrap(), processes(&node, "keeper"));
+    kill(&[dead]);
+    scene.read(&inside, "srv/f1-3").unwrap();
+    assert!(node.daemon().is_some_and(|daemon| daemon != dead));
+    assert_eq!(
+        processes(&node, "keeper"),
+        keeper,
+        "it has outlived its daemon"
+    );
     node.run(["rm", "-f", "box"]).unwrap();
     nothing_is_left(&node);
 }

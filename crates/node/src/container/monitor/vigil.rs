@@ -1,10 +1,10 @@
-//! Watching over the readers of a lazy image when nobody else does: daemon and keeper are both
-//! dead, and nobody may come who starts them.
+//! Watching over the readers of a lazy image when nobody else does: the daemon is dead, or daemon and
+//! keeper are, and nobody may come who starts them.
 //!
 //! A keeper that died with its daemon alive is replaced within milliseconds; one whose daemon died
-//! goes on alone. What is left is the death of both, and then the readers wait for a daemon that
-//! only a command would start. So the monitor starts it, and denies what waits when none can
-//! be started within the time that a read may take.
+//! goes on alone, but then nobody fetches what is not here. Either way readers wait for a daemon that
+//! only a command would start. So the monitor starts it, and where there is no keeper either, it denies
+//! what waits when none can be started within the time that a read may take.
 //!
 //! A daemon kills a keeper that is stopped (SIGSTOP), or hangs. When it is stopped itself, the
 //! monitor does it after half of the time that a read may take.
@@ -89,26 +89,37 @@ impl Watch {
                     }
                     continue;
                 }
-                (self.alone, self.rest, self.stopped) = (None, None, None);
+                (self.alone, self.stopped) = (None, None);
+                // The keeper may have outlived its daemon.
+                if self.keepsake.is_needed() {
+                    self.revive_after(patience);
+                }
                 continue;
             }
             let alone = *self.alone.get_or_insert_with(Instant::now);
-            let rested = self.rest.is_none_or(|until| Instant::now() >= until);
-            if alone.elapsed() >= patience && rested {
-                let pause = match (self.revive)() {
-                    // The keeper comes with it, or that one dies, too.
-                    Ok(()) => patience,
-                    Err(reason) => {
-                        tracing::warn!(reason, "no daemon, and none can be started");
-                        RETRY
-                    }
-                };
-                self.rest = Some(Instant::now() + pause);
+            if alone.elapsed() >= patience {
+                self.revive_after(patience);
             }
             if alone.elapsed() >= self.bound && self.keepsake.is_alone() {
                 tracing::warn!("reads have waited too long for a daemon");
                 self.keepsake.deny_waiting();
             }
         }
+    }
+
+    /// Sees to it that there is a daemon, but not more often than that.
+    fn revive_after(&mut self, patience: Duration) {
+        if self.rest.is_some_and(|until| Instant::now() < until) {
+            return;
+        }
+        let pause = match (self.revive)() {
+            // The keeper comes with it, or that one dies, too.
+            Ok(()) => patience,
+            Err(reason) => {
+                tracing::warn!(reason, "no daemon, and none can be started");
+                RETRY
+            }
+        };
+        self.rest = Some(Instant::now() + pause);
     }
 }
