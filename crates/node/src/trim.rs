@@ -109,10 +109,12 @@ impl Node {
         let sets = self.set_blocks()?;
         let mounted: HashSet<DiffId> = self.open_layers().iter().map(|l| l.diff_id()).collect();
         let mut busy: HashSet<DiffId> = HashSet::new();
+        // What those will give back: nothing else has to go in its place.
+        let mut awaited = 0;
         for step in [Step::Shrink, Step::Punch, Step::Remove] {
             for usage in &usage {
                 let now = left.values().sum::<u64>() + unpacked;
-                if now <= size {
+                if now.saturating_sub(awaited) <= size {
                     return Ok((gone, now));
                 }
                 let is_mounted = mounted.contains(&usage.layer);
@@ -127,6 +129,7 @@ impl Node {
                 };
                 let Some(freed) = freed else {
                     busy.insert(usage.layer);
+                    awaited += spare_of(keep, here);
                     continue;
                 };
                 if freed > 0 {
@@ -136,7 +139,7 @@ impl Node {
             }
         }
         for (tree, bytes) in trees {
-            if left.values().sum::<u64>() + unpacked <= size {
+            if (left.values().sum::<u64>() + unpacked).saturating_sub(awaited) <= size {
                 break;
             }
             let freed = match dry_run {
@@ -243,20 +246,23 @@ impl Node {
 
     /// Bytes that a step would give back, as far as can be told.
     fn would_free(&self, step: Step, usage: &Usage, keep: &[BlockRun], here: u64) -> u64 {
-        let kept = || {
-            let kept = keep.iter().map(|run| run.count * thaw_image::BLOCK);
-            here.saturating_sub(kept.sum())
-        };
         match step {
-            Step::Shrink if !usage.is_open => kept(),
+            Step::Shrink if !usage.is_open => spare_of(keep, here),
             Step::Punch => {
                 let attached = self.marks.read().get(&usage.layer);
-                self.punchable(&usage.layer, attached).map_or(0, |_| kept())
+                self.punchable(&usage.layer, attached)
+                    .map_or(0, |_| spare_of(keep, here))
             }
             Step::Remove if !usage.is_open => here,
             Step::Shrink | Step::Remove => 0,
         }
     }
+}
+
+/// Bytes of a layer that takes `here` beside those of `keep`, about.
+fn spare_of(keep: &[BlockRun], here: u64) -> u64 {
+    let kept = keep.iter().map(|run| run.count * thaw_image::BLOCK);
+    here.saturating_sub(kept.sum())
 }
 
 fn removal(step: Step, layer: &DiffId, bytes: u64, size: u64) -> Removal {
