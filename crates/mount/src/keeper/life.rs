@@ -47,9 +47,13 @@ pub(super) fn show(socket: &Path) -> io::Result<File> {
 pub(super) fn stopped(socket: &Path) -> Option<Process> {
     let pid = std::fs::read_to_string(path(socket)).ok()?.parse().ok()?;
     let process = Process::open(pid).ok()?;
-    // The number may be another process's by now: only a keeper has the file open.
+    if !process.is_stopped().unwrap_or(false) {
+        return None;
+    }
+    // The number may be another process's by now: only a keeper has the file open. It may have
+    // many, so this is looked at last.
     let is_keeper = process.has_open(&path(socket)).unwrap_or(false);
-    (is_keeper && process.is_stopped().unwrap_or(false)).then_some(process)
+    is_keeper.then_some(process)
 }
 
 /// Whether a keeper that listens, or is about to listen, at `socket` lives. One who asks at the same

@@ -80,7 +80,18 @@ impl Disk {
 
 impl Drop for Disk {
     fn drop(&mut self) {
-        let _ = Command::new("umount").arg(self.path()).status();
+        // What was killed may hold it for a moment.
+        let unmount = |flags: &[&str]| {
+            let status = Command::new("umount").args(flags).arg(self.path()).status();
+            status.is_ok_and(|status| status.success())
+        };
+        for _ in 0..40 {
+            if unmount(&[]) {
+                return;
+            }
+            thread::sleep(std::time::Duration::from_millis(50));
+        }
+        unmount(&["-l"]);
     }
 }
 
