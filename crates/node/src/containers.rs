@@ -175,6 +175,7 @@ impl Node {
         before: Spent,
         timing: &Timing,
     ) -> Result<(Vec<container::Span>, Vec<String>), NodeError> {
+        let lead = timing.elapsed();
         let dir = container.dir();
         let mut held = timing.span("overlay", || overlay(image, dir, storage, before))?;
         held.round_trips = timing.round_trips();
@@ -184,6 +185,7 @@ impl Node {
             manifest: image.image.digest,
             profile: wish.profile.clone(),
             round_trips: timing.round_trips(),
+            lead,
             spans: timing.spans(),
         };
         crate::records::write(&dir.join(START), &start).map_err(NodeError::records)?;

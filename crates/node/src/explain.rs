@@ -29,8 +29,6 @@ use crate::waits::Wait;
 
 /// Files that are named: those that cost most.
 const FILES: usize = 20;
-/// How long before a container is made its image may be mounted.
-const MARGIN: Duration = Duration::from_millis(100);
 /// Where one period of a container's life ends and the next begins, in seconds.
 const PERIODS: [u64; 4] = [1, 10, 60, u64::MAX];
 
@@ -41,6 +39,8 @@ pub(crate) struct Start {
     pub(crate) manifest: Digest,
     pub(crate) profile: Option<String>,
     pub(crate) round_trips: u64,
+    /// How long the daemon worked on it before the container was made.
+    pub(crate) lead: Duration,
     /// What the daemon did, without the bundle's own steps.
     pub(crate) spans: Vec<Span>,
 }
@@ -74,7 +74,8 @@ impl Node {
             .collect();
         let created = created(&state);
         // The image was looked for before the container was made.
-        let from = created.checked_sub(MARGIN).unwrap_or(created);
+        let lead = start.as_ref().map(|start| start.lead).unwrap_or_default();
+        let from = created.checked_sub(lead).unwrap_or(created);
         let mut waits = self.waits.from(from);
         waits.retain(|wait| layers.contains(&wait.layer));
         let set = record
