@@ -19,11 +19,11 @@ mod leaks;
 mod setup;
 mod test;
 
-use std::process::ExitCode;
+use std::process::{Command, ExitCode};
 
 use anyhow::{Context as _, Result, bail};
 
-use crate::command::cargo;
+use crate::command::{cargo, root};
 
 const USAGE: &str = "usage: cargo xtask COMMAND
 
@@ -71,17 +71,13 @@ fn run() -> Result<()> {
 /// Runs the program that shows and measures, beside a release build of what it measures.
 fn bench(args: &[String]) -> Result<()> {
     setup::run()?;
-    // The same choice of packages for both, or the second one builds everything anew.
     let release = ["--release", "--locked"];
-    let binaries = ["--bin", "thaw", "--bin", "thaw-bench"];
-    command::run(cargo().arg("build").args(release).args(binaries))?;
-    command::run(
-        cargo()
-            .args(["run", "--quiet", "--bin", "thaw-bench"])
-            .args(release)
-            .arg("--")
-            .args(args),
-    )
+    let packages = ["-p", "thaw", "-p", "thaw-bench"];
+    command::run(cargo().arg("build").args(release).args(packages))?;
+    // Not by `cargo run`: for another choice of packages it would build everything anew.
+    let target = std::env::var_os("CARGO_TARGET_DIR").unwrap_or_else(|| "target".into());
+    let program = root().join(target).join("release/thaw-bench");
+    command::run(Command::new(program).args(args).current_dir(root()))
 }
 
 /// Runs the test of everything at once for as long as is asked, and shows what it counted.
