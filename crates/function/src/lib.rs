@@ -1,0 +1,1 @@
+//! The function host: functions packaged as images, scaled from zero by the first request.
