@@ -1,1 +1,4 @@
 //! The function host: functions packaged as images, scaled from zero by the first request.
+
+#[allow(dead_code)]
+mod schedule;
