@@ -4,3 +4,5 @@
 mod auth;
 #[allow(dead_code)]
 mod schedule;
+#[allow(dead_code)]
+mod template;
