@@ -139,7 +139,7 @@ fn run(
     };
     if has(flags, "--detach") {
         let mut program = Command::new(std::env::current_exe()?);
-        let started = detach(&container, program.arg(container.dir()).arg("monitor"))?;
+        let (started, _) = detach(&container, program.arg(container.dir()).arg("monitor"))?;
         report(&started);
         println!("{}", container.id());
         return Ok(ExitCode::SUCCESS);

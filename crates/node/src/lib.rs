@@ -11,6 +11,7 @@
 //! - `trust` says whose accelerations and working sets may be used.
 //! - `open` turns the image into one EROFS mount, shared by all containers of that image;
 //!   `directories` does it where the kernel mounts no layout; `root` is the mount of either.
+//! - `launch` starts a container for a process that goes on to live with it.
 //! - `containers` puts an overlay over it, has the bundle written, and undoes both.
 //! - `marks` lets layers go that need no events any more; `adopt` takes over from a node before,
 //!   with what that one has left in a `memo`.
@@ -33,6 +34,7 @@ mod guess;
 mod image;
 mod inspect;
 mod keepsake;
+mod launch;
 mod marks;
 mod measures;
 mod memo;
@@ -62,6 +64,7 @@ mod waits;
 
 pub use error::NodeError;
 pub use image::{Image, ImageError, Layer};
+pub use launch::Launched;
 pub use node::Node;
 pub use ready::{Ready, parse_duration, wait};
 pub use reports::*;

@@ -16,8 +16,9 @@ use thaw_image::{DiffId, Digest, Extent, Progress};
 
 use crate::Node;
 use crate::accelerate::{Target, publish};
-use crate::container::{self, monitor};
+use crate::container;
 use crate::error::NodeError;
+use crate::launch::Launched;
 use crate::open::ImageMount;
 use crate::ready::Ready;
 use crate::records::ArtifactRecord;
@@ -82,6 +83,27 @@ impl Node {
         container: container::Options,
         progress: &dyn Progress,
     ) -> Result<Recorded, NodeError> {
+        let until = |launched: &mut Launched| {
+            let deadline = Instant::now() + options.patience;
+            crate::ready::wait(&launched.container, ready, deadline)
+        };
+        self.record_until(wish, destination, container, None, &until, progress)
+    }
+
+    /// [`Node::record`] of a start that is over when `until` returns; its error is why it will not
+    /// be.
+    ///
+    /// # Errors
+    /// [`NodeError::Recording`] with what `until` says; nothing is published then.
+    pub fn record_until(
+        &self,
+        wish: &ImageWish,
+        destination: &Destination,
+        container: container::Options,
+        storage: Option<u64>,
+        until: &dyn Fn(&mut Launched) -> Result<(), String>,
+        progress: &dyn Progress,
+    ) -> Result<Recorded, NodeError> {
         let timing = Timing::default();
         let resolved = self.resolve(wish, &timing)?;
         if let Some(why) = self.directories(wish.transport) {
@@ -112,7 +134,7 @@ impl Node {
         let transport = self.transport(wish.transport)?;
         transport.start_trace(&image.diff_ids())?;
         progress.say("recording a start");
-        let outcome = self.observe(&image, wish, ready, options.patience, container, &timing);
+        let outcome = self.observe(&image, wish, (container, storage), until, &timing);
         let trace = transport.trace(&image.diff_ids());
         image.unmount()?;
         let ready_after = outcome?;
@@ -142,31 +164,23 @@ impl Node {
         &self,
         image: &Arc<ImageMount>,
         wish: &ImageWish,
-        ready: &Ready,
-        patience: Duration,
-        options: container::Options,
+        (options, storage): (container::Options, Option<u64>),
+        until: &dyn Fn(&mut Launched) -> Result<(), String>,
         timing: &Timing,
     ) -> Result<Option<Duration>, NodeError> {
         let before = self.spent();
-        let prepared = self.prepare_over(image, wish, options, None, before, timing)?;
-        let container = self.containers.find(&prepared.id)?;
+        let prepared = self.prepare_over(image, wish, options, storage, before, timing)?;
+        let id = prepared.id.clone();
         let begin = Instant::now();
-        let mut program = std::process::Command::new(&self.settings.program);
-        // A runtime would hand the daemon's service manager on to the container.
-        program.env_remove("NOTIFY_SOCKET");
-        program
-            .arg("--root")
-            .arg(&self.settings.root)
-            .arg("monitor")
-            .arg(container.dir());
-        let outcome = monitor::detach(&container, &mut program)
-            .map_err(NodeError::from)
-            .and_then(|_| {
-                crate::ready::wait(&container, ready, begin + patience)
-                    .map_err(NodeError::Recording)
-            });
-        container.stop(Duration::from_secs(5)).ok();
-        self.release(&prepared.id, true)?;
+        let outcome = self.run(prepared).and_then(|mut launched| {
+            let outcome = until(&mut launched).map_err(NodeError::Recording);
+            if launched.container.stop(Duration::from_secs(5)).is_ok() {
+                // It ends with the container.
+                launched.monitor.wait().ok();
+            }
+            outcome
+        });
+        self.release(&id, true)?;
         outcome.map(|()| Some(begin.elapsed()))
     }
 

@@ -26,6 +26,8 @@ pub struct Settings {
     pub cache_size: Option<u64>,
     /// This program, for the keeper and the monitors.
     pub program: PathBuf,
+    /// Its arguments before the command: what the daemon that a monitor starts is configured with.
+    pub arguments: Vec<String>,
 }
 
 impl Settings {

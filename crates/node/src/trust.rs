@@ -245,6 +245,7 @@ mod tests {
             cache_size: None,
             fault_timeout: Duration::ZERO,
             program: PathBuf::new(),
+            arguments: Vec::new(),
         }
     }
 

@@ -30,6 +30,7 @@
 //! ([`network`]) while an address is. Neither is held while the other is taken.
 
 mod bundle;
+mod cgroup;
 mod containers;
 mod copy;
 mod error;
@@ -52,6 +53,7 @@ mod state;
 mod user;
 mod volumes;
 
+pub use cgroup::Cgroup;
 pub use containers::{Container, Containers, NewContainer, Prepared};
 pub use error::ContainerError;
 pub use id::ContainerId;

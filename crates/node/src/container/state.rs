@@ -108,6 +108,9 @@ pub enum Phase {
         finished: Timestamp,
         /// Its exit code; 128 + N after signal N.
         code: u8,
+        /// Whether the kernel killed a process of it for want of memory.
+        #[serde(default)]
+        out_of_memory: bool,
     },
 }
 

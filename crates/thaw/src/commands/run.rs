@@ -84,7 +84,7 @@ fn detach(
         program.arg("--rm");
     }
     match monitor::detach(container, &mut program) {
-        Ok(started) => {
+        Ok((started, _)) => {
             let facts = Running {
                 id: &prepared.id,
                 name: &prepared.name,

@@ -3,7 +3,7 @@
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::path::Path;
-use std::process::{Command, ExitCode, Stdio};
+use std::process::{Child, Command, ExitCode, Stdio};
 use std::sync::Arc;
 
 use rustix::stdio::{dup2_stderr, dup2_stdout};
@@ -23,11 +23,16 @@ enum Word {
 }
 
 /// Starts a prepared container under a monitor of its own, and returns when it runs. `program` is
-/// the command whose arguments lead to [`run_detached`] with the container's directory.
+/// the command whose arguments lead to [`run_detached`] with the container's directory. The monitor
+/// ends when the container has ended and that is written down: a caller that lives on has to wait
+/// for it.
 ///
 /// # Errors
 /// [`ContainerError::Start`] with what the monitor says, [`ContainerError::Monitor`] when it dies.
-pub fn detach(container: &Container, program: &mut Command) -> Result<Started, ContainerError> {
+pub fn detach(
+    container: &Container,
+    program: &mut Command,
+) -> Result<(Started, Child), ContainerError> {
     /// More than any word that is said.
     const MAX_WORD: u64 = 1 << 20;
     let log = container.dir().join("monitor.log");
@@ -46,7 +51,7 @@ pub fn detach(container: &Container, program: &mut Command) -> Result<Started, C
         .map(|pipe| read_all(pipe.into(), MAX_WORD));
     let word = heard.and_then(Result::ok);
     match word.and_then(|word| serde_json::from_slice(&word).ok()) {
-        Some(Word::Started(started)) => Ok(started),
+        Some(Word::Started(started)) => Ok((started, child)),
         Some(Word::Failed { message, code }) => {
             // It is about to end: no zombie is left to a caller that lives on.
             let _ = child.wait();

@@ -39,7 +39,7 @@ use super::network::proxy::{Listeners, Proxy};
 use super::runtime::Runtime;
 use super::span::Spans;
 use super::state::{Phase, ProcessId, Settings, State};
-use super::{Container, ContainerError, Network, Published, id};
+use super::{Cgroup, Container, ContainerError, Network, Published, id};
 use crate::keepsake;
 
 /// A container that runs.
@@ -171,6 +171,9 @@ impl Running {
 
 /// Takes away what the container leaves outside its directory, then writes down how it ended.
 fn finish(container: &Container, mut state: State, started: Option<Timestamp>, code: u8) {
+    // The group, and its counters, go with the container.
+    let cgroup = Cgroup::of(&state.id.cgroup());
+    let out_of_memory = cgroup.is_some_and(|cgroup| cgroup.memory_kills() > 0);
     if let Err(error) = container.clean_up(&state) {
         tracing::warn!(container = %state.id.short(), %error, "something is left behind");
     }
@@ -178,6 +181,7 @@ fn finish(container: &Container, mut state: State, started: Option<Timestamp>, c
         started,
         finished: Timestamp::now(),
         code,
+        out_of_memory,
     };
     if let Err(error) = state.write(container.dir()) {
         tracing::warn!(container = %state.id.short(), %error, "the end is not written down");
