@@ -21,7 +21,6 @@ use hyper::HeaderMap;
 use hyper::header::AUTHORIZATION;
 use jiff::{SignedDuration, Timestamp};
 
-#[allow(unused_imports)]
 pub(crate) use replays::Replays;
 
 /// How far the time of signing may be from ours, either way. The service's own bound.

@@ -6,6 +6,7 @@
 
 pub mod cases;
 mod entry;
+pub mod function;
 mod layer;
 mod layout;
 pub mod real;

@@ -5,6 +5,7 @@
     reason = "what stands here is printed as help, where brackets mean options"
 )]
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -105,6 +106,11 @@ pub(crate) enum Command {
     Config(Config),
     /// Own a store in the foreground; other commands start it by themselves when it is not there
     Daemon(Daemon),
+    /// Own a store and serve functions in the foreground: Function Compute's API and HTTP triggers
+    Serve(Serve),
+    /// Make, list and delete access keys of the function host
+    #[command(subcommand)]
+    Key(Key),
     /// Say what this machine has and lacks, and which fault transport it will use
     Doctor {
         /// Say instead why the start of this container took as long as it did, and what would help
@@ -475,6 +481,45 @@ pub(crate) struct Daemon {
     /// End by itself when nothing was asked and nothing is mounted for this long, e.g. 10m
     #[arg(long, value_name = "TIME", value_parser = parse_duration)]
     pub(crate) idle: Option<Duration>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Serve {
+    /// Where the API and HTTP triggers are
+    #[arg(long, default_value = "127.0.0.1:7000", value_name = "ADDRESS")]
+    pub(crate) listen: SocketAddr,
+    /// Take requests without signatures; only on a loopback address
+    #[arg(long)]
+    pub(crate) no_auth: bool,
+    /// How long an instance is kept that nobody uses, e.g. 5m
+    #[arg(long, default_value = "5m", value_name = "TIME", value_parser = parse_duration)]
+    pub(crate) keep: Duration,
+    /// Memory that all instances may have together, e.g. 8g [default: 90 % of the machine's]
+    #[arg(long, value_name = "BYTES", value_parser = parse::bytes)]
+    pub(crate) memory: Option<u64>,
+    /// What functions are told of where they are
+    #[arg(long, default_value = "local", value_name = "NAME")]
+    pub(crate) region: String,
+    /// The account that functions and keys belong to
+    #[arg(long, default_value = "1", value_name = "ID")]
+    pub(crate) account: String,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Key {
+    /// Make a key; its secret is shown this once
+    Create {
+        /// What it is for
+        #[arg(long, default_value = "", value_name = "TEXT")]
+        description: String,
+    },
+    /// List the keys, without their secrets
+    List,
+    /// Delete a key: what is signed with it is refused from now on
+    Delete {
+        /// Its id
+        id: String,
+    },
 }
 
 #[cfg(test)]

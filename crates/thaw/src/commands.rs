@@ -7,7 +7,9 @@ mod doctor;
 mod explain;
 mod facts;
 mod image;
+mod key;
 mod run;
+mod serve;
 
 use std::io::Write;
 use std::process::ExitCode;
@@ -114,6 +116,8 @@ pub(crate) fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Login(args) => image::login(&context, args),
         Command::Config(_) => config::show(&context),
         Command::Daemon(args) => daemon::daemon(&context, &args),
+        Command::Serve(args) => serve::serve(&context, &args),
+        Command::Key(command) => key::key(&context, &command),
         Command::Doctor { explain: None } => doctor::doctor(&context),
         Command::Doctor {
             explain: Some(container),

@@ -10,6 +10,7 @@ mod cli;
 mod client;
 mod commands;
 mod config;
+mod functions;
 mod handlers;
 mod http;
 mod metrics;

@@ -129,6 +129,7 @@ pub(super) fn settings(config: &Config) -> anyhow::Result<Settings> {
         fault_timeout: config.fault_timeout,
         cache_size: config.cache_size,
         program: std::env::current_exe().context("cannot find this program's own file")?,
+        arguments: config.daemon_args(),
     })
 }
 

@@ -1,0 +1,504 @@
+//! Images accelerated behind functions that keep serving.
+//!
+//! ```text
+//! function ─ image ─▶ Queued ─▶ indexed ─▶ recorded for each function ─▶ Ready
+//!                        ▲ ╰──────── Failed (why; tried again after a pause, or by hand)
+//!                        ╰ found so when the host is started
+//! ```
+//!
+//! One job indexes one image, however many functions have it; then a start of each function is
+//! recorded. One job runs at a time: it uses all processors, and functions that serve go before it.
+//! Images of functions that are being invoked come first, then whoever has waited longest.
+//!
+//! A recording is a start of the function with nothing of the image in a cache. It takes part in
+//! serving: where a request comes within [`GUEST_PATIENCE`] it is recorded up to that request's
+//! answer, else up to the moment at which the function listens.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use jiff::{SignedDuration, Timestamp};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use thaw_image::{Digest, Progress};
+use tokio::sync::Notify;
+
+use crate::catalog::{Catalog, Entity, Table};
+use crate::error::Refusal;
+use crate::fleet::Fleet;
+use crate::model::{Acceleration as Wanted, Function, FunctionName, LATEST, Target};
+
+/// For how long a recorded instance waits for a request.
+const GUEST_PATIENCE: Duration = Duration::from_secs(5);
+/// Pause after the first failure; it doubles with each further one.
+const FIRST_PAUSE: i64 = 30;
+/// Longest pause, in seconds.
+const MAX_PAUSE: i64 = 6 * 3600;
+
+/// Whose working set a function's starts use.
+pub(crate) fn profile(name: &FunctionName) -> String {
+    match name.service.as_str() {
+        "" => format!("fn.{}", name.function),
+        service => format!("fn.{service}.{}", name.function),
+    }
+}
+
+/// How far something is.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+enum Stage {
+    #[default]
+    Queued,
+    Done,
+    Failed {
+        why: String,
+        /// Failures one after the other.
+        times: u32,
+        /// When it is tried again.
+        again: Timestamp,
+    },
+}
+
+impl Stage {
+    /// After a failure more.
+    fn failed(&self, why: String) -> Self {
+        let times = match self {
+            Self::Failed { times, .. } => times + 1,
+            Self::Queued | Self::Done => 1,
+        };
+        let pause = FIRST_PAUSE
+            .saturating_mul(1 << times.min(12))
+            .min(MAX_PAUSE);
+        let again = Timestamp::now() + SignedDuration::from_secs(pause);
+        Self::Failed { why, times, again }
+    }
+
+    fn is_due(&self, now: Timestamp) -> bool {
+        match self {
+            Self::Queued => true,
+            Self::Done => false,
+            Self::Failed { again, .. } => *again <= now,
+        }
+    }
+}
+
+/// An image that functions want accelerated.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct Index {
+    manifest: Digest,
+    /// As it is pinned.
+    image: String,
+    stage: Stage,
+    since: Timestamp,
+    #[serde(default)]
+    compressed: u64,
+    #[serde(default)]
+    not_pushed: Option<String>,
+}
+
+impl Entity for Index {
+    const TABLE: Table = Table::new("accelerations");
+    fn key(&self) -> String {
+        self.manifest.to_string()
+    }
+}
+
+/// A function's working set of an image.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct Recording {
+    function: FunctionName,
+    manifest: Digest,
+    stage: Stage,
+    since: Timestamp,
+    #[serde(default)]
+    blocks: u64,
+    #[serde(default)]
+    packed: u64,
+}
+
+impl Recording {
+    fn key_of(function: &FunctionName) -> String {
+        crate::catalog::function_key(function)
+    }
+}
+
+impl Entity for Recording {
+    const TABLE: Table = Table::new("recordings");
+    fn key(&self) -> String {
+        Self::key_of(&self.function)
+    }
+}
+
+/// What is to be done next.
+#[derive(Debug)]
+enum Job {
+    Index(Index),
+    Record(Recording, Box<Function>),
+}
+
+/// What is being done.
+#[derive(Debug, Default)]
+struct Doing {
+    what: Mutex<String>,
+    done: AtomicU64,
+    total: AtomicU64,
+}
+
+impl Doing {
+    fn begin(&self, what: &str) {
+        what.clone_into(&mut self.what.lock().unwrap_or_else(PoisonError::into_inner));
+        self.done.store(0, Ordering::Relaxed);
+        self.total.store(0, Ordering::Relaxed);
+    }
+}
+
+impl Progress for Doing {
+    fn begin(&self, _part: &str, total: Option<u64>) {
+        self.total.fetch_add(total.unwrap_or(0), Ordering::Relaxed);
+    }
+    fn advance(&self, _part: &str, bytes: u64) {
+        self.done.fetch_add(bytes, Ordering::Relaxed);
+    }
+    fn finish(&self, _part: &str) {}
+    fn say(&self, what: &str) {
+        what.clone_into(&mut self.what.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+}
+
+/// All accelerations of a host.
+#[derive(Debug)]
+pub(crate) struct Acceleration {
+    catalog: Arc<Catalog>,
+    /// There may be something to do.
+    wake: Notify,
+    /// The image that is worked on, and how far that is.
+    running: Mutex<Option<(Digest, Arc<Doing>)>>,
+    /// What is known of stages, so that starts need not ask the catalog.
+    ready: Mutex<HashMap<FunctionName, Digest>>,
+    /// When functions were invoked last.
+    invoked: Mutex<HashMap<FunctionName, Timestamp>>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Acceleration {
+    pub(crate) fn new(catalog: Arc<Catalog>) -> Self {
+        Self {
+            catalog,
+            wake: Notify::new(),
+            running: Mutex::default(),
+            ready: Mutex::default(),
+            invoked: Mutex::default(),
+        }
+    }
+
+    /// A function was made or changed: has its image accelerated, if it wants that.
+    ///
+    /// # Errors
+    /// Those of the catalog.
+    pub(crate) fn want(&self, function: &Function) -> Result<(), Refusal> {
+        let container = &function.config.container;
+        let (Wanted::Default, Some(manifest)) = (container.acceleration, container.digest) else {
+            lock(&self.ready).remove(&function.name);
+            return Ok(());
+        };
+        self.catalog.change(|open| {
+            let now = Timestamp::now();
+            let index: Option<Index> = open.get(&manifest.to_string())?;
+            if index.is_none() {
+                open.put(&Index {
+                    manifest,
+                    image: container.pinned(),
+                    stage: Stage::Queued,
+                    since: now,
+                    compressed: 0,
+                    not_pushed: None,
+                })?;
+            }
+            let recording: Option<Recording> = open.get(&Recording::key_of(&function.name))?;
+            if recording.is_none_or(|recording| recording.manifest != manifest) {
+                open.put(&Recording {
+                    function: function.name.clone(),
+                    manifest,
+                    stage: Stage::Queued,
+                    since: now,
+                    blocks: 0,
+                    packed: 0,
+                })?;
+            }
+            Ok(())
+        })?;
+        self.note_ready(function)?;
+        self.wake.notify_one();
+        Ok(())
+    }
+
+    /// A function is gone.
+    pub(crate) fn forget(&self, function: &FunctionName) {
+        lock(&self.ready).remove(function);
+        let key = Recording::key_of(function);
+        let removed = self
+            .catalog
+            .change(|open| Ok(open.remove::<Recording>(&key)?));
+        if let Err(error) = removed {
+            tracing::warn!(%error, %function, "its recording is not forgotten");
+        }
+    }
+
+    /// Somebody has invoked it: its image comes before others.
+    pub(crate) fn invoked(&self, function: &FunctionName) {
+        let now = Timestamp::now();
+        match lock(&self.invoked).get_mut(function) {
+            Some(last) => *last = now,
+            None => {
+                lock(&self.invoked).insert(function.clone(), now);
+            }
+        }
+    }
+
+    /// Whether starts of a target may use the acceleration.
+    pub(crate) fn is_ready(&self, target: &Target) -> bool {
+        let container = &target.config.container;
+        container.acceleration == Wanted::Default
+            && container.digest.is_some()
+            && lock(&self.ready).get(&target.name) == container.digest.as_ref()
+    }
+
+    /// `accelerationInfo.status` of a function: `Preparing`, `Ready` or `Failed`.
+    pub(crate) fn status(&self, function: &Function) -> Option<&'static str> {
+        let (index, recording) = self.stages(function)?;
+        Some(match (&index.stage, recording.map(|it| it.stage)) {
+            (Stage::Done, Some(Stage::Done | Stage::Failed { .. })) => "Ready",
+            (Stage::Failed { .. }, _) => "Failed",
+            _ => "Preparing",
+        })
+    }
+
+    fn stages(&self, function: &Function) -> Option<(Index, Option<Recording>)> {
+        let container = &function.config.container;
+        let (Wanted::Default, Some(manifest)) = (container.acceleration, container.digest) else {
+            return None;
+        };
+        let index: Index = self.catalog.get(&manifest.to_string()).ok()??;
+        let recording = self.catalog.get(&Recording::key_of(&function.name));
+        let recording: Option<Recording> = recording.ok()?;
+        Some((index, recording.filter(|it| it.manifest == manifest)))
+    }
+
+    /// All that is known of a function's acceleration.
+    pub(crate) fn facts(&self, function: &Function) -> Value {
+        let Some((index, recording)) = self.stages(function) else {
+            return json!({ "status": "None" });
+        };
+        let mut facts = json!({
+            "status": self.status(function),
+            "manifest": index.manifest.to_string(),
+            "since": index.since.to_string(),
+            "compressed": index.compressed,
+            "notPushed": index.not_pushed,
+        });
+        if let Some((manifest, doing)) = &*lock(&self.running)
+            && *manifest == index.manifest
+        {
+            facts["doing"] = json!(*lock(&doing.what));
+            facts["doneBytes"] = json!(doing.done.load(Ordering::Relaxed));
+            facts["totalBytes"] = json!(doing.total.load(Ordering::Relaxed));
+        }
+        let mut failure = |name: &str, stage: &Stage| {
+            if let Stage::Failed { why, times, again } = stage {
+                let again = again.to_string();
+                facts[name] = json!({ "reason": why, "times": times, "again": again });
+            }
+        };
+        failure("failed", &index.stage);
+        if let Some(recording) = recording {
+            failure("notRecorded", &recording.stage);
+            if recording.stage == Stage::Done {
+                let (blocks, packed) = (recording.blocks, recording.packed);
+                facts["workingSet"] = json!({ "blocks": blocks, "packed": packed });
+            }
+        }
+        facts
+    }
+
+    /// Has what failed be tried again at once.
+    ///
+    /// # Errors
+    /// Those of the catalog.
+    pub(crate) fn retry(&self, function: &Function) -> Result<(), Refusal> {
+        if let Some((mut index, recording)) = self.stages(function) {
+            if matches!(index.stage, Stage::Failed { .. }) {
+                index.stage = Stage::Queued;
+                self.catalog.put(&index)?;
+            }
+            if let Some(mut recording) = recording {
+                recording.stage = Stage::Queued;
+                self.catalog.put(&recording)?;
+            }
+        }
+        self.wake.notify_one();
+        Ok(())
+    }
+
+    fn note_ready(&self, function: &Function) -> Result<(), Refusal> {
+        let is_ready = self.status(function) == Some("Ready");
+        match function.config.container.digest.filter(|_| is_ready) {
+            Some(digest) => lock(&self.ready).insert(function.name.clone(), digest),
+            None => lock(&self.ready).remove(&function.name),
+        };
+        Ok(())
+    }
+
+    /// Does what there is to do, as long as the host lives.
+    pub(crate) async fn work(self: Arc<Self>, fleet: Arc<Fleet>) {
+        loop {
+            let next = tokio::task::block_in_place(|| self.next());
+            let outcome = match next {
+                Ok(Some(Job::Index(index))) => self.index(&fleet, index).await,
+                Ok(Some(Job::Record(recording, function))) => {
+                    self.record(&fleet, recording, &function).await
+                }
+                Ok(None) => {
+                    let pause = tokio::time::sleep(Duration::from_secs(5));
+                    tokio::select! { () = self.wake.notified() => {}, () = pause => {} }
+                    Ok(())
+                }
+                Err(error) => Err(error),
+            };
+            if let Err(error) = outcome {
+                tracing::error!(%error, "accelerating");
+                tokio::time::sleep(Duration::from_secs(1)).await;
+            }
+        }
+    }
+
+    /// What is due: of functions that were invoked last, then of those that have waited longest.
+    fn next(&self) -> Result<Option<Job>, Refusal> {
+        let now = Timestamp::now();
+        let functions: Vec<Function> = self.catalog.list("")?;
+        let mut due = Vec::new();
+        for function in functions {
+            let Some((index, recording)) = self.stages(&function) else {
+                continue;
+            };
+            let invoked = lock(&self.invoked).get(&function.name).copied();
+            let job = match recording {
+                _ if index.stage.is_due(now) => Job::Index(index),
+                Some(recording) if index.stage == Stage::Done && recording.stage.is_due(now) => {
+                    Job::Record(recording, Box::new(function))
+                }
+                _ => continue,
+            };
+            let since = match &job {
+                Job::Index(index) => index.since,
+                Job::Record(recording, _) => recording.since,
+            };
+            due.push((invoked, since, job));
+        }
+        due.sort_by(|a, b| b.0.cmp(&a.0).then(a.1.cmp(&b.1)));
+        Ok(due.into_iter().next().map(|(_, _, job)| job))
+    }
+
+    fn begin(&self, manifest: Digest, what: &str) -> Arc<Doing> {
+        let doing = Arc::new(Doing::default());
+        doing.begin(what);
+        *lock(&self.running) = Some((manifest, Arc::clone(&doing)));
+        doing
+    }
+
+    async fn index(&self, fleet: &Arc<Fleet>, mut index: Index) -> Result<(), Refusal> {
+        let doing = self.begin(index.manifest, "indexing");
+        let (machine, image) = (Arc::clone(&fleet.machine), index.image.clone());
+        tracing::info!(image, "accelerating");
+        let work = move || machine.accelerate(&image, doing.as_ref());
+        let done = tokio::task::spawn_blocking(work).await;
+        *lock(&self.running) = None;
+        match done.map_err(|error| error.to_string()).flatten() {
+            Ok(indexed) => {
+                index.stage = Stage::Done;
+                index.compressed = indexed.compressed;
+                index.not_pushed = indexed.not_pushed;
+            }
+            Err(why) => {
+                tracing::warn!(image = index.image, why, "not accelerated");
+                index.stage = index.stage.failed(why);
+            }
+        }
+        tokio::task::block_in_place(|| self.catalog.put(&index))
+    }
+
+    async fn record(
+        &self,
+        fleet: &Arc<Fleet>,
+        mut recording: Recording,
+        function: &Function,
+    ) -> Result<(), Refusal> {
+        let _doing = self.begin(recording.manifest, "recording a start");
+        tracing::info!(function = %recording.function, "recording a start");
+        let recorded = self.observe(fleet, function).await;
+        *lock(&self.running) = None;
+        match recorded {
+            Ok(set) => {
+                recording.stage = Stage::Done;
+                recording.blocks = set.blocks;
+                recording.packed = set.packed;
+            }
+            Err(why) => {
+                // It can be used all the same: a guessed working set came with the index.
+                tracing::warn!(function = %recording.function, why, "not recorded");
+                recording.stage = recording.stage.failed(why);
+            }
+        }
+        tokio::task::block_in_place(|| {
+            self.catalog.change(|open| {
+                let now: Option<Recording> = open.get(&recording.key())?;
+                // It may have got another image meanwhile.
+                if now.is_some_and(|now| now.manifest == recording.manifest) {
+                    open.put(&recording)?;
+                }
+                Ok(())
+            })?;
+            self.note_ready(function)
+        })
+    }
+
+    async fn observe(
+        &self,
+        fleet: &Arc<Fleet>,
+        function: &Function,
+    ) -> Result<crate::machine::WorkingSet, String> {
+        let target = Arc::new(Target {
+            name: function.name.clone(),
+            id: function.id.clone(),
+            config: function.config.clone(),
+            version: LATEST.to_owned(),
+            number: function.number,
+            internet: function.config.internet.unwrap_or(true),
+        });
+        let words = |refusal: Refusal| refusal.message;
+        let memory = fleet.set_aside(&target).await.map_err(words)?;
+        let mut memory = Some(memory);
+        let order = fleet.order(&target, true).map_err(words)?;
+        let (fleet, runtime) = (Arc::clone(fleet), tokio::runtime::Handle::current());
+        let work = move || {
+            let machine = Arc::clone(&fleet.machine);
+            machine.record(&order, &mut |started| {
+                runtime.block_on(async {
+                    let taken = fleet.guest(started, &target, memory.take()).await;
+                    let instance = taken.map_err(|(refusal, _)| refusal.message)?;
+                    let pool = fleet.pool(&target);
+                    pool.invite(&instance, GUEST_PATIENCE).await;
+                    match instance.end() {
+                        None => Ok(()),
+                        Some(end) => Err(crate::instance::describe(&end, &target)),
+                    }
+                })
+            })
+        };
+        let done = tokio::task::spawn_blocking(work).await;
+        done.map_err(|error| error.to_string()).flatten()
+    }
+}

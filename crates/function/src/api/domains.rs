@@ -1,0 +1,182 @@
+//! Custom domains: host names that lead to functions.
+
+use hyper::{Method, Response};
+use jiff::Timestamp;
+use serde_json::{Map, Value, json};
+
+use super::{
+    Call, Dialect, deleted, fields, flat_name, full_name, json, list, not_supported, tagged,
+};
+use crate::error::Refusal;
+use crate::fields::Fields;
+use crate::host::Host;
+use crate::http::Body;
+use crate::model::{Domain, Route};
+
+/// Given back as they came.
+const KEPT: [&str; 4] = ["certConfig", "tlsConfig", "wafConfig", "authConfig"];
+
+pub(super) fn operate(
+    host: &Host,
+    call: &Call,
+    segments: &[&str],
+) -> Result<Response<Body>, Refusal> {
+    match (&call.method, segments) {
+        (&Method::GET, []) => {
+            let domains: Vec<Domain> = host.catalog.list("")?;
+            let items = domains.iter().map(|it| (it.name.clone(), show(call, it)));
+            json(&list::page(call, "customDomains", items.collect())?)
+        }
+        (&Method::POST, []) => create(host, call),
+        (&Method::GET, [name]) => {
+            let domain: Option<Domain> = host.catalog.get(&name.to_ascii_lowercase())?;
+            tagged(&show(call, &domain.ok_or_else(|| missing(name))?))
+        }
+        (&Method::PUT, [name]) => update(host, call, name),
+        (&Method::DELETE, [name]) => {
+            let key = name.to_ascii_lowercase();
+            let removed = host
+                .catalog
+                .change(|open| Ok(open.remove::<Domain>(&key)?))?;
+            host.domains_changed();
+            if removed {
+                deleted()
+            } else {
+                Err(missing(name))
+            }
+        }
+        _ => Err(not_supported(call)),
+    }
+}
+
+fn missing(name: &str) -> Refusal {
+    Refusal::missing(
+        "DomainNameNotFound",
+        format!("domain '{name}' does not exist"),
+    )
+}
+
+fn create(host: &Host, call: &Call) -> Result<Response<Body>, Refusal> {
+    let body = call.json()?;
+    let fields = fields(&body)?;
+    let name = fields.required("domainName")?.to_ascii_lowercase();
+    check(&name)?;
+    let now = Timestamp::now();
+    let mut domain = Domain {
+        name: name.clone(),
+        protocol: "HTTP".to_owned(),
+        routes: Vec::new(),
+        kept: Map::new(),
+        created: now,
+        modified: now,
+    };
+    patch(&mut domain, &fields, call)?;
+    host.catalog.change(|open| {
+        if open.get::<Domain>(&name)?.is_some() {
+            let message = format!("domain '{name}' exists already");
+            return Err(Refusal::conflict("DomainNameAlreadyExists", message));
+        }
+        Ok(open.put(&domain)?)
+    })?;
+    host.domains_changed();
+    tagged(&show(call, &domain))
+}
+
+fn update(host: &Host, call: &Call, name: &str) -> Result<Response<Body>, Refusal> {
+    let body = call.json()?;
+    let fields = fields(&body)?;
+    let key = name.to_ascii_lowercase();
+    let domain = host.catalog.change(|open| {
+        let mut domain: Domain = open.get(&key)?.ok_or_else(|| missing(name))?;
+        call.expect(&show(call, &domain))?;
+        patch(&mut domain, &fields, call)?;
+        domain.modified = Timestamp::now();
+        open.put(&domain)?;
+        Ok(domain)
+    })?;
+    host.domains_changed();
+    tagged(&show(call, &domain))
+}
+
+/// A host name (RFC 1123, section 2.1).
+fn check(name: &str) -> Result<(), Refusal> {
+    let label = |label: &str| {
+        let inner = |c: char| c.is_ascii_alphanumeric() || c == '-';
+        (1..=63).contains(&label.len()) && label.chars().all(inner) && !label.starts_with('-')
+    };
+    if name.len() <= 253 && name.split('.').all(label) {
+        return Ok(());
+    }
+    Err(Refusal::invalid("domainName is no host name"))
+}
+
+fn patch(domain: &mut Domain, fields: &Fields<'_>, call: &Call) -> Result<(), Refusal> {
+    if let Some(protocol) = fields.text("protocol")? {
+        protocol.clone_into(&mut domain.protocol);
+    }
+    for name in KEPT {
+        if let Some(value) = fields.get(name) {
+            domain.kept.insert(name.to_owned(), value.clone());
+        }
+    }
+    let Some(config) = fields.object("routeConfig")? else {
+        return Ok(());
+    };
+    let routes = config.objects("routes")?.unwrap_or_default();
+    domain.routes = routes
+        .iter()
+        .map(|fields| route(fields, call))
+        .collect::<Result<_, _>>()?;
+    Ok(())
+}
+
+fn route(fields: &Fields<'_>, call: &Call) -> Result<Route, Refusal> {
+    let path = fields.required("path")?;
+    if !path.starts_with('/') {
+        return Err(Refusal::invalid("a route's path has to begin with /"));
+    }
+    let function = fields.required("functionName")?;
+    let function = match call.dialect {
+        Dialect::V2023 => flat_name(function),
+        _ => full_name(fields.required("serviceName")?, function),
+    };
+    let methods = fields.texts("methods")?.unwrap_or_default();
+    let methods = methods.iter().map(|method| method.to_ascii_uppercase());
+    Ok(Route {
+        path: path.to_owned(),
+        function,
+        qualifier: fields.text("qualifier")?.unwrap_or_default().to_owned(),
+        methods: methods.collect(),
+    })
+}
+
+fn show(call: &Call, domain: &Domain) -> Value {
+    let route = |route: &Route| {
+        let mut shown = json!({
+            "path": route.path,
+            "qualifier": route.qualifier,
+            "methods": route.methods,
+        });
+        match call.dialect {
+            Dialect::V2023 => shown["functionName"] = json!(route.function.flat()),
+            _ => {
+                shown["serviceName"] = json!(route.function.service);
+                shown["functionName"] = json!(route.function.function);
+            }
+        }
+        shown
+    };
+    let mut shown = json!({
+        "domainName": domain.name,
+        "accountId": "1",
+        "protocol": domain.protocol,
+        "apiVersion": "2016-08-15",
+        "routeConfig": { "routes": domain.routes.iter().map(route).collect::<Vec<_>>() },
+        "createdTime": super::function::time(domain.created),
+        "lastModifiedTime": super::function::time(domain.modified),
+    });
+    if let Value::Object(shown) = &mut shown {
+        shown.extend(domain.kept.clone());
+    }
+    shown
+}

@@ -1,0 +1,175 @@
+//! Functions.
+
+use hyper::{Method, Response};
+use jiff::Timestamp;
+use serde_json::Value;
+
+use super::{Call, Dialect, deleted, fields, function, json, list, not_supported, tagged};
+use crate::catalog::function_key;
+use crate::error::Refusal;
+use crate::host::Host;
+use crate::http::Body;
+use crate::model::{
+    Alias, AsyncConfig, Config, Function, FunctionName, Scaling, Service, Trigger, Version,
+    check_name,
+};
+use crate::unique;
+
+/// `GET` and `POST` of a service's functions; with the API of 2023 of all.
+pub(super) fn all(host: &Host, call: &Call, service: &str) -> Result<Response<Body>, Refusal> {
+    if call.dialect != Dialect::V2023 {
+        super::services::find(host, service)?;
+    }
+    match call.method {
+        Method::GET => {
+            let prefix = match call.dialect {
+                Dialect::V2023 => String::new(),
+                _ => format!("{service}/"),
+            };
+            let functions: Vec<Function> = host.catalog.list(&prefix)?;
+            let name = |function: &Function| match call.dialect {
+                Dialect::V2023 => function.name.flat(),
+                _ => function.name.function.clone(),
+            };
+            let shown = functions.iter().map(|it| (name(it), show(host, call, it)));
+            let mut items: Vec<(String, Value)> = shown.collect();
+            items.sort_by(|a, b| a.0.cmp(&b.0));
+            json(&list::page(call, "functions", items)?)
+        }
+        Method::POST => create(host, call, service),
+        _ => Err(not_supported(call)),
+    }
+}
+
+pub(super) fn one(
+    host: &Host,
+    call: &Call,
+    name: &FunctionName,
+    qualifier: &str,
+) -> Result<Response<Body>, Refusal> {
+    match call.method {
+        Method::GET => tagged(&show(host, call, &host.function(name, qualifier)?)),
+        Method::PUT => update(host, call, name),
+        Method::DELETE => remove(host, call, name),
+        _ => Err(not_supported(call)),
+    }
+}
+
+/// The code of a function that is an image is in its registry.
+pub(super) fn code(call: &Call) -> Result<Response<Body>, Refusal> {
+    let _ = call;
+    Err(Refusal::invalid(
+        "the function is an image: pull it from its registry",
+    ))
+}
+
+fn show(host: &Host, call: &Call, it: &Function) -> Value {
+    function::show(it, host.acceleration.status(it), call.dialect)
+}
+
+fn missing(name: &FunctionName) -> Refusal {
+    Refusal::missing(
+        "FunctionNotFound",
+        format!("function '{name}' does not exist"),
+    )
+}
+
+fn create(host: &Host, call: &Call, service: &str) -> Result<Response<Body>, Refusal> {
+    let body = call.json()?;
+    let fields = fields(&body)?;
+    let name = fields.required("functionName")?;
+    check_name("functionName", name, 64)?;
+    let name = super::full_name(service, name);
+    let mut config = Config::default();
+    function::patch(&mut config, &fields, call.dialect)?;
+    let taken = || {
+        let message = format!("function '{name}' exists already");
+        Refusal::conflict("FunctionAlreadyExists", message)
+    };
+    let key = function_key(&name);
+    if host.catalog.get::<Function>(&key)?.is_some() {
+        return Err(taken());
+    }
+    host.resolve_image(&mut config)?;
+    let now = Timestamp::now();
+    let function = Function {
+        name: name.clone(),
+        id: unique::id(),
+        config,
+        number: 1,
+        created: now,
+        modified: now,
+        last_version: 0,
+    };
+    host.catalog.change(|open| {
+        if !service.is_empty() && open.get::<Service>(service)?.is_none() {
+            return Err(super::services::missing(service));
+        }
+        if open.get::<Function>(&key)?.is_some() {
+            return Err(taken());
+        }
+        Ok(open.put(&function)?)
+    })?;
+    host.function_changed(&function);
+    tagged(&show(host, call, &function))
+}
+
+fn update(host: &Host, call: &Call, name: &FunctionName) -> Result<Response<Body>, Refusal> {
+    let body = call.json()?;
+    let fields = fields(&body)?;
+    let key = function_key(name);
+    let before: Function = host.catalog.get(&key)?.ok_or_else(|| missing(name))?;
+    call.expect(&show(host, call, &before))?;
+    let mut config = before.config.clone();
+    function::patch(&mut config, &fields, call.dialect)?;
+    // The registry is asked outside of the change, which others wait for.
+    host.resolve_image(&mut config)?;
+    let function = host.catalog.change(|open| {
+        let mut function: Function = open.get(&key)?.ok_or_else(|| missing(name))?;
+        if function.number != before.number {
+            let message = format!("function '{name}' is being changed by another: try again");
+            return Err(Refusal::conflict("ConcurrentUpdateError", message));
+        }
+        function.config = config;
+        function.number += 1;
+        function.modified = Timestamp::now();
+        open.put(&function)?;
+        Ok(function)
+    })?;
+    host.function_changed(&function);
+    tagged(&show(host, call, &function))
+}
+
+fn remove(host: &Host, call: &Call, name: &FunctionName) -> Result<Response<Body>, Refusal> {
+    let key = function_key(name);
+    host.catalog.change(|open| {
+        let function: Function = open.get(&key)?.ok_or_else(|| missing(name))?;
+        call.expect(&show(host, call, &function))?;
+        let below = format!("{key}/");
+        let triggers: Vec<Trigger> = open.list(&below)?;
+        if let Some(trigger) = triggers.first() {
+            let trigger = &trigger.name;
+            let message = format!("function '{name}' still has trigger '{trigger}'");
+            return Err(Refusal::conflict("FunctionNotEmpty", message));
+        }
+        for config in open.list::<AsyncConfig>(&below)? {
+            open.remove::<AsyncConfig>(&crate::catalog::Entity::key(&config))?;
+        }
+        for scaling in open.list::<Scaling>(&below)? {
+            open.remove::<Scaling>(&crate::catalog::Entity::key(&scaling))?;
+        }
+        if name.service.is_empty() {
+            let owned = crate::model::Owner::of(name).key();
+            for alias in open.list::<Alias>(&owned)? {
+                open.remove::<Alias>(&crate::catalog::Entity::key(&alias))?;
+            }
+            for version in open.list::<Version>(&owned)? {
+                open.remove::<Version>(&crate::catalog::Entity::key(&version))?;
+            }
+        }
+        open.remove::<Function>(&key)?;
+        Ok(())
+    })?;
+    host.function_removed(name);
+    deleted()
+}

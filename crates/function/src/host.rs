@@ -1,0 +1,477 @@
+//! The host: the catalog, the instances, and what happens by itself.
+//!
+//! What a name and a version lead to is worked out once and remembered until the catalog changes.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use hyper::Response;
+use thaw_node::Node;
+
+use crate::acceleration::Acceleration;
+use crate::catalog::{Catalog, CatalogError, function_key};
+use crate::contract::Place;
+use crate::error::Refusal;
+use crate::fleet::{Fleet, Limits};
+use crate::http::Body;
+use crate::keys::Keys;
+use crate::logs::Logs;
+use crate::machine::{Machine, NodeMachine};
+use crate::model::{
+    Alias, Config, Domain, Function, FunctionName, LATEST, Owner, Scaling, Service, Target, Version,
+};
+use crate::queue::Queue;
+use crate::stats::Stats;
+use crate::timers::Timers;
+
+/// How often instances are looked after.
+const TEND_PAUSE: Duration = Duration::from_secs(1);
+
+/// How a host is set up.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Where its state is: the directory `functions` below the store's.
+    pub dir: PathBuf,
+    /// What it may do.
+    pub limits: Limits,
+    /// What functions are told of where they are.
+    pub region: String,
+    /// Whose keys they are.
+    pub account: String,
+    /// Whether requests need no signatures.
+    pub no_auth: bool,
+}
+
+/// Why a host cannot begin.
+#[derive(Debug, thiserror::Error)]
+pub enum HostError {
+    /// A file or directory of its state.
+    #[error("cannot use {}", path.display())]
+    File {
+        /// Which.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The database.
+    #[error("cannot open {}", path.display())]
+    Catalog {
+        /// Its file.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        source: CatalogError,
+    },
+    /// Threads.
+    #[error("cannot start a thread")]
+    Thread(#[source] std::io::Error),
+    /// What is in the database.
+    #[error("cannot go on where the host before left off: {0}")]
+    Resume(Refusal),
+}
+
+/// Targets, with their parts of the invocations.
+type Choices = Vec<(f64, Arc<Target>)>;
+
+/// A function host.
+pub struct Host {
+    pub(crate) settings: Settings,
+    pub(crate) catalog: Arc<Catalog>,
+    pub(crate) keys: Keys,
+    pub(crate) place: Arc<Place>,
+    pub(crate) stats: Arc<Stats>,
+    pub(crate) acceleration: Arc<Acceleration>,
+    pub(crate) fleet: Arc<Fleet>,
+    pub(crate) queue: Arc<Queue>,
+    pub(crate) timers: Timers,
+    pub(crate) replays: Mutex<crate::auth::Replays>,
+    /// Targets as of one generation of the catalog.
+    targets: Mutex<(u64, HashMap<(FunctionName, String), Choices>)>,
+    /// Host names that lead to functions, as of one generation.
+    domains: Mutex<(u64, Arc<HashMap<String, Domain>>)>,
+}
+
+impl std::fmt::Debug for Host {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Host")
+            .field("dir", &self.settings.dir)
+            .finish_non_exhaustive()
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn file(path: &Path) -> impl FnOnce(std::io::Error) -> HostError {
+    let path = path.to_owned();
+    move |source| HostError::File { path, source }
+}
+
+impl Host {
+    /// Opens the state, and takes away the instances of a host before.
+    ///
+    /// # Errors
+    /// [`HostError`].
+    pub fn open(node: Arc<Node>, settings: Settings) -> Result<Arc<Self>, HostError> {
+        Self::with(Arc::new(NodeMachine::new(node)), settings)
+    }
+
+    pub(crate) fn with(
+        machine: Arc<dyn Machine>,
+        settings: Settings,
+    ) -> Result<Arc<Self>, HostError> {
+        let dir = &settings.dir;
+        std::fs::create_dir_all(dir).map_err(file(dir))?;
+        let path = dir.join("state.redb");
+        let catalog = Catalog::open(&path).map_err(|source| HostError::Catalog { path, source })?;
+        let catalog = Arc::new(catalog);
+        let master = dir.join("master.key");
+        let keys = Keys::open(&master).map_err(file(&master))?;
+        let logs = dir.join("logs");
+        let stats = Stats::new(Logs::open(logs.clone()).map_err(file(&logs))?);
+        let acceleration = Arc::new(Acceleration::new(Arc::clone(&catalog)));
+        let place = Arc::new(Place {
+            region: settings.region.clone(),
+            account: settings.account.clone(),
+        });
+        let fleet = Fleet::new(
+            machine,
+            settings.limits.clone(),
+            Arc::clone(&place),
+            Arc::clone(&stats),
+            Arc::clone(&acceleration),
+        );
+        let host = Arc::new(Self {
+            keys,
+            place,
+            stats,
+            acceleration,
+            fleet: fleet.map_err(HostError::Thread)?,
+            queue: Arc::new(Queue::new(Arc::clone(&catalog))),
+            timers: Timers::default(),
+            replays: Mutex::default(),
+            targets: Mutex::default(),
+            domains: Mutex::default(),
+            catalog,
+            settings,
+        });
+        host.resume().map_err(HostError::Resume)?;
+        Ok(host)
+    }
+
+    /// Goes on where a host before this one was ended, or killed.
+    fn resume(&self) -> Result<(), Refusal> {
+        let machine = &self.fleet.machine;
+        for (id, _) in machine.containers(crate::fleet::PREFIX) {
+            tracing::info!(container = id, "left by the host before: it is taken away");
+            let gone = machine
+                .stop(&id, Duration::ZERO)
+                .and_then(|()| machine.remove(&id));
+            if let Err(error) = gone {
+                tracing::warn!(container = id, error, "it stays");
+            }
+        }
+        for function in self.catalog.list::<Function>("")? {
+            self.acceleration.want(&function)?;
+        }
+        self.scaling_changed();
+        Ok(())
+    }
+
+    /// Does what happens by itself, until the runtime ends. Called within it.
+    pub fn work(self: &Arc<Self>) {
+        tokio::spawn(Arc::clone(&self.acceleration).work(Arc::clone(&self.fleet)));
+        tokio::spawn(Queue::work(Arc::clone(self)));
+        tokio::spawn(Timers::work(Arc::clone(self)));
+        let host = Arc::clone(self);
+        tokio::spawn(async move {
+            loop {
+                host.keep_least();
+                host.fleet.tend();
+                tokio::time::sleep(TEND_PAUSE).await;
+            }
+        });
+    }
+
+    /// Ends all instances: what they have begun they may finish within `patience`.
+    pub async fn close(&self, patience: Duration) {
+        self.fleet.close(patience).await;
+    }
+
+    /// A function as a version of it was.
+    ///
+    /// # Errors
+    /// `FunctionNotFound`, `VersionNotFound` and the like.
+    pub(crate) fn function(
+        &self,
+        name: &FunctionName,
+        qualifier: &str,
+    ) -> Result<Function, Refusal> {
+        let missing = || {
+            let message = format!("function '{name}' does not exist");
+            Refusal::missing("FunctionNotFound", message)
+        };
+        if qualifier.is_empty() || qualifier == LATEST {
+            let service = name.service.as_str();
+            let function = self.catalog.get(&function_key(name))?;
+            if function.is_none()
+                && !service.is_empty()
+                && self.catalog.get::<Service>(service)?.is_none()
+            {
+                let message = format!("service '{service}' does not exist");
+                return Err(Refusal::missing("ServiceNotFound", message));
+            }
+            return function.ok_or_else(missing);
+        }
+        let owner = Owner::of(name);
+        let version = match self.alias(&owner, qualifier)? {
+            Some(alias) if alias.version == LATEST => return self.function(name, ""),
+            Some(alias) => alias.version,
+            None => qualifier.to_owned(),
+        };
+        self.published(name, &owner, &version)
+    }
+
+    fn alias(&self, owner: &Owner, name: &str) -> Result<Option<Alias>, Refusal> {
+        Ok(self.catalog.get(&format!("{}{name}", owner.key()))?)
+    }
+
+    fn published(
+        &self,
+        name: &FunctionName,
+        owner: &Owner,
+        version: &str,
+    ) -> Result<Function, Refusal> {
+        let unknown = || {
+            let message = format!("'{version}' is no version or alias of function '{name}'");
+            Refusal::missing("VersionNotFound", message)
+        };
+        let number: u64 = version.parse().map_err(|_| unknown())?;
+        let key = format!("{}{number:020}", owner.key());
+        let mut version: Version = self.catalog.get(&key)?.ok_or_else(unknown)?;
+        let function = version.functions.remove(&name.function);
+        function.ok_or_else(|| {
+            let message = format!("function '{name}' is not in version {number}");
+            Refusal::missing("FunctionNotFound", message)
+        })
+    }
+
+    /// What an invocation of a function runs.
+    ///
+    /// # Errors
+    /// As [`Host::function`].
+    pub(crate) fn target(
+        &self,
+        name: &FunctionName,
+        qualifier: &str,
+    ) -> Result<Arc<Target>, Refusal> {
+        let generation = self.catalog.generation();
+        let key = (name.clone(), qualifier.to_owned());
+        {
+            let mut known = lock(&self.targets);
+            if known.0 != generation {
+                *known = (generation, HashMap::new());
+            }
+            if let Some(target) = known.1.get(&key).and_then(|choices| choose(choices)) {
+                return Ok(target);
+            }
+        }
+        let choices = self.choices(name, qualifier)?;
+        let chosen = choose(&choices);
+        let chosen = chosen.ok_or_else(|| Refusal::internal("an alias leads nowhere"))?;
+        let mut known = lock(&self.targets);
+        if known.0 == generation {
+            known.1.insert(key, choices);
+        }
+        Ok(chosen)
+    }
+
+    /// The targets that a qualifier leads to, with their parts of the invocations.
+    fn choices(&self, name: &FunctionName, qualifier: &str) -> Result<Choices, Refusal> {
+        let internet = match name.service.as_str() {
+            "" => true,
+            service => {
+                let service: Option<Service> = self.catalog.get(service)?;
+                service.is_none_or(|service| service.internet)
+            }
+        };
+        let target = |version: &str| {
+            let function = self.function(name, version)?;
+            let version = if version.is_empty() { LATEST } else { version };
+            Ok::<_, Refusal>(Arc::new(Target {
+                name: function.name,
+                id: function.id,
+                internet: function.config.internet.unwrap_or(internet),
+                config: function.config,
+                version: version.to_owned(),
+                number: function.number,
+            }))
+        };
+        let alias = match qualifier {
+            "" | LATEST => None,
+            qualifier => self.alias(&Owner::of(name), qualifier)?,
+        };
+        let Some(alias) = alias else {
+            return Ok(vec![(1.0, target(qualifier)?)]);
+        };
+        let mut choices = Vec::new();
+        let mut rest = 1.0;
+        for (version, weight) in &alias.weights {
+            choices.push((*weight, target(version)?));
+            rest -= weight;
+        }
+        choices.push((rest, target(&alias.version)?));
+        Ok(choices)
+    }
+
+    /// The domain of that name.
+    pub(crate) fn domain(&self, name: &str) -> Result<Option<Domain>, Refusal> {
+        let generation = self.catalog.generation();
+        let mut known = lock(&self.domains);
+        if known.0 != generation {
+            let all: Vec<Domain> = self.catalog.list("")?;
+            let by_name = all.into_iter().map(|domain| (domain.name.clone(), domain));
+            *known = (generation, Arc::new(by_name.collect()));
+        }
+        Ok(known.1.get(name).cloned())
+    }
+
+    /// Finds the manifest that a function's image is now, unless it is known.
+    ///
+    /// # Errors
+    /// That there is no such image, or that its registry cannot be asked.
+    pub(crate) fn resolve_image(&self, config: &mut Config) -> Result<(), Refusal> {
+        let container = &mut config.container;
+        if container.image.is_empty() {
+            return Err(Refusal::invalid("customContainerConfig.image is missing"));
+        }
+        if container.digest.is_none() {
+            let resolved = self.fleet.machine.resolve(&container.image);
+            let digest = resolved.map_err(|error| {
+                let image = &container.image;
+                Refusal::invalid(format!("the image {image} cannot be used: {error}"))
+            })?;
+            container.digest = Some(digest);
+        }
+        Ok(())
+    }
+
+    /// A function was made or changed.
+    pub(crate) fn function_changed(&self, function: &Function) {
+        if let Err(error) = self.acceleration.want(function) {
+            tracing::warn!(function = %function.name, %error, "it is not accelerated");
+        }
+        self.retire_unused();
+    }
+
+    /// A function is gone.
+    pub(crate) fn function_removed(&self, name: &FunctionName) {
+        self.acceleration.forget(name);
+        self.stats.forget(name);
+        self.scaling_changed();
+        self.retire_unused();
+    }
+
+    /// Versions and aliases have changed.
+    pub(crate) fn versions_changed(&self) {
+        self.retire_unused();
+    }
+
+    /// Triggers have changed.
+    pub(crate) fn triggers_changed(&self) {
+        self.timers.changed();
+    }
+
+    /// Domains have changed: they are read anew by themselves.
+    pub(crate) fn domains_changed(&self) {}
+
+    /// Ends instances of configurations that nothing leads to any more.
+    fn retire_unused(&self) {
+        let used = |target: &Target| match target.version.as_str() {
+            LATEST => {
+                let function = self.function(&target.name, "");
+                function.is_ok_and(|it| it.id == target.id && it.number == target.number)
+            }
+            version => self.function(&target.name, version).is_ok(),
+        };
+        self.fleet.retire(used);
+    }
+
+    /// Numbers of instances have changed.
+    pub(crate) fn scaling_changed(&self) {
+        let all: Vec<Scaling> = match self.catalog.list("") {
+            Ok(all) => all,
+            Err(error) => {
+                tracing::error!(%error, "numbers of instances cannot be read");
+                return;
+            }
+        };
+        let bounds = all.into_iter().filter_map(|scaling| {
+            let version = match scaling.qualifier.as_str() {
+                "" => LATEST.to_owned(),
+                qualifier => qualifier.to_owned(),
+            };
+            Some(((scaling.function?, version), (scaling.least, scaling.most)))
+        });
+        self.fleet.set_bounds(bounds.collect());
+    }
+
+    /// Makes pools for what has to have instances.
+    fn keep_least(&self) {
+        let all: Vec<Scaling> = self.catalog.list("").unwrap_or_default();
+        for scaling in all.into_iter().filter(|scaling| scaling.least > 0) {
+            let Some(name) = scaling.function else {
+                continue;
+            };
+            if let Ok(target) = self.target(&name, &scaling.qualifier) {
+                self.fleet.pool(&target).start_enough();
+            }
+        }
+    }
+
+    /// Instances of a function's version that there are.
+    pub(crate) fn instances_of(&self, name: &FunctionName, qualifier: &str) -> u32 {
+        let Ok(target) = self.target(name, qualifier) else {
+            return 0;
+        };
+        let mine = |pool: &Arc<crate::pool::Pool>| {
+            pool.target.id == target.id && pool.target.number == target.number
+        };
+        let pools = self.fleet.all().into_iter().filter(mine);
+        pools.map(|pool| pool.counts().running).sum()
+    }
+
+    /// Puts an event into the queue.
+    ///
+    /// # Errors
+    /// Those of the catalog, or an id that is taken.
+    pub(crate) fn enqueue(
+        &self,
+        name: &FunctionName,
+        qualifier: &str,
+        body: Bytes,
+        id: Option<String>,
+        request_id: &str,
+    ) -> Result<Response<Body>, Refusal> {
+        self.queue.add(name, qualifier, &body, id, request_id)
+    }
+}
+
+/// One of the choices, by weight.
+fn choose(choices: &[(f64, Arc<Target>)]) -> Option<Arc<Target>> {
+    let (last, others) = choices.split_last()?;
+    if others.is_empty() {
+        return Some(Arc::clone(&last.1));
+    }
+    let mut at = crate::unique::fraction();
+    let chosen = others.iter().find(|(weight, _)| {
+        at -= weight;
+        at < 0.0
+    });
+    Some(Arc::clone(&chosen.unwrap_or(last).1))
+}

@@ -1,0 +1,272 @@
+//! What instances print: read from their containers' logs while they live, and kept in one bounded file
+//! for each function when they end.
+//!
+//! A container's log has lines as Kubernetes' runtimes write them (see
+//! [`thaw_node::container::log`]); a kept line has the instance before it.
+
+use std::collections::VecDeque;
+use std::fmt::Write as _;
+use std::fs::{self, File};
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+
+use crate::model::FunctionName;
+
+/// Bytes of a kept log before it becomes the older of two.
+const MAX_KEPT: u64 = 4 << 20;
+/// Bytes that are kept of one instance.
+const MAX_OF_INSTANCE: u64 = 1 << 20;
+/// Bytes of a request's log that are given back (`X-Fc-Log-Result`).
+pub(crate) const TAIL: usize = 4 << 10;
+
+/// The part of a container's log that is written from some moment on.
+#[derive(Debug)]
+pub(crate) struct Tail {
+    path: PathBuf,
+    begin: u64,
+}
+
+impl Tail {
+    /// From now on.
+    pub(crate) fn begin(dir: &Path) -> Self {
+        let path = dir.join("log");
+        let begin = fs::metadata(&path).map_or(0, |meta| meta.len());
+        Self { path, begin }
+    }
+
+    /// Whether anything was written, and the last [`TAIL`] bytes of it.
+    pub(crate) fn read(&self) -> Vec<u8> {
+        let text = read_from(&self.path, self.begin, 4 * TAIL as u64).unwrap_or_default();
+        let mut tail = Vec::new();
+        for line in text.split(|byte| *byte == b'\n') {
+            if let Some(line) = content(line) {
+                tail.extend_from_slice(line.text);
+                if line.whole {
+                    tail.push(b'\n');
+                }
+            }
+        }
+        let spare = tail.len().saturating_sub(TAIL);
+        tail.drain(..spare);
+        tail
+    }
+}
+
+/// The last `most` bytes of a file behind `begin`.
+fn read_from(path: &Path, begin: u64, most: u64) -> io::Result<Vec<u8>> {
+    let mut file = File::open(path)?;
+    let size = file.metadata()?.len();
+    // One that was begun anew meanwhile is read from its beginning.
+    let begin = if size < begin { 0 } else { begin };
+    file.seek(SeekFrom::Start(begin.max(size.saturating_sub(most))))?;
+    let mut text = Vec::new();
+    file.take(most).read_to_end(&mut text)?;
+    Ok(text)
+}
+
+/// A line of a container's log.
+struct Content<'a> {
+    time: &'a [u8],
+    whole: bool,
+    text: &'a [u8],
+}
+
+/// `TIME STREAM F|P TEXT`.
+fn content(line: &[u8]) -> Option<Content<'_>> {
+    let mut parts = line.splitn(4, |byte| *byte == b' ');
+    let (time, _stream, tag, text) = (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
+    Some(Content {
+        time,
+        whole: tag == b"F",
+        text,
+    })
+}
+
+/// The last lines of a container's log, to be put behind an error: nothing, or `: its log ends with`
+/// and so on.
+pub(crate) fn last_lines(dir: &Path, most: usize) -> String {
+    let text = read_from(&dir.join("log"), 0, 16 << 10).unwrap_or_default();
+    let lines = text.split(|byte| *byte == b'\n').filter_map(content);
+    let mut last: VecDeque<String> = VecDeque::new();
+    for line in lines.filter(|line| !line.text.is_empty()) {
+        last.push_back(
+            String::from_utf8_lossy(line.text)
+                .chars()
+                .take(300)
+                .collect(),
+        );
+        if last.len() > most {
+            last.pop_front();
+        }
+    }
+    if last.is_empty() {
+        return String::new();
+    }
+    let mut text = "; its log ends with".to_owned();
+    for line in last {
+        let _ = write!(text, "\n{line}");
+    }
+    text
+}
+
+/// The kept logs of a host.
+#[derive(Debug)]
+pub(crate) struct Logs {
+    dir: PathBuf,
+}
+
+impl Logs {
+    /// In a directory, which is made if it is missing.
+    ///
+    /// # Errors
+    /// Those of making it.
+    pub(crate) fn open(dir: PathBuf) -> io::Result<Self> {
+        fs::create_dir_all(&dir)?;
+        Ok(Self { dir })
+    }
+
+    fn path(&self, function: &FunctionName) -> PathBuf {
+        // Names have no dots.
+        self.dir
+            .join(format!("{}.{}.log", function.service, function.function))
+    }
+
+    /// Keeps what an instance has printed.
+    pub(crate) fn keep(&self, function: &FunctionName, instance: &str, dir: &Path) {
+        if let Err(error) = self.try_keep(function, instance, dir) {
+            tracing::warn!(%function, instance, %error, "its log is not kept");
+        }
+    }
+
+    fn try_keep(&self, function: &FunctionName, instance: &str, dir: &Path) -> io::Result<()> {
+        let text = match read_from(&dir.join("log"), 0, MAX_OF_INSTANCE) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            text => text?,
+        };
+        let path = self.path(function);
+        if fs::metadata(&path).is_ok_and(|meta| meta.len() > MAX_KEPT) {
+            fs::rename(&path, path.with_extension("1"))?;
+        }
+        let mut file = File::options().create(true).append(true).open(path)?;
+        file.write_all(&prefixed(instance, &text))
+    }
+
+    /// Forgets what a function's instances have printed.
+    pub(crate) fn forget(&self, function: &FunctionName) {
+        let path = self.path(function);
+        fs::remove_file(path.with_extension("1")).ok();
+        fs::remove_file(path).ok();
+    }
+
+    /// The last `most` lines of a function: kept ones, and those of the containers in `live` (instance
+    /// and directory), in the order of time.
+    pub(crate) fn last(
+        &self,
+        function: &FunctionName,
+        live: &[(String, PathBuf)],
+        most: usize,
+    ) -> Vec<String> {
+        let mut lines = Vec::new();
+        let kept = read_from(&self.path(function), 0, MAX_OF_INSTANCE).unwrap_or_default();
+        lines.extend(kept.split(|byte| *byte == b'\n').map(to_text));
+        for (instance, dir) in live {
+            let text = read_from(&dir.join("log"), 0, MAX_OF_INSTANCE).unwrap_or_default();
+            let text = prefixed(instance, &text);
+            lines.extend(text.split(|byte| *byte == b'\n').map(to_text));
+        }
+        lines.retain(|line| !line.is_empty());
+        // They begin with their times.
+        lines.sort();
+        let spare = lines.len().saturating_sub(most);
+        lines.drain(..spare);
+        lines
+    }
+}
+
+fn to_text(line: &[u8]) -> String {
+    String::from_utf8_lossy(line).into_owned()
+}
+
+/// Lines as they are kept: `TIME INSTANCE TEXT`.
+fn prefixed(instance: &str, text: &[u8]) -> Vec<u8> {
+    let short: String = instance.chars().take(12).collect();
+    let mut lines = Vec::with_capacity(text.len());
+    let mut open = false;
+    for line in text.split(|byte| *byte == b'\n').filter_map(content) {
+        if !open {
+            lines.extend_from_slice(line.time);
+            lines.push(b' ');
+            lines.extend_from_slice(short.as_bytes());
+            lines.push(b' ');
+        }
+        lines.extend_from_slice(line.text);
+        open = !line.whole;
+        if line.whole {
+            lines.push(b'\n');
+        }
+    }
+    if open {
+        lines.push(b'\n');
+    }
+    lines
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn write(dir: &Path, text: &str) {
+        let mut file = File::options()
+            .create(true)
+            .append(true)
+            .open(dir.join("log"))
+            .unwrap();
+        file.write_all(text.as_bytes()).unwrap();
+    }
+
+    #[test]
+    fn a_tail_is_what_was_written_since() {
+        let dir = tempfile::tempdir().unwrap();
+        write(dir.path(), "2026-01-01T00:00:00Z stdout F before\n");
+        let tail = Tail::begin(dir.path());
+        assert!(tail.read().is_empty());
+        write(dir.path(), "2026-01-01T00:00:01Z stdout P half \n");
+        write(dir.path(), "2026-01-01T00:00:01Z stdout F a line\n");
+        write(dir.path(), "2026-01-01T00:00:02Z stderr F  b\n");
+        assert_eq!(tail.read(), b"half a line\n b\n");
+        write(
+            dir.path(),
+            &format!("2026-01-01T00:00:03Z stdout F {}\n", "x".repeat(5000)),
+        );
+        let read = tail.read();
+        assert_eq!(read.len(), TAIL);
+        assert!(read.ends_with(b"x\n"));
+    }
+
+    #[test]
+    fn kept_and_live_lines_are_in_order_and_bounded() {
+        let dir = tempfile::tempdir().unwrap();
+        let logs = Logs::open(dir.path().join("logs")).unwrap();
+        let function = FunctionName::parse("demo/web");
+        let (a, b) = (dir.path().join("a"), dir.path().join("b"));
+        fs::create_dir(&a).unwrap();
+        fs::create_dir(&b).unwrap();
+        write(
+            &a,
+            "2026-01-01T00:00:01Z stdout F one\n2026-01-01T00:00:03Z stdout F three\n",
+        );
+        write(&b, "2026-01-01T00:00:02Z stdout F two\n");
+        logs.keep(&function, "aaaaaaaaaaaaaaaa", &a);
+        let live = [("b".to_owned(), b)];
+        let lines = logs.last(&function, &live, 10);
+        let wanted = [
+            "2026-01-01T00:00:01Z aaaaaaaaaaaa one",
+            "2026-01-01T00:00:02Z b two",
+            "2026-01-01T00:00:03Z aaaaaaaaaaaa three",
+        ];
+        assert_eq!(lines, wanted);
+        assert_eq!(logs.last(&function, &live, 1), wanted[2..]);
+        logs.forget(&function);
+        assert_eq!(logs.last(&function, &[], 10), Vec::<String>::new());
+    }
+}

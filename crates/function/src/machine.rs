@@ -1,0 +1,105 @@
+//! What the host wants of the machine: images resolved and accelerated, containers started. The
+//! real one is a [`Node`](thaw_node::Node); tests of the scaling have one of their own.
+//!
+//! Everything here blocks.
+
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::process::Child;
+use std::time::Duration;
+
+use thaw_image::{Digest, Progress};
+use thaw_node::container::{Cgroup, Options};
+use thaw_node::{Span, Way};
+
+/// A container that is wanted.
+#[derive(Clone, Debug)]
+pub(crate) struct Order {
+    /// The image, pinned.
+    pub(crate) image: String,
+    pub(crate) manifest: Digest,
+    /// Whether its acceleration may be used; else all of the image is fetched first.
+    pub(crate) accelerated: bool,
+    /// Whose working set is streamed.
+    pub(crate) profile: String,
+    pub(crate) options: Options,
+    /// Bytes of the writable part.
+    pub(crate) storage: u64,
+}
+
+/// A container that was started.
+#[derive(Debug)]
+pub(crate) struct Started {
+    /// Of the container.
+    pub(crate) id: String,
+    pub(crate) reach: Reach,
+    /// `None` where there is none to be found.
+    pub(crate) cgroup: Option<Cgroup>,
+    /// Ends with the container.
+    pub(crate) monitor: Option<Child>,
+    /// Its directory, with its log.
+    pub(crate) dir: PathBuf,
+    pub(crate) way: Way,
+    pub(crate) spans: Vec<Span>,
+}
+
+/// How a container's server is reached, at a port of its loopback interface.
+#[derive(Debug)]
+pub(crate) enum Reach {
+    /// In its network namespace.
+    Namespace(OwnedFd),
+    /// In this one.
+    #[cfg(test)]
+    Here,
+}
+
+/// An acceleration that was made.
+#[derive(Clone, Debug)]
+pub(crate) struct Indexed {
+    /// Bytes of the image's layer blobs.
+    pub(crate) compressed: u64,
+    /// Why it was not put into the registry, where it was not.
+    pub(crate) not_pushed: Option<String>,
+}
+
+/// A working set that was recorded.
+#[derive(Clone, Debug)]
+pub(crate) struct WorkingSet {
+    /// Bytes that it stands for.
+    pub(crate) blocks: u64,
+    /// Bytes of it.
+    pub(crate) packed: u64,
+}
+
+mod node;
+
+pub(crate) use node::NodeMachine;
+
+/// The machine. Errors are sentences.
+pub(crate) trait Machine: Send + Sync + 'static {
+    /// The manifest that a reference names now.
+    fn resolve(&self, image: &str) -> Result<Digest, String>;
+
+    /// Starts a container.
+    fn start(&self, order: &Order) -> Result<Started, String>;
+
+    /// Ends a container: asks it to, and kills it after `patience`. One that is gone is no error.
+    fn stop(&self, id: &str, patience: Duration) -> Result<(), String>;
+
+    /// Takes away a container that has ended.
+    fn remove(&self, id: &str) -> Result<(), String>;
+
+    /// Containers with names that begin like this, of a host before this one.
+    fn containers(&self, prefix: &str) -> Vec<(String, PathBuf)>;
+
+    /// Fetches all of an image once, indexes it, and publishes the index.
+    fn accelerate(&self, image: &str, progress: &dyn Progress) -> Result<Indexed, String>;
+
+    /// Starts a container of an indexed image from nothing that is cached, and publishes what it
+    /// has read when `until` returns without an error.
+    fn record(
+        &self,
+        order: &Order,
+        until: &mut dyn FnMut(Started) -> Result<(), String>,
+    ) -> Result<WorkingSet, String>;
+}

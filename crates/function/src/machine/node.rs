@@ -1,0 +1,189 @@
+//! A node as the machine.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use thaw_image::{Digest, Progress, Silent};
+use thaw_node::container::Cgroup;
+use thaw_node::{Destination, ImageWish, Launched, Node, Pull, Transport};
+
+use super::{Indexed, Machine, Order, Reach, Started, WorkingSet};
+
+/// A node.
+#[derive(Debug)]
+pub(crate) struct NodeMachine {
+    node: Arc<Node>,
+    /// Images that are being fetched: whoever wants one that another fetches waits for it, so that it
+    /// comes over the wire once.
+    fetching: Mutex<HashMap<Digest, Arc<Mutex<()>>>>,
+}
+
+impl NodeMachine {
+    pub(crate) fn new(node: Arc<Node>) -> Self {
+        Self {
+            node,
+            fetching: Mutex::default(),
+        }
+    }
+
+    fn fetching(&self, manifest: Digest) -> Arc<Mutex<()>> {
+        let mut all = self.fetching.lock().unwrap_or_else(PoisonError::into_inner);
+        all.retain(|_, lock| Arc::strong_count(lock) > 1);
+        Arc::clone(all.entry(manifest).or_default())
+    }
+}
+
+/// An error with its causes.
+fn words(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text = format!("{text}: {error}");
+        cause = error.source();
+    }
+    text
+}
+
+fn wish(image: &str, pull: Pull, profile: Option<String>) -> ImageWish {
+    ImageWish {
+        reference: image.to_owned(),
+        platform: None,
+        pull,
+        profile,
+        transport: Transport::Auto,
+        refresh: false,
+    }
+}
+
+fn started(launched: &mut Launched) -> Result<Started, String> {
+    let pid = launched.started.pid;
+    let path = format!("/proc/{pid}/ns/net");
+    let namespace = File::open(&path).map_err(|error| {
+        format!("the container ended at once: its log may say why ({path}: {error})")
+    })?;
+    let prepared = &launched.prepared;
+    let mut spans = prepared.spans.clone();
+    let mut at = spans.iter().map(|span| span.begin + span.took).max();
+    for span in &launched.started.spans.0 {
+        let begin = at.unwrap_or_default();
+        spans.push(thaw_node::Span {
+            name: span.name.clone(),
+            begin,
+            took: span.duration,
+        });
+        at = Some(begin + span.duration);
+    }
+    Ok(Started {
+        id: prepared.id.clone(),
+        reach: Reach::Namespace(namespace.into()),
+        cgroup: Cgroup::of(&launched.container.id().cgroup()),
+        monitor: None,
+        dir: prepared.dir.clone(),
+        way: prepared.way.clone(),
+        spans,
+    })
+}
+
+impl Machine for NodeMachine {
+    fn resolve(&self, image: &str) -> Result<Digest, String> {
+        let wish = ImageWish {
+            refresh: true,
+            ..wish(image, Pull::Auto, None)
+        };
+        self.node.manifest(&wish).map_err(|error| words(&error))
+    }
+
+    fn start(&self, order: &Order) -> Result<Started, String> {
+        let (pull, profile) = match order.accelerated {
+            true => (Pull::Auto, Some(order.profile.clone())),
+            false => (Pull::Full, None),
+        };
+        let wish = wish(&order.image, pull, profile);
+        let fetching = self.fetching(order.manifest);
+        let turn = fetching.lock().unwrap_or_else(PoisonError::into_inner);
+        let (options, storage) = (order.options.clone(), Some(order.storage));
+        let prepared = self.node.prepare(&wish, options, storage, false, &Silent);
+        drop(turn);
+        let prepared = prepared.map_err(|error| words(&error))?;
+        let id = prepared.id.clone();
+        let mut launched = self.node.run(prepared).map_err(|error| {
+            self.node.release(&id, true).ok();
+            words(&error)
+        })?;
+        match started(&mut launched) {
+            Ok(mut started) => {
+                started.monitor = Some(launched.monitor);
+                Ok(started)
+            }
+            Err(error) => {
+                let log = crate::logs::last_lines(&launched.prepared.dir, 5);
+                launched.container.stop(Duration::ZERO).ok();
+                launched.monitor.wait().ok();
+                self.node.release(&launched.prepared.id, true).ok();
+                Err(format!("{error}{log}"))
+            }
+        }
+    }
+
+    fn stop(&self, id: &str, patience: Duration) -> Result<(), String> {
+        let Some(container) = self.node.container(id) else {
+            return Ok(());
+        };
+        container.stop(patience).map_err(|error| words(&error))
+    }
+
+    fn remove(&self, id: &str) -> Result<(), String> {
+        self.node.release(id, true).map_err(|error| words(&error))
+    }
+
+    fn containers(&self, prefix: &str) -> Vec<(String, PathBuf)> {
+        self.node.containers_named(prefix)
+    }
+
+    fn accelerate(&self, image: &str, progress: &dyn Progress) -> Result<Indexed, String> {
+        let wish = wish(image, Pull::Full, None);
+        let fetched = || {
+            let manifest = self.node.manifest(&wish)?;
+            let fetching = self.fetching(manifest);
+            let _turn = fetching.lock().unwrap_or_else(PoisonError::into_inner);
+            self.node.pull(&wish, progress)
+        };
+        fetched().map_err(|error| words(&error))?;
+        let destination = Destination::default();
+        let accelerated = self.node.accelerate(&wish, &destination, true, progress);
+        let accelerated = accelerated.map_err(|error| words(&error))?;
+        Ok(Indexed {
+            compressed: accelerated.compressed,
+            not_pushed: accelerated.not_pushed,
+        })
+    }
+
+    fn record(
+        &self,
+        order: &Order,
+        until: &mut dyn FnMut(Started) -> Result<(), String>,
+    ) -> Result<WorkingSet, String> {
+        let wish = wish(&order.image, Pull::Auto, Some(order.profile.clone()));
+        let until = Mutex::new(until);
+        let observe = |launched: &mut Launched| {
+            let mut until = until.lock().unwrap_or_else(PoisonError::into_inner);
+            until(started(launched)?)
+        };
+        let recorded = self.node.record_until(
+            &wish,
+            &Destination::default(),
+            order.options.clone(),
+            Some(order.storage),
+            &observe,
+            &Silent,
+        );
+        let recorded = recorded.map_err(|error| words(&error))?;
+        Ok(WorkingSet {
+            blocks: recorded.blocks,
+            packed: recorded.packed,
+        })
+    }
+}

@@ -1,0 +1,490 @@
+//! Asynchronous invocations: kept on the disk until they are done.
+//!
+//! ```text
+//! Enqueued ─▶ Running ─┬ Succeeded ─▶ on-success destination
+//!               ▲      ├ Retrying (pauses that double) ─╮
+//!               ╰──────┼────────────────────────────────╯
+//!                      └ Failed, Expired (too old) ─▶ on-failure destination
+//! ```
+//!
+//! An invocation is answered with 202 when it is on the disk. One that ran when the host was killed
+//! runs again: so an event may be handed over twice then, and at no other time but after an error.
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use bytes::Bytes;
+use hyper::{Response, StatusCode};
+use jiff::{SignedDuration, Timestamp};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use tokio::sync::{Notify, Semaphore};
+
+use crate::catalog::{Catalog, Change, Entity, Table, function_key};
+use crate::error::Refusal;
+use crate::host::Host;
+use crate::http::{Body, full};
+use crate::model::{AsyncConfig, FunctionName, LATEST};
+
+/// Invocations of the queue that run at once.
+const MAX_RUNNING: usize = 64;
+/// Of one function: one that is slow leaves room for the others.
+const MAX_OF_FUNCTION: usize = 16;
+/// Pause before the first retry, in seconds; it doubles with each further one.
+const FIRST_PAUSE: i64 = 1;
+/// Longest pause.
+const MAX_PAUSE: i64 = 300;
+/// For how long the outcome of an invocation is remembered, in hours.
+const REMEMBERED: i64 = 24;
+
+/// How far an invocation is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Status {
+    Enqueued,
+    Running,
+    Retrying,
+    Succeeded,
+    Failed,
+    Expired,
+    Stopped,
+}
+
+impl Status {
+    const fn is_over(self) -> bool {
+        matches!(
+            self,
+            Self::Succeeded | Self::Failed | Self::Expired | Self::Stopped
+        )
+    }
+}
+
+/// One invocation.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Task {
+    pub(crate) function: FunctionName,
+    pub(crate) qualifier: String,
+    pub(crate) id: String,
+    request_id: String,
+    /// In base64.
+    body: String,
+    pub(crate) status: Status,
+    /// Failed attempts.
+    attempts: u32,
+    /// When it runs next.
+    due: Timestamp,
+    enqueued: Timestamp,
+    ended: Option<Timestamp>,
+    /// What went wrong last.
+    error: Option<String>,
+}
+
+impl Task {
+    fn key_of(function: &FunctionName, id: &str) -> String {
+        format!("{}/{id}", function_key(function))
+    }
+}
+
+impl Entity for Task {
+    const TABLE: Table = Table::new("tasks");
+    fn key(&self) -> String {
+        Self::key_of(&self.function, &self.id)
+    }
+}
+
+/// All asynchronous invocations.
+#[derive(Debug)]
+pub(crate) struct Queue {
+    catalog: Arc<Catalog>,
+    /// Those that wait: when they are due, and their keys.
+    waiting: Mutex<BTreeSet<(Timestamp, String)>>,
+    /// Those that run, by function.
+    running: Mutex<HashMap<FunctionName, usize>>,
+    wake: Notify,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Queue {
+    pub(crate) fn new(catalog: Arc<Catalog>) -> Self {
+        Self {
+            catalog,
+            waiting: Mutex::default(),
+            running: Mutex::default(),
+            wake: Notify::new(),
+        }
+    }
+
+    /// Adds an invocation; the answer is 202.
+    ///
+    /// # Errors
+    /// An id that is taken, a queue that is full, and those of the catalog.
+    pub(crate) fn add(
+        &self,
+        function: &FunctionName,
+        qualifier: &str,
+        body: &Bytes,
+        id: Option<String>,
+        request_id: &str,
+    ) -> Result<Response<Body>, Refusal> {
+        let task = new_task(function, qualifier, body, id, request_id)?;
+        tokio::task::block_in_place(|| self.catalog.change(|open| put_new(open, &task)))?;
+        self.has_been_put(&task);
+        let mut response = Response::new(full(""));
+        *response.status_mut() = StatusCode::ACCEPTED;
+        Ok(response)
+    }
+
+    /// A task was put into the catalog.
+    fn has_been_put(&self, task: &Task) {
+        lock(&self.waiting).insert((task.due, task.key()));
+        self.wake.notify_one();
+    }
+
+    /// Adds an event within a change; [`Queue::begin`] it when that is made.
+    pub(crate) fn put(
+        open: &Change,
+        function: &FunctionName,
+        qualifier: &str,
+        body: &Bytes,
+        request_id: &str,
+    ) -> Result<Task, Refusal> {
+        let task = new_task(function, qualifier, body, None, request_id)?;
+        put_new(open, &task)?;
+        Ok(task)
+    }
+
+    /// Has a task of [`Queue::put`] run.
+    pub(crate) fn begin(&self, task: &Task) {
+        self.has_been_put(task);
+    }
+
+    /// What is known of a function's invocations, the newest first.
+    pub(crate) fn list(&self, function: &FunctionName) -> Result<Vec<Value>, Refusal> {
+        let prefix = format!("{}/", function_key(function));
+        let mut tasks: Vec<Task> = self.catalog.list(&prefix)?;
+        tasks.sort_by(|a, b| b.enqueued.cmp(&a.enqueued));
+        Ok(tasks.iter().map(show).collect())
+    }
+
+    /// What is known of one invocation.
+    pub(crate) fn one(&self, function: &FunctionName, id: &str) -> Result<Value, Refusal> {
+        let task: Option<Task> = self.catalog.get(&Task::key_of(function, id))?;
+        task.as_ref().map(show).ok_or_else(|| missing(id))
+    }
+
+    /// Has an invocation that waits not run.
+    pub(crate) fn stop(&self, function: &FunctionName, id: &str) -> Result<(), Refusal> {
+        let key = Task::key_of(function, id);
+        self.catalog.change(|open| {
+            let mut task: Task = open.get(&key)?.ok_or_else(|| missing(id))?;
+            if task.status.is_over() {
+                return Ok(());
+            }
+            if task.status == Status::Running {
+                let message = format!("invocation '{id}' runs already");
+                return Err(Refusal::conflict("InvalidState", message));
+            }
+            task.status = Status::Stopped;
+            task.ended = Some(Timestamp::now());
+            Ok(open.put(&task)?)
+        })
+    }
+
+    /// Runs what is due, as long as the host lives.
+    pub(crate) async fn work(host: Arc<Host>) {
+        let queue = Arc::clone(&host.queue);
+        if let Err(error) = queue.load() {
+            tracing::error!(%error, "the queue cannot be read");
+        }
+        let running = Arc::new(Semaphore::new(MAX_RUNNING));
+        loop {
+            let Ok(permit) = Arc::clone(&running).acquire_owned().await else {
+                return;
+            };
+            let key = queue.next().await;
+            let host = Arc::clone(&host);
+            tokio::spawn(async move {
+                if let Err(error) = run(&host, &key).await {
+                    tracing::error!(%error, key, "an asynchronous invocation");
+                }
+                drop(permit);
+            });
+        }
+    }
+
+    /// Those of a host before: what ran then waits again. Old outcomes are forgotten.
+    fn load(&self) -> Result<(), Refusal> {
+        let forgotten = Timestamp::now() - SignedDuration::from_hours(REMEMBERED);
+        let tasks: Vec<Task> = self.catalog.list("")?;
+        for task in tasks {
+            if task.status.is_over() {
+                if task.ended.is_some_and(|ended| ended < forgotten) {
+                    let key = task.key();
+                    self.catalog.change(|open| Ok(open.remove::<Task>(&key)?))?;
+                }
+                continue;
+            }
+            self.has_been_put(&task);
+        }
+        Ok(())
+    }
+
+    /// The key of the next task that is due and whose function has room. It counts as running.
+    async fn next(&self) -> String {
+        loop {
+            let now = Timestamp::now();
+            let pause = match self.take(now) {
+                Ok(key) => return key,
+                Err(Some(due)) => due.duration_since(now).unsigned_abs(),
+                Err(None) => Duration::from_secs(60),
+            };
+            let pause = tokio::time::sleep(pause.min(Duration::from_secs(60)));
+            tokio::select! { () = self.wake.notified() => {}, () = pause => {} }
+        }
+    }
+
+    fn take(&self, now: Timestamp) -> Result<String, Option<Timestamp>> {
+        let mut waiting = lock(&self.waiting);
+        let mut running = lock(&self.running);
+        let has_room = |key: &str| {
+            let used = running.get(&function_of(key)).copied().unwrap_or(0);
+            used < MAX_OF_FUNCTION
+        };
+        let mut due = waiting.iter().take_while(|(due, _)| *due <= now);
+        let Some(found) = due.find(|(_, key)| has_room(key)).cloned() else {
+            let mut later = waiting.iter().filter(|(due, _)| *due > now);
+            return Err(later.next().map(|(due, _)| *due));
+        };
+        waiting.remove(&found);
+        *running.entry(function_of(&found.1)).or_default() += 1;
+        Ok(found.1)
+    }
+
+    fn over(&self, key: &str) {
+        let mut running = lock(&self.running);
+        let function = function_of(key);
+        if let Some(count) = running.get_mut(&function) {
+            *count -= 1;
+            if *count == 0 {
+                running.remove(&function);
+            }
+        }
+        drop(running);
+        self.wake.notify_one();
+    }
+}
+
+/// The function in a task's key.
+fn function_of(key: &str) -> FunctionName {
+    let mut parts = key.splitn(3, '/');
+    let mut part = || parts.next().unwrap_or_default().to_owned();
+    FunctionName {
+        service: part(),
+        function: part(),
+    }
+}
+
+fn missing(id: &str) -> Refusal {
+    let message = format!("invocation '{id}' does not exist");
+    Refusal::missing("StatefulAsyncInvocationNotFound", message)
+}
+
+fn new_task(
+    function: &FunctionName,
+    qualifier: &str,
+    body: &Bytes,
+    id: Option<String>,
+    request_id: &str,
+) -> Result<Task, Refusal> {
+    let now = Timestamp::now();
+    let id = id.unwrap_or_else(|| request_id.to_owned());
+    let fits = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
+    if id.is_empty() || id.len() > 128 || !id.chars().all(fits) {
+        return Err(Refusal::invalid(
+            "an invocation's id has to have 1 to 128 letters, digits, _ and -",
+        ));
+    }
+    Ok(Task {
+        function: function.clone(),
+        qualifier: qualifier.to_owned(),
+        id,
+        request_id: request_id.to_owned(),
+        body: BASE64.encode(body),
+        status: Status::Enqueued,
+        attempts: 0,
+        due: now,
+        enqueued: now,
+        ended: None,
+        error: None,
+    })
+}
+
+fn put_new(open: &Change, task: &Task) -> Result<(), Refusal> {
+    if open.get::<Task>(&task.key())?.is_some() {
+        let message = format!("there is an invocation '{}' already", task.id);
+        return Err(Refusal::conflict(
+            "StatefulAsyncInvocationAlreadyExists",
+            message,
+        ));
+    }
+    Ok(open.put(task)?)
+}
+
+fn show(task: &Task) -> Value {
+    let time = |time: Timestamp| time.as_millisecond();
+    json!({
+        "invocationId": task.id,
+        "taskId": task.id,
+        "requestId": task.request_id,
+        "serviceName": task.function.service,
+        "functionName": task.function.function,
+        "qualifier": task.qualifier,
+        "status": task.status,
+        "alreadyRetriedTimes": task.attempts,
+        "startedTime": time(task.enqueued),
+        "endTime": task.ended.map(time),
+        "invocationErrorMessage": task.error,
+    })
+}
+
+/// Runs a task once, and writes down what came of it.
+async fn run(host: &Arc<Host>, key: &str) -> Result<(), Refusal> {
+    let outcome = attempt(host, key).await;
+    host.queue.over(key);
+    let Some((mut task, outcome)) = outcome? else {
+        return Ok(());
+    };
+    let config = config(host, &task)?;
+    let now = Timestamp::now();
+    let age = now.duration_since(task.enqueued).as_secs();
+    match &outcome {
+        Ok(_) => task.status = Status::Succeeded,
+        Err(error) => {
+            task.attempts += 1;
+            task.error = Some(error.clone());
+            let expired = age >= i64::from(config.max_age);
+            task.status = match (expired, task.attempts > config.retries) {
+                (true, _) => Status::Expired,
+                (_, true) => Status::Failed,
+                _ => Status::Retrying,
+            };
+        }
+    }
+    if task.status == Status::Retrying {
+        let doubled = FIRST_PAUSE << (task.attempts - 1).min(12);
+        task.due = now + SignedDuration::from_secs(doubled.min(MAX_PAUSE));
+        tokio::task::block_in_place(|| host.catalog.put(&task))?;
+        host.queue.has_been_put(&task);
+        return Ok(());
+    }
+    task.ended = Some(now);
+    let destination = match task.status {
+        Status::Succeeded => &config.on_success,
+        _ => &config.on_failure,
+    };
+    let next = crate::destination::parse(destination);
+    let message = Bytes::from(result(&task, &outcome).to_string());
+    task.body = String::new();
+    let follower = tokio::task::block_in_place(|| {
+        host.catalog.change(|open| {
+            open.put(&task)?;
+            let Some((function, qualifier)) = &next else {
+                return Ok(None);
+            };
+            let id = crate::unique::id();
+            Queue::put(open, function, qualifier, &message, &id).map(Some)
+        })
+    })?;
+    if let Some(follower) = follower {
+        host.queue.begin(&follower);
+    }
+    Ok(())
+}
+
+/// What a destination is told.
+fn result(task: &Task, outcome: &Result<Bytes, String>) -> Value {
+    let answer = match outcome {
+        Ok(body) => String::from_utf8_lossy(body).into_owned(),
+        Err(error) => error.clone(),
+    };
+    let body = BASE64.decode(&task.body).unwrap_or_default();
+    json!({
+        "timestamp": Timestamp::now().as_millisecond(),
+        "requestContext": {
+            "requestId": task.request_id,
+            "functionArn": format!("acs:fc:::services/{}.{}/functions/{}",
+                task.function.service, task.qualifier, task.function.function),
+            "condition": match task.status {
+                Status::Succeeded => "",
+                Status::Expired => "EventAgeExceeded",
+                _ => "RetriesExhausted",
+            },
+            "approximateInvokeCount": task.attempts + u32::from(outcome.is_ok()),
+        },
+        "requestPayload": String::from_utf8_lossy(&body),
+        "responseContext": {
+            "statusCode": 200,
+            "functionError": if outcome.is_ok() { "" } else { "UnhandledInvocationError" },
+        },
+        "responsePayload": answer,
+    })
+}
+
+/// `None` where there is nothing to be done any more.
+async fn attempt(
+    host: &Arc<Host>,
+    key: &str,
+) -> Result<Option<(Task, Result<Bytes, String>)>, Refusal> {
+    let task = tokio::task::block_in_place(|| {
+        host.catalog.change(|open| {
+            let task: Option<Task> = open.get(key)?;
+            let Some(mut task) = task.filter(|task| !task.status.is_over()) else {
+                return Ok(None);
+            };
+            task.status = Status::Running;
+            open.put(&task)?;
+            Ok(Some(task))
+        })
+    })?;
+    let Some(task) = task else {
+        return Ok(None);
+    };
+    let body = Bytes::from(BASE64.decode(&task.body).unwrap_or_default());
+    let outcome = match host.target(&task.function, &task.qualifier) {
+        Err(refusal) => Err(refusal),
+        Ok(target) => crate::invoke::event(host, &target, body, &task.request_id, false).await,
+    };
+    let outcome = match outcome {
+        Ok(answered) if answered.error.is_none() => Ok(answered.body),
+        Ok(answered) => Err(String::from_utf8_lossy(&answered.body).into_owned()),
+        Err(refusal) => Err(refusal.message),
+    };
+    Ok(Some((task, outcome)))
+}
+
+fn config(host: &Host, task: &Task) -> Result<AsyncConfig, Refusal> {
+    let qualifier = if task.qualifier == LATEST {
+        ""
+    } else {
+        &task.qualifier
+    };
+    let key = format!("{}/{qualifier}", function_key(&task.function));
+    let config: Option<AsyncConfig> = host.catalog.get(&key)?;
+    let now = task.enqueued;
+    Ok(config.unwrap_or_else(|| AsyncConfig {
+        function: task.function.clone(),
+        qualifier: task.qualifier.clone(),
+        retries: 3,
+        max_age: 86_400,
+        on_success: String::new(),
+        on_failure: String::new(),
+        stateful: false,
+        created: now,
+        modified: now,
+    }))
+}

@@ -1,0 +1,384 @@
+//! The host's address: API, HTTP triggers, webhooks, the host's own paths.
+//!
+//! ```text
+//! Host: a custom domain        → a function
+//! /VERSION/proxy/…             → a function, by its HTTP trigger
+//! /VERSION/…                   → the API; signed
+//! /events/…                    → object events, with the trigger's id
+//! /thaw/…                      → the host's own commands; by the Unix socket alone
+//! ```
+//!
+//! Every answer carries `X-Fc-Request-Id`. What a client sends is bounded: heads by hyper and by
+//! [`MAX_HEADERS`], bodies by what they are for, and the time for a head by [`HEAD_PATIENCE`].
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use hyper::body::Incoming;
+use hyper::header::{self, HeaderValue};
+use hyper::service::service_fn;
+use hyper::{Method, Request, Response};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use jiff::Timestamp;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, UnixListener};
+use tokio::sync::{Semaphore, watch};
+
+use crate::api::{Call, Dialect};
+use crate::auth::{Claim, Signed};
+use crate::error::Refusal;
+use crate::host::Host;
+use crate::http::{Body, collect, full};
+use crate::invoke::MAX_EVENT;
+use crate::query::Query;
+use crate::{proxy, unique};
+
+/// Bytes of a request's head.
+const MAX_HEAD: usize = 64 << 10;
+/// Headers of a request.
+const MAX_HEADERS: usize = 100;
+/// For how long a client may take to send a head, and between two requests of a connection.
+const HEAD_PATIENCE: Duration = Duration::from_secs(75);
+/// For how long a client may take to send the body of a call.
+const BODY_PATIENCE: Duration = Duration::from_secs(120);
+/// Bytes of a call that is no invocation.
+const MAX_CALL: usize = 1 << 20;
+/// Connections at once.
+const MAX_CONNECTIONS: usize = 4096;
+/// Bytes of path and query.
+const MAX_TARGET: usize = 8 << 10;
+
+/// Who is at the other end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Peer {
+    /// Somebody who has to sign.
+    Remote,
+    /// Root of this machine, at the Unix socket.
+    Local,
+}
+
+/// Where a host listens.
+#[derive(Debug)]
+pub struct Listeners {
+    /// For everybody.
+    pub tcp: TcpListener,
+    /// For root.
+    pub unix: UnixListener,
+}
+
+/// Answers until `stop` says so; then requests that have begun may end within `patience`.
+pub async fn serve(
+    host: Arc<Host>,
+    listeners: Listeners,
+    mut stop: watch::Receiver<bool>,
+    patience: Duration,
+) {
+    let room = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let open = watch::Sender::new(());
+    loop {
+        let Ok(permit) = Arc::clone(&room).acquire_owned().await else {
+            break;
+        };
+        let (host, stop_too, open) = (Arc::clone(&host), stop.clone(), open.subscribe());
+        tokio::select! {
+            accepted = listeners.tcp.accept() => match accepted {
+                Ok((stream, _)) => {
+                    stream.set_nodelay(true).ok();
+                    tokio::spawn(connection(host, stream, Peer::Remote, stop_too, (permit, open)));
+                }
+                Err(error) => pause(&error).await,
+            },
+            accepted = listeners.unix.accept() => match accepted {
+                Ok((stream, _)) => {
+                    tokio::spawn(connection(host, stream, Peer::Local, stop_too, (permit, open)));
+                }
+                Err(error) => pause(&error).await,
+            },
+            _ = stop.wait_for(|stop| *stop) => break,
+        }
+    }
+    drop(listeners);
+    let all_closed = open.closed();
+    if tokio::time::timeout(patience, all_closed).await.is_err() {
+        tracing::warn!("requests are cut off: they took too long");
+    }
+}
+
+async fn pause(error: &std::io::Error) {
+    tracing::warn!(%error, "cannot accept a connection");
+    tokio::time::sleep(Duration::from_millis(50)).await;
+}
+
+async fn connection<S, G>(
+    host: Arc<Host>,
+    stream: S,
+    peer: Peer,
+    mut stop: watch::Receiver<bool>,
+    _guard: G,
+) where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let service = service_fn(move |request| {
+        let host = Arc::clone(&host);
+        async move { Ok::<_, Infallible>(answer(&host, request, peer).await) }
+    });
+    let connection = hyper::server::conn::http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_PATIENCE)
+        .max_buf_size(MAX_HEAD)
+        .max_headers(MAX_HEADERS)
+        .serve_connection(TokioIo::new(stream), service)
+        .with_upgrades();
+    tokio::pin!(connection);
+    tokio::select! {
+        served = connection.as_mut() => {
+            if let Err(error) = served {
+                tracing::debug!(%error, "a client's connection broke off");
+            }
+            return;
+        }
+        _ = stop.wait_for(|stop| *stop) => {}
+    }
+    connection.as_mut().graceful_shutdown();
+    connection.await.ok();
+}
+
+/// Answers one request.
+async fn answer(host: &Arc<Host>, request: Request<Incoming>, peer: Peer) -> Response<Body> {
+    let request_id = unique::id();
+    let served = serve_one(host, request, peer, &request_id).await;
+    let mut response = served.unwrap_or_else(|refusal| refused(&refusal, &request_id));
+    if let Ok(id) = HeaderValue::from_str(&request_id) {
+        response.headers_mut().insert("x-fc-request-id", id);
+    }
+    response
+}
+
+fn refused(refusal: &Refusal, request_id: &str) -> Response<Body> {
+    let body = refusal.body(request_id).to_string();
+    let mut response = Response::new(full(Bytes::from(body)));
+    *response.status_mut() = refusal.status;
+    let headers = response.headers_mut();
+    headers.insert(
+        header::CONTENT_TYPE,
+        HeaderValue::from_static("application/json"),
+    );
+    if refusal.status.is_server_error() || refusal.status.is_client_error() {
+        headers.insert("x-fc-error-type", HeaderValue::from_static("FcCommonError"));
+    }
+    response
+}
+
+async fn serve_one(
+    host: &Arc<Host>,
+    request: Request<Incoming>,
+    peer: Peer,
+    request_id: &str,
+) -> Result<Response<Body>, Refusal> {
+    let uri = request.uri();
+    let path = uri.path().to_owned();
+    let length = path.len() + uri.query().map_or(0, str::len);
+    if length > MAX_TARGET {
+        let message = format!("path and query have {length} bytes, more than {MAX_TARGET}");
+        return Err(Refusal::invalid(message));
+    }
+    if let Some(domain) = domain_of(&request)
+        && let Some(place) = proxy::by_domain(host, &domain, &path, request.method())?
+    {
+        let trigger = proxy::trigger(host, &place, request.method())?;
+        return by_trigger(host, &place, &trigger, request, peer, request_id).await;
+    }
+    if let Some(place) = proxy::place(&path) {
+        let trigger = proxy::trigger(host, &place, request.method())?;
+        return by_trigger(host, &place, &trigger, request, peer, request_id).await;
+    }
+    let segments = segments(&path)?;
+    match segments.first().map(String::as_str) {
+        Some("events") if *request.method() == Method::POST => {
+            notified(host, request, &segments).await
+        }
+        Some("thaw") if peer == Peer::Local => {
+            crate::admin::answer(host, request, &segments[1..]).await
+        }
+        Some(version) if let Some(dialect) = Dialect::of(version) => {
+            let rest = segments[1..].to_vec();
+            call(host, request, dialect, rest, peer, request_id).await
+        }
+        _ => Err(Refusal::missing(
+            "PathNotFound",
+            format!("there is nothing at {path}"),
+        )),
+    }
+}
+
+/// The segments of a path, decoded.
+fn segments(path: &str) -> Result<Vec<String>, Refusal> {
+    let decoded = path.split('/').filter(|part| !part.is_empty()).map(|part| {
+        let text = percent_encoding::percent_decode_str(part).decode_utf8();
+        let text = text.map_err(|_| Refusal::invalid("the path is no UTF-8"))?;
+        if text.contains(['/', '\0']) || text == "." || text == ".." {
+            return Err(Refusal::invalid("the path has a segment that is no name"));
+        }
+        Ok(text.into_owned())
+    });
+    decoded.collect()
+}
+
+/// The host name that a request is for, without the port.
+fn domain_of<B>(request: &Request<B>) -> Option<String> {
+    let host = request.headers().get(header::HOST)?.to_str().ok()?;
+    let name = host.rsplit_once(':').map_or(host, |(name, _)| name);
+    Some(name.to_ascii_lowercase())
+}
+
+/// A request for a function's HTTP trigger.
+async fn by_trigger(
+    host: &Arc<Host>,
+    place: &proxy::Place,
+    trigger: &crate::model::Trigger,
+    request: Request<Incoming>,
+    peer: Peer,
+    request_id: &str,
+) -> Result<Response<Body>, Refusal> {
+    if proxy::is_anonymous(trigger) || peer == Peer::Local || host.settings.no_auth {
+        return proxy::serve(host, place, trigger, request, request_id).await;
+    }
+    let claim = claim(&request)?;
+    if !claim.signs_body() {
+        check(host, &claim, &request, "")?;
+        return proxy::serve(host, place, trigger, request, request_id).await;
+    }
+    let (head, body) = request.into_parts();
+    let body = read(body, MAX_EVENT).await?;
+    let request = Request::from_parts(head, ());
+    check(host, &claim, &request, &digest(&body))?;
+    let request = request.map(|()| http_body_util::Full::new(body));
+    proxy::serve(host, place, trigger, request, request_id).await
+}
+
+/// A call of the API.
+async fn call(
+    host: &Arc<Host>,
+    request: Request<Incoming>,
+    dialect: Dialect,
+    segments: Vec<String>,
+    peer: Peer,
+    request_id: &str,
+) -> Result<Response<Body>, Refusal> {
+    let is_invocation = segments.last().is_some_and(|last| last == "invocations");
+    let most = if is_invocation { MAX_EVENT } else { MAX_CALL };
+    let open = peer == Peer::Local || host.settings.no_auth;
+    // Who has no key at all does not get to send a body.
+    let claim = if open { None } else { Some(claim(&request)?) };
+    if let Some(claim) = &claim {
+        known(host, claim)?;
+    }
+    let (head, body) = request.into_parts();
+    let body = read(body, most).await?;
+    let request = Request::from_parts(head, ());
+    if let Some(claim) = &claim {
+        let digest = if claim.signs_body() {
+            digest(&body)
+        } else {
+            String::new()
+        };
+        check(host, claim, &request, &digest)?;
+    }
+    let origin = request.headers().get(header::HOST);
+    let origin = origin
+        .and_then(|host| host.to_str().ok())
+        .unwrap_or("localhost");
+    let origin = format!("http://{origin}");
+    let (head, ()) = request.into_parts();
+    let call = Call {
+        dialect,
+        segments,
+        query: Query::parse(head.uri.query().unwrap_or_default()),
+        origin,
+        method: head.method,
+        headers: head.headers,
+        body,
+        request_id: request_id.to_owned(),
+    };
+    crate::api::answer(host, call).await
+}
+
+async fn read(body: Incoming, most: usize) -> Result<Bytes, Refusal> {
+    let read = tokio::time::timeout(BODY_PATIENCE, collect(body, most)).await;
+    read.map_err(|_| Refusal::invalid("the body did not come in time"))?
+}
+
+fn digest(body: &[u8]) -> String {
+    thaw_image::Digest::of(body).hex()
+}
+
+fn claim<B>(request: &Request<B>) -> Result<Claim, Refusal> {
+    let claim = Claim::of(request.headers()).map_err(|error| denied(&error))?;
+    claim.ok_or_else(|| {
+        let status = hyper::StatusCode::BAD_REQUEST;
+        let message = "the request is not signed: the Authorization header is missing";
+        Refusal::new(status, "MissingRequiredHeader", message)
+    })
+}
+
+fn denied(error: &crate::auth::AuthError) -> Refusal {
+    let status = hyper::StatusCode::from_u16(error.status());
+    let status = status.unwrap_or(hyper::StatusCode::FORBIDDEN);
+    Refusal::new(status, error.code(), error.to_string())
+}
+
+/// The secret of the key that a claim names.
+fn known(host: &Host, claim: &Claim) -> Result<String, Refusal> {
+    let secret = host.keys.secret(&host.catalog, claim.key())?;
+    let unknown = || denied(&crate::auth::AuthError::UnknownKey(claim.key().to_owned()));
+    secret.ok_or_else(unknown)
+}
+
+/// Checks a signature.
+fn check<B>(
+    host: &Host,
+    claim: &Claim,
+    request: &Request<B>,
+    body_sha256: &str,
+) -> Result<(), Refusal> {
+    let secret = known(host, claim)?;
+    let signed = Signed {
+        method: request.method().as_str(),
+        path: request.uri().path(),
+        query: request.uri().query().unwrap_or_default(),
+        headers: request.headers(),
+        body_sha256,
+    };
+    let now = Timestamp::now();
+    claim
+        .verify(&signed, &secret, now)
+        .map_err(|error| denied(&error))?;
+    let Some(nonce) = claim.nonce(request.headers()) else {
+        return Ok(());
+    };
+    let mut replays = host
+        .replays
+        .lock()
+        .unwrap_or_else(std::sync::PoisonError::into_inner);
+    replays
+        .admit(claim.key(), &nonce, now)
+        .map_err(|error| denied(&error))
+}
+
+/// A notification of an object store.
+async fn notified(
+    host: &Arc<Host>,
+    request: Request<Incoming>,
+    segments: &[String],
+) -> Result<Response<Body>, Refusal> {
+    let (head, body) = request.into_parts();
+    let body = read(body, crate::events::MAX_NOTIFICATION).await?;
+    let query = Query::parse(head.uri.query().unwrap_or_default());
+    let names: Vec<&str> = segments[1..].iter().map(String::as_str).collect();
+    let taken = tokio::task::block_in_place(|| {
+        crate::events::take(host, &names, &query, &head.headers, &body)
+    })?;
+    crate::api::json(&serde_json::json!({ "accepted": taken }))
+}

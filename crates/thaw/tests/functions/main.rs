@@ -1,0 +1,6 @@
+//! The function host as its users reach it: real images, a real registry, real containers.
+
+#![allow(clippy::unwrap_used, reason = "a test that fails says where")]
+
+mod invoking;
+mod support;
