@@ -251,10 +251,11 @@ impl Acceleration {
     /// Somebody has invoked it: its image comes before others.
     pub(crate) fn invoked(&self, function: &FunctionName) {
         let now = Timestamp::now();
-        match lock(&self.invoked).get_mut(function) {
+        let mut invoked = lock(&self.invoked);
+        match invoked.get_mut(function) {
             Some(last) => *last = now,
             None => {
-                lock(&self.invoked).insert(function.clone(), now);
+                invoked.insert(function.clone(), now);
             }
         }
     }
