@@ -4,6 +4,8 @@
 //! with a round trip of 2 ms. Each start has a new store and cold page caches, and ends with the
 //! first good HTTP answer.
 
+mod function;
+
 use std::process::Command;
 use std::time::Duration;
 
@@ -81,7 +83,7 @@ pub(crate) fn run() -> Result<()> {
         lazy.bytes as f64 / full.bytes as f64,
         lazy.waits
     );
-    Ok(())
+    function::run(&world, &image.reference)
 }
 
 /// Where the time of both went, on one scale.

@@ -8,13 +8,15 @@
 //!
 //! A daemon that a node would have running is running before the clock starts.
 //!
-//! `micro` measures what a mount costs, on the small image.
+//! `micro` measures what a mount costs, on the small image; `functions` what the function host does.
 
 mod compare;
 mod containerd;
 mod contender;
 mod demo;
 mod disk;
+mod functions;
+mod host;
 mod micro;
 mod pages;
 mod report;
@@ -55,6 +57,7 @@ fn run() -> Result<()> {
     match words.next().as_deref() {
         Some("compare") => {}
         Some("demo") => return demo::run(),
+        Some("functions") => return functions::run(words.next().map(PathBuf::from).as_deref()),
         Some("micro") => {
             let micro = micro::run("web")?;
             micro.print();

@@ -10,6 +10,9 @@
 //! recorded. One job runs at a time: it uses all processors, and functions that serve go before it.
 //! Images of functions that are being invoked come first, then whoever has waited longest.
 //!
+//! What later starts had to wait for is kept by the node as it is read. When [`OFTEN`] starts have missed
+//! more than [`MUCH`] up to their first answers, the working set is published anew, with all of that.
+//!
 //! A recording is a start of the function with nothing of the image in a cache. It takes part in
 //! serving: where a request comes within [`GUEST_PATIENCE`] it is recorded up to that request's
 //! answer, else up to the moment at which the function listens.
@@ -28,10 +31,15 @@ use tokio::sync::Notify;
 use crate::catalog::{Catalog, Entity, Table};
 use crate::error::Refusal;
 use crate::fleet::Fleet;
+use crate::machine::Missed;
 use crate::model::{Acceleration as Wanted, Function, FunctionName, LATEST, Target};
 
 /// For how long a recorded instance waits for a request.
 const GUEST_PATIENCE: Duration = Duration::from_secs(5);
+/// Bytes that a start may wait for beside its working set; or a twentieth of that, if it is more.
+const MUCH: u64 = 256 << 10;
+/// Starts that miss more until a better working set is published.
+const OFTEN: u32 = 3;
 /// Pause after the first failure; it doubles with each further one.
 const FIRST_PAUSE: i64 = 30;
 /// Longest pause, in seconds.
@@ -115,6 +123,9 @@ struct Recording {
     blocks: u64,
     #[serde(default)]
     packed: u64,
+    /// Starts since it was published that had to wait for much that is not in it.
+    #[serde(default)]
+    missed: u32,
 }
 
 impl Recording {
@@ -135,6 +146,7 @@ impl Entity for Recording {
 enum Job {
     Index(Index),
     Record(Recording, Box<Function>),
+    Improve(Recording, Box<Function>),
 }
 
 /// What is being done.
@@ -227,6 +239,7 @@ impl Acceleration {
                     since: now,
                     blocks: 0,
                     packed: 0,
+                    missed: 0,
                 })?;
             }
             Ok(())
@@ -266,6 +279,12 @@ impl Acceleration {
         container.acceleration == Wanted::Default
             && container.digest.is_some()
             && lock(&self.ready).get(&target.name) == container.digest.as_ref()
+    }
+
+    /// Whether an image has its index already.
+    pub(crate) fn is_indexed(&self, manifest: Option<Digest>) -> bool {
+        let index = manifest.map(|manifest| self.catalog.get::<Index>(&manifest.to_string()));
+        matches!(index, Some(Ok(Some(index))) if index.stage == Stage::Done)
     }
 
     /// `accelerationInfo.status` of a function: `Preparing`, `Ready` or `Failed`.
@@ -319,7 +338,9 @@ impl Acceleration {
             failure("notRecorded", &recording.stage);
             if recording.stage == Stage::Done {
                 let (blocks, packed) = (recording.blocks, recording.packed);
-                facts["workingSet"] = json!({ "blocks": blocks, "packed": packed });
+                let missed = recording.missed;
+                facts["workingSet"] =
+                    json!({ "blocks": blocks, "packed": packed, "missed": missed });
             }
         }
         facts
@@ -344,6 +365,27 @@ impl Acceleration {
         Ok(())
     }
 
+    /// What a start of a function had to wait for up to its first answer. Where that is much again and
+    /// again, a better working set is published.
+    ///
+    /// # Errors
+    /// Those of the catalog.
+    pub(crate) fn note_missed(&self, name: &FunctionName, missed: Missed) -> Result<(), Refusal> {
+        self.catalog.change(|open| {
+            let recording: Option<Recording> = open.get(&Recording::key_of(name))?;
+            let Some(mut recording) = recording.filter(|it| it.stage == Stage::Done) else {
+                return Ok(());
+            };
+            if missed.bytes > MUCH.max(recording.packed / 20) {
+                recording.missed += 1;
+                open.put(&recording)?;
+            }
+            Ok(())
+        })?;
+        self.wake.notify_one();
+        Ok(())
+    }
+
     fn note_ready(&self, function: &Function) -> Result<(), Refusal> {
         let is_ready = self.status(function) == Some("Ready");
         match function.config.container.digest.filter(|_| is_ready) {
@@ -361,6 +403,9 @@ impl Acceleration {
                 Ok(Some(Job::Index(index))) => self.index(&fleet, index).await,
                 Ok(Some(Job::Record(recording, function))) => {
                     self.record(&fleet, recording, &function).await
+                }
+                Ok(Some(Job::Improve(recording, function))) => {
+                    self.improve(&fleet, recording, &function).await
                 }
                 Ok(None) => {
                     let pause = tokio::time::sleep(Duration::from_secs(5));
@@ -391,11 +436,14 @@ impl Acceleration {
                 Some(recording) if index.stage == Stage::Done && recording.stage.is_due(now) => {
                     Job::Record(recording, Box::new(function))
                 }
+                Some(recording) if recording.missed >= OFTEN => {
+                    Job::Improve(recording, Box::new(function))
+                }
                 _ => continue,
             };
             let since = match &job {
                 Job::Index(index) => index.since,
-                Job::Record(recording, _) => recording.since,
+                Job::Record(recording, _) | Job::Improve(recording, _) => recording.since,
             };
             due.push((invoked, since, job));
         }
@@ -466,19 +514,36 @@ impl Acceleration {
         })
     }
 
+    /// Publishes a function's working set with what its starts have missed.
+    async fn improve(
+        &self,
+        fleet: &Arc<Fleet>,
+        mut recording: Recording,
+        function: &Function,
+    ) -> Result<(), Refusal> {
+        let order = fleet.order(&as_target(function), true)?;
+        let machine = Arc::clone(&fleet.machine);
+        let improved = tokio::task::spawn_blocking(move || machine.improve(&order)).await;
+        match improved.map_err(|error| error.to_string()).flatten() {
+            Ok(set) => {
+                tracing::info!(function = %recording.function, "its working set is better now");
+                recording.blocks = set.blocks;
+                recording.packed = set.packed;
+            }
+            Err(why) => {
+                tracing::warn!(function = %recording.function, why, "no better working set");
+            }
+        }
+        recording.missed = 0;
+        tokio::task::block_in_place(|| self.catalog.put(&recording))
+    }
+
     async fn observe(
         &self,
         fleet: &Arc<Fleet>,
         function: &Function,
     ) -> Result<crate::machine::WorkingSet, String> {
-        let target = Arc::new(Target {
-            name: function.name.clone(),
-            id: function.id.clone(),
-            config: function.config.clone(),
-            version: LATEST.to_owned(),
-            number: function.number,
-            internet: function.config.internet.unwrap_or(true),
-        });
+        let target = Arc::new(as_target(function));
         let words = |refusal: Refusal| refusal.message;
         let memory = fleet.set_aside(&target).await.map_err(words)?;
         let mut memory = Some(memory);
@@ -501,5 +566,17 @@ impl Acceleration {
         };
         let done = tokio::task::spawn_blocking(work).await;
         done.map_err(|error| error.to_string()).flatten()
+    }
+}
+
+/// A function's latest configuration, to be recorded.
+fn as_target(function: &Function) -> Target {
+    Target {
+        name: function.name.clone(),
+        id: function.id.clone(),
+        config: function.config.clone(),
+        version: LATEST.to_owned(),
+        number: function.number,
+        internet: function.config.internet.unwrap_or(true),
     }
 }

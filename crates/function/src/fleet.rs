@@ -274,7 +274,7 @@ impl Fleet {
         let name = format!("{PREFIX}{}-{short}", target.name.function);
         let entrypoint = (!container.command.is_empty()).then(|| container.command.clone());
         Ok(Order {
-            image: container.pinned(),
+            image: container.image.clone(),
             manifest,
             accelerated,
             profile: crate::acceleration::profile(&target.name),
@@ -287,7 +287,7 @@ impl Fleet {
                 },
                 entrypoint,
                 net: if target.internet {
-                    Network::Bridge
+                    Network::Isolated
                 } else {
                     Network::None
                 },

@@ -2,13 +2,14 @@
 //!
 //! What a name and a version lead to is worked out once and remembered until the catalog changes.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
 use hyper::Response;
+use jiff::{SignedDuration, Timestamp};
 use thaw_node::Node;
 
 use crate::acceleration::Acceleration;
@@ -21,7 +22,8 @@ use crate::keys::Keys;
 use crate::logs::Logs;
 use crate::machine::{Machine, NodeMachine};
 use crate::model::{
-    Alias, Config, Domain, Function, FunctionName, LATEST, Owner, Scaling, Service, Target, Version,
+    Acceleration as Wanted, Alias, Config, Domain, Function, FunctionName, LATEST, Owner, Previous,
+    Scaling, Service, Target, Version,
 };
 use crate::queue::Queue;
 use crate::stats::Stats;
@@ -29,6 +31,9 @@ use crate::timers::Timers;
 
 /// How often instances are looked after.
 const TEND_PAUSE: Duration = Duration::from_secs(1);
+
+/// For how long an image that is to be accelerated is waited for by a function that has another one.
+const FOLLOW_PATIENCE: SignedDuration = SignedDuration::from_mins(5);
 
 /// How a host is set up.
 #[derive(Clone, Debug)]
@@ -91,6 +96,8 @@ pub struct Host {
     pub(crate) replays: Mutex<crate::auth::Replays>,
     /// Targets as of one generation of the catalog.
     targets: Mutex<(u64, HashMap<(FunctionName, String), Choices>)>,
+    /// Functions whose configurations wait for their images.
+    following: Mutex<HashSet<FunctionName>>,
     /// Host names that lead to functions, as of one generation.
     domains: Mutex<(u64, Arc<HashMap<String, Domain>>)>,
 }
@@ -156,6 +163,7 @@ impl Host {
             timers: Timers::default(),
             replays: Mutex::default(),
             targets: Mutex::default(),
+            following: Mutex::default(),
             domains: Mutex::default(),
             catalog,
             settings,
@@ -178,6 +186,9 @@ impl Host {
         }
         for function in self.catalog.list::<Function>("")? {
             self.acceleration.want(&function)?;
+            if function.previous.is_some() {
+                lock(&self.following).insert(function.name);
+            }
         }
         self.scaling_changed();
         Ok(())
@@ -191,6 +202,9 @@ impl Host {
         let host = Arc::clone(self);
         tokio::spawn(async move {
             loop {
+                if let Err(error) = tokio::task::block_in_place(|| host.go_over()) {
+                    tracing::error!(%error, "functions that wait for their images");
+                }
                 host.keep_least();
                 host.fleet.tend();
                 tokio::time::sleep(TEND_PAUSE).await;
@@ -301,7 +315,10 @@ impl Host {
             }
         };
         let target = |version: &str| {
-            let function = self.function(name, version)?;
+            let mut function = self.function(name, version)?;
+            if let Some(previous) = function.previous.take() {
+                (function.config, function.number) = (previous.config, previous.number);
+            }
             let version = if version.is_empty() { LATEST } else { version };
             Ok::<_, Refusal>(Arc::new(Target {
                 name: function.name,
@@ -361,10 +378,64 @@ impl Host {
         Ok(())
     }
 
+    /// Gives a function another configuration. With another image, which is to be accelerated, the one
+    /// that it has serves until that is done.
+    pub(crate) fn follow(&self, function: &mut Function, config: Config) {
+        let (old, new) = (&function.config.container, &config.container);
+        let waits = new.acceleration == Wanted::Default
+            && old.digest.is_some()
+            && old.digest != new.digest
+            && !self.acceleration.is_indexed(new.digest);
+        let before = std::mem::replace(&mut function.config, config);
+        function.previous = match (waits, function.previous.take()) {
+            (false, _) => None,
+            // What waits itself has not served yet.
+            (true, Some(previous)) => Some(previous),
+            (true, None) => Some(Box::new(Previous {
+                config: before,
+                number: function.number,
+                until: Timestamp::now() + FOLLOW_PATIENCE,
+            })),
+        };
+    }
+
+    /// Has functions go over to configurations whose images are ready, or that were waited for long
+    /// enough.
+    fn go_over(&self) -> Result<(), Refusal> {
+        let waiting: Vec<FunctionName> = lock(&self.following).iter().cloned().collect();
+        for name in waiting {
+            let changed = self.catalog.change(|open| {
+                let function: Option<Function> = open.get(&function_key(&name))?;
+                let Some(mut function) = function else {
+                    return Ok(true);
+                };
+                let Some(previous) = &function.previous else {
+                    return Ok(true);
+                };
+                let ready = self.acceleration.status(&function) == Some("Ready");
+                if !ready && previous.until > Timestamp::now() {
+                    return Ok(false);
+                }
+                tracing::info!(function = %name, ready, "its new configuration serves");
+                function.previous = None;
+                open.put(&function)?;
+                Ok(true)
+            })?;
+            if changed {
+                lock(&self.following).remove(&name);
+                self.retire_unused();
+            }
+        }
+        Ok(())
+    }
+
     /// A function was made or changed.
     pub(crate) fn function_changed(&self, function: &Function) {
         if let Err(error) = self.acceleration.want(function) {
             tracing::warn!(function = %function.name, %error, "it is not accelerated");
+        }
+        if function.previous.is_some() {
+            lock(&self.following).insert(function.name.clone());
         }
         self.retire_unused();
     }
@@ -395,7 +466,8 @@ impl Host {
         let used = |target: &Target| match target.version.as_str() {
             LATEST => {
                 let function = self.function(&target.name, "");
-                function.is_ok_and(|it| it.id == target.id && it.number == target.number)
+                let number = |it: &Function| it.previous.as_ref().map_or(it.number, |it| it.number);
+                function.is_ok_and(|it| it.id == target.id && number(&it) == target.number)
             }
             version => self.function(&target.name, version).is_ok(),
         };

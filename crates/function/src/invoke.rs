@@ -23,6 +23,7 @@ use crate::flow::Flow;
 use crate::host::Host;
 use crate::http::{Body, collect, full};
 use crate::instance::{Instance, SendError, describe};
+use crate::logs::Tail;
 use crate::model::Target;
 use crate::pool::Lease;
 use crate::stats::Invocation;
@@ -32,7 +33,11 @@ pub(crate) const MAX_EVENT: usize = 32 << 20;
 /// Bytes of an event that is queued.
 pub(crate) const MAX_ASYNC_EVENT: usize = 128 << 10;
 /// For how long what an instance prints may take to be in its log.
-const LOG_PATIENCE: Duration = Duration::from_millis(30);
+const LOG_PATIENCE: Duration = Duration::from_millis(100);
+/// The same where it is known that more comes.
+const MARK_PATIENCE: Duration = Duration::from_secs(2);
+/// How often is looked.
+const LOG_POLL: Duration = Duration::from_millis(5);
 
 /// What the container says of its success in a header.
 pub(crate) fn function_status(headers: &HeaderMap) -> Option<u16> {
@@ -218,13 +223,47 @@ async fn try_event(
     };
     answered.took = begin.elapsed();
     answered.peak_memory = instance.peak_memory();
+    note_missed(host, &lease);
     drop(lease);
     if let Some(tail) = tail {
-        // It comes by a pipe, and by the process that keeps the log.
-        tokio::time::sleep(LOG_PATIENCE).await;
-        answered.log = Some(tail.read());
+        answered.log = Some(printed(&tail, request_id).await);
     }
     Ok(answered)
+}
+
+/// What an invocation has printed. It comes by a pipe, and by the process that keeps the log: where the
+/// function marks the end, that is waited for.
+async fn printed(tail: &Tail, request_id: &str) -> Vec<u8> {
+    let begin = Instant::now();
+    loop {
+        tokio::time::sleep(LOG_POLL).await;
+        let found = tail.read(request_id);
+        let patience = if found.marked {
+            MARK_PATIENCE
+        } else {
+            LOG_PATIENCE
+        };
+        if found.whole || begin.elapsed() >= patience {
+            return found.log;
+        }
+    }
+}
+
+/// Notes what an instance that was started for a request had to wait for up to its answer.
+fn note_missed(host: &Arc<Host>, lease: &Lease) {
+    let instance = &lease.instance;
+    if !lease.cold || instance.started.way.how != thaw_node::How::Lazy {
+        return;
+    }
+    let (host, id) = (Arc::clone(host), instance.id.clone());
+    let name = instance.target.name.clone();
+    tokio::task::spawn_blocking(move || {
+        let missed = host.fleet.machine.missed(&id);
+        tracing::debug!(function = %name, ?missed, "up to its first answer");
+        if let Err(error) = host.acceleration.note_missed(&name, missed) {
+            tracing::warn!(function = %name, %error, "what it missed is not noted");
+        }
+    });
 }
 
 /// An instance that is awake.
@@ -342,6 +381,11 @@ where
     if let Some(upgrade) = &upgrade {
         upgrade.put(&mut head.headers);
     }
+    if !body.is_end_stream() && !head.headers.contains_key(header::CONTENT_LENGTH) {
+        // Else one of GET would be left out.
+        let chunked = HeaderValue::from_static("chunked");
+        head.headers.insert(header::TRANSFER_ENCODING, chunked);
+    }
     let patience = Duration::from_secs(target.config.timeout.into());
     let limited = http_body_util::Limited::new(body, MAX_EVENT);
     let mut body = Some(
@@ -397,6 +441,7 @@ where
             let (host, target, id) = counted;
             count(&host, &target, &id, cold, begin.elapsed(), error.or(failed));
         };
+        note_missed(host, &lease);
         let (mut head, body) = response.into_parts();
         strip(&mut head.headers);
         let flow = Flow::new(body, begin + patience, answer.sender, lease, Box::new(over));

@@ -19,6 +19,20 @@ const MAX_OF_INSTANCE: u64 = 1 << 20;
 /// Bytes of a request's log that are given back (`X-Fc-Log-Result`).
 pub(crate) const TAIL: usize = 4 << 10;
 
+/// How the marks of an invocation begin.
+const BEGIN: &[u8] = b"FC Invoke Start RequestId: ";
+const END: &[u8] = b"FC Invoke End RequestId: ";
+
+/// What an invocation has printed.
+#[derive(Debug)]
+pub(crate) struct Found {
+    pub(crate) log: Vec<u8>,
+    /// Whether there are marks of some invocation.
+    pub(crate) marked: bool,
+    /// Whether nothing more comes.
+    pub(crate) whole: bool,
+}
+
 /// The part of a container's log that is written from some moment on.
 #[derive(Debug)]
 pub(crate) struct Tail {
@@ -34,21 +48,31 @@ impl Tail {
         Self { path, begin }
     }
 
-    /// Whether anything was written, and the last [`TAIL`] bytes of it.
-    pub(crate) fn read(&self) -> Vec<u8> {
+    /// What was written since, at most the last [`TAIL`] bytes. A function that marks its invocations, as
+    /// Function Compute's runtimes do, gets what lies between the marks of this one.
+    pub(crate) fn read(&self, request_id: &str) -> Found {
         let text = read_from(&self.path, self.begin, 4 * TAIL as u64).unwrap_or_default();
-        let mut tail = Vec::new();
-        for line in text.split(|byte| *byte == b'\n') {
-            if let Some(line) = content(line) {
-                tail.extend_from_slice(line.text);
-                if line.whole {
-                    tail.push(b'\n');
+        let mut log = Vec::new();
+        let (mut marked, mut whole) = (false, false);
+        for line in text.split(|byte| *byte == b'\n').filter_map(content) {
+            if line.text.starts_with(BEGIN) {
+                marked = true;
+                if line.text.ends_with(request_id.as_bytes()) {
+                    log.clear();
                 }
             }
+            log.extend_from_slice(line.text);
+            if line.whole {
+                log.push(b'\n');
+            }
+            if line.text.starts_with(END) && line.text.ends_with(request_id.as_bytes()) {
+                whole = true;
+                break;
+            }
         }
-        let spare = tail.len().saturating_sub(TAIL);
-        tail.drain(..spare);
-        tail
+        let spare = log.len().saturating_sub(TAIL);
+        log.drain(..spare);
+        Found { log, marked, whole }
     }
 }
 
@@ -229,18 +253,38 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         write(dir.path(), "2026-01-01T00:00:00Z stdout F before\n");
         let tail = Tail::begin(dir.path());
-        assert!(tail.read().is_empty());
+        assert!(tail.read("x").log.is_empty());
         write(dir.path(), "2026-01-01T00:00:01Z stdout P half \n");
         write(dir.path(), "2026-01-01T00:00:01Z stdout F a line\n");
         write(dir.path(), "2026-01-01T00:00:02Z stderr F  b\n");
-        assert_eq!(tail.read(), b"half a line\n b\n");
+        assert_eq!(tail.read("x").log, b"half a line\n b\n");
         write(
             dir.path(),
             &format!("2026-01-01T00:00:03Z stdout F {}\n", "x".repeat(5000)),
         );
-        let read = tail.read();
+        let read = tail.read("x").log;
         assert_eq!(read.len(), TAIL);
         assert!(read.ends_with(b"x\n"));
+    }
+
+    #[test]
+    fn marks_say_what_belongs_to_an_invocation() {
+        let dir = tempfile::tempdir().unwrap();
+        let tail = Tail::begin(dir.path());
+        write(
+            dir.path(),
+            "T stdout F late\nT stdout F FC Invoke Start RequestId: 7\nT stdout F a\n",
+        );
+        let found = tail.read("7");
+        assert!(found.marked && !found.whole);
+        write(
+            dir.path(),
+            "T stdout F FC Invoke End RequestId: 7\nT stdout F later\n",
+        );
+        let found = tail.read("7");
+        assert!(found.whole);
+        let wanted = b"FC Invoke Start RequestId: 7\na\nFC Invoke End RequestId: 7\n";
+        assert_eq!(found.log, wanted);
     }
 
     #[test]

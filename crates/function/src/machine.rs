@@ -1,5 +1,5 @@
 //! What the host wants of the machine: images resolved and accelerated, containers started. The
-//! real one is a [`Node`](thaw_node::Node); tests of the scaling have one of their own.
+//! one that there is is a [`Node`](thaw_node::Node).
 //!
 //! Everything here blocks.
 
@@ -15,8 +15,9 @@ use thaw_node::{Span, Way};
 /// A container that is wanted.
 #[derive(Clone, Debug)]
 pub(crate) struct Order {
-    /// The image, pinned.
+    /// The image, as the user named it.
     pub(crate) image: String,
+    /// Its manifest, as of when that was resolved.
     pub(crate) manifest: Digest,
     /// Whether its acceleration may be used; else all of the image is fetched first.
     pub(crate) accelerated: bool,
@@ -43,15 +44,9 @@ pub(crate) struct Started {
     pub(crate) spans: Vec<Span>,
 }
 
-/// How a container's server is reached, at a port of its loopback interface.
+/// How a container's server is reached, at a port of its loopback interface: by its network namespace.
 #[derive(Debug)]
-pub(crate) enum Reach {
-    /// In its network namespace.
-    Namespace(OwnedFd),
-    /// In this one.
-    #[cfg(test)]
-    Here,
-}
+pub(crate) struct Reach(pub(crate) OwnedFd);
 
 /// An acceleration that was made.
 #[derive(Clone, Debug)]
@@ -73,7 +68,16 @@ pub(crate) struct WorkingSet {
 
 mod node;
 
-pub(crate) use node::NodeMachine;
+pub(crate) use node::{NodeMachine, pinned};
+
+/// What a container had to wait for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Missed {
+    /// Reads that waited.
+    pub(crate) waits: u64,
+    /// Bytes that were fetched for them.
+    pub(crate) bytes: u64,
+}
 
 /// The machine. Errors are sentences.
 pub(crate) trait Machine: Send + Sync + 'static {
@@ -102,4 +106,10 @@ pub(crate) trait Machine: Send + Sync + 'static {
         order: &Order,
         until: &mut dyn FnMut(Started) -> Result<(), String>,
     ) -> Result<WorkingSet, String>;
+
+    /// What a container has waited for so far.
+    fn missed(&self, id: &str) -> Missed;
+
+    /// Publishes what was recorded together with all that starts have read since.
+    fn improve(&self, order: &Order) -> Result<WorkingSet, String>;
 }

@@ -88,6 +88,18 @@ pub(crate) struct Function {
     /// The last version that was published, where its service has no name.
     #[serde(default)]
     pub(crate) last_version: u64,
+    /// What serves until the image of the configuration is accelerated.
+    #[serde(default)]
+    pub(crate) previous: Option<Box<Previous>>,
+}
+
+/// A configuration that another one is to follow.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Previous {
+    pub(crate) config: Config,
+    pub(crate) number: u64,
+    /// It serves no longer than that.
+    pub(crate) until: Timestamp,
 }
 
 /// What of a function its instances follow from.
@@ -171,11 +183,10 @@ pub(crate) struct Container {
 impl Container {
     /// The image, with the manifest that it had when the function was made or changed.
     pub(crate) fn pinned(&self) -> String {
+        let image = &self.image;
         match self.digest {
-            Some(digest) if !self.image.contains('@') && !self.image.starts_with("oci:") => {
-                format!("{}@{digest}", self.image)
-            }
-            _ => self.image.clone(),
+            Some(digest) => crate::machine::pinned(image, digest),
+            None => image.clone(),
         }
     }
 }

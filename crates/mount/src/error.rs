@@ -26,6 +26,14 @@ pub enum MountError {
         /// Why, and what would help.
         reason: String,
     },
+    /// No filesystem can be made for what a container writes.
+    #[error("cannot make a filesystem in {path}: {message}")]
+    Format {
+        /// Its file.
+        path: PathBuf,
+        /// What mkfs says.
+        message: String,
+    },
     /// A file of a layer cannot be used.
     #[error("cannot {what} {path}")]
     File {

@@ -1,6 +1,8 @@
 //! Mounts that are unmade by Drop, unless they are told to outlive this process.
 
+use std::fs::File;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use thaw_sys::mount::{self, Overlay, Unmount, mount_table};
 
@@ -162,19 +164,37 @@ impl OverlayMount {
     }
 }
 
-/// A tmpfs. Dropped, it is unmounted lazily.
+/// A filesystem of bounded size for what a container writes. Dropped, it is unmounted lazily.
 #[derive(Debug)]
-pub struct TmpfsMount {
+pub struct WritableMount {
     guard: Guard,
 }
 
-impl TmpfsMount {
+impl WritableMount {
     /// Mounts a tmpfs of at most `size` bytes at the directory `target`.
     ///
     /// # Errors
     /// [`MountError::Mount`].
-    pub fn new(target: &Path, size: u64) -> Result<Self, MountError> {
+    pub fn memory(target: &Path, size: u64) -> Result<Self, MountError> {
         mount::tmpfs(Some(size), 0o755)?.attach(target)?;
+        Ok(Self {
+            guard: Guard::new(target),
+        })
+    }
+
+    /// Makes an ext4 filesystem of `size` bytes in `file`, which must not exist and takes space as it is
+    /// written, and mounts it at the directory `target`.
+    ///
+    /// It has no journal: what a container writes does not outlive the machine's crash.
+    ///
+    /// # Errors
+    /// [`MountError::Format`], [`MountError::Mount`].
+    pub fn disk(file: &Path, target: &Path, size: u64) -> Result<Self, MountError> {
+        format(file, size).map_err(|message| MountError::Format {
+            path: file.to_owned(),
+            message,
+        })?;
+        mount::ext4(file)?.attach(target)?;
         Ok(Self {
             guard: Guard::new(target),
         })
@@ -194,11 +214,36 @@ impl TmpfsMount {
         self.guard.detach()
     }
 
-    /// Takes over what another process left mounted at `target`; `None` if no tmpfs is there.
+    /// Takes over what another process left mounted at `target`; `None` if neither is there.
     ///
     /// # Errors
     /// [`MountError::Mount`].
     pub fn adopt(target: &Path) -> Result<Option<Self>, MountError> {
-        Ok(Guard::adopt(target, "tmpfs")?.map(|guard| Self { guard }))
+        let guard = match Guard::adopt(target, "tmpfs")? {
+            None => Guard::adopt(target, "ext4")?,
+            guard => guard,
+        };
+        Ok(guard.map(|guard| Self { guard }))
     }
+}
+
+/// Has mkfs.ext4 make an empty filesystem.
+fn format(file: &Path, size: u64) -> Result<(), String> {
+    let made = File::create_new(file).and_then(|made| made.set_len(size));
+    made.map_err(|error| error.to_string())?;
+    let output = Command::new("mkfs.ext4")
+        .args(["-q", "-F", "-m", "0", "-O", "^has_journal"])
+        .args(["-E", "lazy_itable_init=1,nodiscard", "-N", &inodes(size)])
+        .arg(file)
+        .output()
+        .map_err(|error| format!("mkfs.ext4: {error} (it is part of e2fsprogs)"))?;
+    match output.status.success() {
+        true => Ok(()),
+        false => Err(String::from_utf8_lossy(&output.stderr).trim().to_owned()),
+    }
+}
+
+/// One for each 16 KiB, as is usual, and enough for a small one too.
+fn inodes(size: u64) -> String {
+    (size >> 14).max(1024).to_string()
 }

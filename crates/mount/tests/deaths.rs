@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 use support::{FILE, Rig, World, finish, noise, start, unmount};
-use thaw_mount::{FaultHandler, FaultTransport, Keeper, Keepsake, TmpfsMount};
+use thaw_mount::{FaultHandler, FaultTransport, Keeper, Keepsake, WritableMount};
 
 const ROUNDS: u64 = 20;
 const FILES: u64 = 32;
@@ -168,7 +168,7 @@ fn holding_process() {
 /// Where a daemon may work; what is mounted there goes with it.
 struct Place {
     root: PathBuf,
-    _tmpfs: Option<TmpfsMount>,
+    _tmpfs: Option<WritableMount>,
     _dir: tempfile::TempDir,
 }
 
@@ -176,7 +176,8 @@ impl Place {
     fn new(world: World) -> Self {
         let dir = tempfile::tempdir_in("/var/tmp").unwrap();
         let root = dir.path().to_owned();
-        let tmpfs = (world == World::FuseOnLoops).then(|| TmpfsMount::new(&root, 1 << 30).unwrap());
+        let tmpfs =
+            (world == World::FuseOnLoops).then(|| WritableMount::memory(&root, 1 << 30).unwrap());
         Self {
             root,
             _tmpfs: tmpfs,

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use thaw_cache::LayerTar;
 use thaw_image::Digest;
-use thaw_mount::{Inherited, MountEntry, MountError, OverlayMount, TmpfsMount, mount_table};
+use thaw_mount::{Inherited, MountEntry, MountError, OverlayMount, WritableMount, mount_table};
 
 use crate::Node;
 use crate::container::{Signal, State};
@@ -101,8 +101,8 @@ impl Node {
         let Some(overlay) = OverlayMount::adopt(&rootfs.target)? else {
             return Ok(());
         };
-        let tmpfs = match table.iter().any(|entry| entry.target == writable) {
-            true => TmpfsMount::adopt(&writable)?,
+        let bounded = match table.iter().any(|entry| entry.target == writable) {
+            true => WritableMount::adopt(&writable)?,
             false => None,
         };
         if lost.iter().any(|image| lies_over(rootfs, image)) {
@@ -115,11 +115,11 @@ impl Node {
         let slots: Vec<_> = lock(&self.images).values().cloned().collect();
         let mut images = slots.into_iter().filter_map(|slot| lock(&slot).clone());
         if let Some(image) = images.find(|image| lies_over(rootfs, image.dir())) {
-            let held = Held::of_container(image, overlay, tmpfs, self.spent());
+            let held = Held::of_container(image, overlay, bounded, self.spent());
             lock(&self.held).insert(state.id.to_string(), held);
         } else {
             tracing::warn!(container = %state.id.short(), "its root filesystem is not taken over");
-            let _left = (overlay.detach(), tmpfs.map(TmpfsMount::detach));
+            let _left = (overlay.detach(), bounded.map(WritableMount::detach));
         }
         Ok(())
     }

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use thaw_image::Progress;
-use thaw_mount::{Overlay, OverlayMount, TmpfsMount, Unmount};
+use thaw_mount::{Overlay, OverlayMount, Unmount, WritableMount};
 
 use crate::Node;
 use crate::container::{self, Container, Containers, NewContainer};
@@ -40,8 +40,8 @@ pub(crate) struct Spent {
 
 #[derive(Debug)]
 enum Mounts {
-    /// A container's root filesystem, and the tmpfs that holds its writable part.
-    Overlay(Option<OverlayMount>, Option<TmpfsMount>),
+    /// A container's root filesystem, and the filesystem that holds its writable part where that is bounded.
+    Overlay(Option<OverlayMount>, Option<WritableMount>),
     /// The image alone.
     Image(Option<Root>),
 }
@@ -51,7 +51,7 @@ impl Held {
     pub(crate) fn of_container(
         image: Arc<ImageMount>,
         overlay: OverlayMount,
-        writable: Option<TmpfsMount>,
+        writable: Option<WritableMount>,
         before: Spent,
     ) -> Self {
         Self {
@@ -96,7 +96,7 @@ impl Held {
         match &mut self.mounted {
             Mounts::Overlay(overlay, writable) => {
                 overlay.take().map(OverlayMount::detach);
-                writable.take().map(TmpfsMount::detach);
+                writable.take().map(WritableMount::detach);
             }
             Mounts::Image(root) => {
                 if let Some(root) = root.take() {
@@ -317,8 +317,8 @@ fn overlay(
     for path in [&writable, &target] {
         std::fs::create_dir_all(path).map_err(NodeError::dir("make", path))?;
     }
-    let tmpfs = storage
-        .map(|size| TmpfsMount::new(&writable, size))
+    let bounded = storage
+        .map(|size| WritableMount::disk(&dir.join("writable.ext4"), &writable, size))
         .transpose()?;
     let (upper, work) = (writable.join("upper"), writable.join("work"));
     for path in [&upper, &work] {
@@ -339,7 +339,7 @@ fn overlay(
     Ok(Held::of_container(
         Arc::clone(image),
         overlay,
-        tmpfs,
+        bounded,
         before,
     ))
 }

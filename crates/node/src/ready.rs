@@ -107,7 +107,7 @@ pub fn wait(container: &Container, ready: &Ready, deadline: Instant) -> Result<(
 fn address(state: &State, port: u16) -> Result<SocketAddr, String> {
     let ip: IpAddr = match (state.options.net, &state.endpoint) {
         (Network::Host, _) => Ipv4Addr::LOCALHOST.into(),
-        (Network::Bridge, Some(endpoint)) => endpoint.address.into(),
+        (Network::Bridge | Network::Isolated, Some(endpoint)) => endpoint.address.into(),
         _ => return Err("a container without a network cannot be asked over HTTP".to_owned()),
     };
     Ok(SocketAddr::new(ip, port))

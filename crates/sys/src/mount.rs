@@ -311,7 +311,7 @@ fn erofs_superblock(layout: &Path, devices: &[&Path]) -> Result<Context, Error> 
 
 fn erofs_on_loops(layout: &Path, devices: &[&Path]) -> Result<Mount, Error> {
     let attach = |path: &&Path| {
-        loop_device::attach(path).map_err(|source| Error::Loop {
+        loop_device::attach(path, loop_device::Access::ReadOnly).map_err(|source| Error::Loop {
             path: path.to_path_buf(),
             source,
         })
@@ -385,6 +385,23 @@ pub fn tmpfs(size: Option<u64>, mode: u32) -> Result<Mount, Error> {
         context.string("size", OsStr::new(&size.to_string()))?;
     }
     context.string("mode", OsStr::new(&format!("{mode:o}")))?;
+    context.create()?;
+    let attributes = new::MountAttrFlags::MOUNT_ATTR_NOSUID | new::MountAttrFlags::MOUNT_ATTR_NODEV;
+    context.mount(attributes)
+}
+
+/// Mounts the ext4 filesystem in a file, to be read and written.
+///
+/// # Errors
+/// [`Error::Loop`], [`Error::Setup`].
+pub fn ext4(file: &Path) -> Result<Mount, Error> {
+    let access = loop_device::Access::ReadWrite;
+    let device = loop_device::attach(file, access).map_err(|source| Error::Loop {
+        path: file.to_path_buf(),
+        source,
+    })?;
+    let context = Context::new("ext4")?;
+    context.string("source", device.path().as_os_str())?;
     context.create()?;
     let attributes = new::MountAttrFlags::MOUNT_ATTR_NOSUID | new::MountAttrFlags::MOUNT_ATTR_NODEV;
     context.mount(attributes)

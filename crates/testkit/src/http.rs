@@ -57,10 +57,14 @@ impl Request<'_> {
         let mut stream = TcpStream::connect_timeout(&address, limit)?;
         stream.set_read_timeout(Some(limit))?;
         stream.set_write_timeout(Some(limit))?;
-        let mut head = format!(
-            "{} {} HTTP/1.1\r\nHost: {}\r\n",
-            self.method, self.path, self.host
-        );
+        let mut head = format!("{} {} HTTP/1.1\r\n", self.method, self.path);
+        if !self
+            .headers
+            .iter()
+            .any(|(name, _)| name.eq_ignore_ascii_case("host"))
+        {
+            head.push_str(&format!("Host: {}\r\n", self.host));
+        }
         for (name, value) in self.headers {
             head.push_str(&format!("{name}: {value}\r\n"));
         }
@@ -105,6 +109,19 @@ fn read_answer(mut stream: impl BufRead, no_body: bool) -> Result<Answer> {
             .read_to_end(&mut answer.body)?;
     }
     Ok(answer)
+}
+
+/// Reads one answer with a length from a connection that goes on; its status.
+///
+/// # Errors
+/// When what comes is no such answer.
+pub fn read_kept(stream: &mut impl BufRead) -> Result<u16> {
+    let answer = read_answer(stream, false)?;
+    ensure!(
+        answer.header("content-length").is_some(),
+        "an answer without a length"
+    );
+    Ok(answer.status)
 }
 
 /// Gets `path` from `host` within `limit`.

@@ -285,7 +285,7 @@ pub(crate) struct ContainerArgs {
     /// Mount a tmpfs
     #[arg(long, value_name = "PATH[:OPTIONS]")]
     pub(crate) tmpfs: Vec<Tmpfs>,
-    /// Keep the writable part in memory, at most this large, e.g. 1g
+    /// Keep the writable part in a filesystem of its own, of this size, e.g. 1g
     #[arg(long, value_name = "BYTES", value_parser = parse::bytes)]
     pub(crate) storage_size: Option<u64>,
     /// Signal that asks it to stop

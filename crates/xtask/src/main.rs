@@ -32,6 +32,7 @@ const USAGE: &str = "usage: cargo xtask COMMAND
   demo           start one real image cold, by a full pull and by thaw, side by side
   bench [ARGS]   compare cold starts with containerd; see `cargo xtask bench --help`
   bench micro [FILE]   what a mount costs: faults, warm reads, memory, indexing
+  bench functions [FILE]   what the function host adds: invocations, cold starts, memory
   chaos [--minutes N] [--seed N]   trouble of all kinds under readers that compare every byte
   guest [KERNEL...]    run the program on other kernels, in virtual machines: Debian packages
                  [default: linux-image-amd64 linux-image-6.12-amd64], or files of such
@@ -55,7 +56,13 @@ fn run() -> Result<()> {
         "setup" => setup::run(),
         "test" => test::run(),
         "demo" => bench(&["demo".to_owned()]),
-        "bench" if rest.first().is_some_and(|word| word == "micro") => bench(&rest),
+        "bench"
+            if rest
+                .first()
+                .is_some_and(|word| word == "micro" || word == "functions") =>
+        {
+            bench(&rest)
+        }
         "bench" => bench(&[&["compare".to_owned()], rest.as_slice()].concat()),
         "chaos" => chaos(&rest),
         "guest" => guest::run(&rest),

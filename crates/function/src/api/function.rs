@@ -380,9 +380,17 @@ fn in_2023(shown: &mut Map<String, Value>, function: &Function) {
         ("internetAccess", json!(config.internet.unwrap_or(true))),
         // It can be invoked at once, from the original image.
         ("state", json!("Active")),
-        ("lastUpdateStatus", json!("Successful")),
+        ("lastUpdateStatus", json!(update_status(function))),
     ] {
         shown.insert(field.to_owned(), value);
+    }
+}
+
+/// Whether the last change serves already.
+fn update_status(function: &Function) -> &'static str {
+    match function.previous {
+        Some(_) => "InProgress",
+        None => "Successful",
     }
 }
 

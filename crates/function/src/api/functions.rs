@@ -100,6 +100,7 @@ fn create(host: &Host, call: &Call, service: &str) -> Result<Response<Body>, Ref
         created: now,
         modified: now,
         last_version: 0,
+        previous: None,
     };
     host.catalog.change(|open| {
         if !service.is_empty() && open.get::<Service>(service)?.is_none() {
@@ -130,7 +131,7 @@ fn update(host: &Host, call: &Call, name: &FunctionName) -> Result<Response<Body
             let message = format!("function '{name}' is being changed by another: try again");
             return Err(Refusal::conflict("ConcurrentUpdateError", message));
         }
-        function.config = config;
+        host.follow(&mut function, config);
         function.number += 1;
         function.modified = Timestamp::now();
         open.put(&function)?;

@@ -97,9 +97,11 @@ fn publish(host: &Host, call: &Call, owner: &Owner) -> Result<Response<Body>, Re
 /// The next number, and what the functions are now.
 fn snapshot(open: &Change, owner: &Owner) -> Result<(u64, BTreeMap<String, Function>), Refusal> {
     let by_name = |functions: Vec<Function>| {
-        let named = functions
-            .into_iter()
-            .map(|it| (it.name.function.clone(), it));
+        let named = functions.into_iter().map(|mut it| {
+            // A version is what was asked for.
+            it.previous = None;
+            (it.name.function.clone(), it)
+        });
         named.collect()
     };
     match owner {

@@ -10,7 +10,14 @@ use thaw_image::{Digest, Progress, Silent};
 use thaw_node::container::Cgroup;
 use thaw_node::{Destination, ImageWish, Launched, Node, Pull, Transport};
 
-use super::{Indexed, Machine, Order, Reach, Started, WorkingSet};
+use super::{Indexed, Machine, Missed, Order, Reach, Started, WorkingSet};
+
+fn to_set(recorded: thaw_node::Recorded) -> WorkingSet {
+    WorkingSet {
+        blocks: recorded.blocks,
+        packed: recorded.packed,
+    }
+}
 
 /// A node.
 #[derive(Debug)]
@@ -26,6 +33,17 @@ impl NodeMachine {
         Self {
             node,
             fetching: Mutex::default(),
+        }
+    }
+
+    /// What the node is asked for. An acceleration from the image's repository is trusted where the
+    /// user named a tag; so the tag is what is asked for, as long as it means what it meant when it
+    /// was resolved, and the digest else.
+    fn reference(&self, order: &Order) -> String {
+        let now = self.node.manifest(&wish(&order.image, Pull::Auto, None));
+        match now {
+            Ok(manifest) if manifest == order.manifest => order.image.clone(),
+            _ => pinned(&order.image, order.manifest),
         }
     }
 
@@ -58,6 +76,14 @@ fn wish(image: &str, pull: Pull, profile: Option<String>) -> ImageWish {
     }
 }
 
+/// A reference with its manifest's digest.
+pub(crate) fn pinned(image: &str, manifest: Digest) -> String {
+    match image.contains('@') || image.starts_with("oci:") {
+        true => image.to_owned(),
+        false => format!("{image}@{manifest}"),
+    }
+}
+
 fn started(launched: &mut Launched) -> Result<Started, String> {
     let pid = launched.started.pid;
     let path = format!("/proc/{pid}/ns/net");
@@ -78,7 +104,7 @@ fn started(launched: &mut Launched) -> Result<Started, String> {
     }
     Ok(Started {
         id: prepared.id.clone(),
-        reach: Reach::Namespace(namespace.into()),
+        reach: Reach(namespace.into()),
         cgroup: Cgroup::of(&launched.container.id().cgroup()),
         monitor: None,
         dir: prepared.dir.clone(),
@@ -101,7 +127,7 @@ impl Machine for NodeMachine {
             true => (Pull::Auto, Some(order.profile.clone())),
             false => (Pull::Full, None),
         };
-        let wish = wish(&order.image, pull, profile);
+        let wish = wish(&self.reference(order), pull, profile);
         let fetching = self.fetching(order.manifest);
         let turn = fetching.lock().unwrap_or_else(PoisonError::into_inner);
         let (options, storage) = (order.options.clone(), Some(order.storage));
@@ -166,7 +192,8 @@ impl Machine for NodeMachine {
         order: &Order,
         until: &mut dyn FnMut(Started) -> Result<(), String>,
     ) -> Result<WorkingSet, String> {
-        let wish = wish(&order.image, Pull::Auto, Some(order.profile.clone()));
+        let reference = self.reference(order);
+        let wish = wish(&reference, Pull::Auto, Some(order.profile.clone()));
         let until = Mutex::new(until);
         let observe = |launched: &mut Launched| {
             let mut until = until.lock().unwrap_or_else(PoisonError::into_inner);
@@ -181,9 +208,24 @@ impl Machine for NodeMachine {
             &Silent,
         );
         let recorded = recorded.map_err(|error| words(&error))?;
-        Ok(WorkingSet {
-            blocks: recorded.blocks,
-            packed: recorded.packed,
-        })
+        Ok(to_set(recorded))
+    }
+
+    fn missed(&self, id: &str) -> Missed {
+        let report = self.node.report(id).ok();
+        let missed = report.map(|report| Missed {
+            waits: report.waits,
+            bytes: report.traffic.demand,
+        });
+        missed.unwrap_or_default()
+    }
+
+    fn improve(&self, order: &Order) -> Result<WorkingSet, String> {
+        let reference = self.reference(order);
+        let wish = wish(&reference, Pull::Auto, Some(order.profile.clone()));
+        let published = self
+            .node
+            .publish_traces(&wish, &Destination::default(), &Silent);
+        published.map(to_set).map_err(|error| words(&error))
     }
 }

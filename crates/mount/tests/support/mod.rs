@@ -18,7 +18,7 @@ use thaw_erofs::{Attributes, Content, Device as Slot, FileData, Inode, Tree};
 use thaw_image::{BLOCK, DiffId, Digest, Extent, Verified};
 use thaw_mount::{
     Denial, Device, FaultHandler, FaultTransport, Inherited, Keeper, KeeperSettings, LayerSpec,
-    LayoutMount, TmpfsMount, TransportKind, Unmount,
+    LayoutMount, TransportKind, Unmount, WritableMount,
 };
 
 /// Bytes of one of a layer's files.
@@ -143,7 +143,7 @@ pub struct Rig {
     pub layers: Vec<Layer>,
     pub root: PathBuf,
     pub world: World,
-    _tmpfs: Option<TmpfsMount>,
+    _tmpfs: Option<WritableMount>,
     _dir: Option<TempDir>,
 }
 
@@ -152,7 +152,8 @@ impl Rig {
         log();
         let dir = tempfile::tempdir_in("/var/tmp").unwrap();
         let root = dir.path().to_owned();
-        let tmpfs = (world == World::FuseOnLoops).then(|| TmpfsMount::new(&root, 1 << 30).unwrap());
+        let tmpfs =
+            (world == World::FuseOnLoops).then(|| WritableMount::memory(&root, 1 << 30).unwrap());
         let mut rig = Self::at(root, world, contents, |store, id, size| {
             store.layers().open(id, size).unwrap()
         });

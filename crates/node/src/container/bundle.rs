@@ -113,7 +113,7 @@ impl Bundle<'_> {
         }
         if !host_network || !self.options.dns.is_empty() {
             let made = etc::resolv(&resolv, &self.options.dns);
-            if made.without_servers && self.options.net == Network::Bridge {
+            if made.without_servers && self.options.net.has_bridge() {
                 warnings.push(
                     "the host's name servers are all on its loopback, which the container cannot \
                      reach: give one with --dns, or use --net host"

@@ -87,7 +87,11 @@ impl Cgroup {
         }
     }
 
-    fn is_frozen(&self) -> io::Result<bool> {
+    /// Whether all of its processes are.
+    ///
+    /// # Errors
+    /// Those of the kernel.
+    pub fn is_frozen(&self) -> io::Result<bool> {
         match &self.freezer {
             Freezer::V1(dir) => {
                 let state = fs::read_to_string(dir.join("freezer.state"))?;

@@ -285,8 +285,10 @@ impl Container {
         let rootfs = &path::absolute(rootfs).map_err(ContainerError::file("find", rootfs))?;
         let mut state = self.state()?;
         let bridge = Bridge::new(&state.settings);
-        if state.options.net == Network::Bridge {
-            state.endpoint = Some(bridge.lease(&self.id, &self.dir)?);
+        if state.options.net.has_bridge() {
+            let mut endpoint = bridge.lease(&self.id, &self.dir)?;
+            endpoint.isolated = state.options.net == Network::Isolated;
+            state.endpoint = Some(endpoint);
         }
         let prepared = self.write_bundle(rootfs, image, &state, &bridge);
         let prepared = prepared.and_then(|prepared| {

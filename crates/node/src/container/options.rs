@@ -77,10 +77,20 @@ pub enum Network {
     /// A network namespace of its own on a bridge of the host.
     #[default]
     Bridge,
+    /// The same, and neither the host nor another container is reached by it: only what is beyond.
+    Isolated,
     /// The host's network.
     Host,
     /// A network namespace with nothing but a loopback interface.
     None,
+}
+
+impl Network {
+    /// Whether the container is connected to the bridge.
+    #[must_use]
+    pub const fn has_bridge(self) -> bool {
+        matches!(self, Self::Bridge | Self::Isolated)
+    }
 }
 
 /// A directory or file from outside.

@@ -46,7 +46,7 @@ struct LoopConfig {
     reserved: [u64; 8],
 }
 
-/// A read-only loop device, which vanishes when this and the mount over it are gone.
+/// A loop device, which vanishes when this and the mount over it are gone.
 #[derive(Debug)]
 pub(super) struct LoopDevice {
     path: PathBuf,
@@ -59,9 +59,18 @@ impl LoopDevice {
     }
 }
 
+/// Whether a loop device can be written.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Access {
+    ReadOnly,
+    ReadWrite,
+}
+
 /// Makes a loop device of `file`.
-pub(super) fn attach(file: &Path) -> io::Result<LoopDevice> {
-    let backing = File::open(file)?;
+pub(super) fn attach(file: &Path, access: Access) -> io::Result<LoopDevice> {
+    let writable = access == Access::ReadWrite;
+    let open = |path: &Path| OpenOptions::new().read(true).write(writable).open(path);
+    let backing = open(file)?;
     let control = OpenOptions::new()
         .read(true)
         .write(true)
@@ -73,8 +82,8 @@ pub(super) fn attach(file: &Path) -> io::Result<LoopDevice> {
             return Err(io::Error::last_os_error());
         }
         let path = PathBuf::from(format!("/dev/loop{number}"));
-        let device = File::open(&path)?;
-        match configure(&device, &backing) {
+        let device = open(&path)?;
+        match configure(&device, &backing, access) {
             Ok(()) => {
                 return Ok(LoopDevice {
                     path,
@@ -91,16 +100,20 @@ pub(super) fn attach(file: &Path) -> io::Result<LoopDevice> {
 
 /// Buffered reads of a loop device come one after the other, which is too slow where each may wait
 /// for a server. Files on disks are better buffered: their bytes have often just been written.
-fn flags_for(backing: &File) -> io::Result<u32> {
+fn flags_for(backing: &File, access: Access) -> io::Result<u32> {
     let filesystem = rustix::fs::fstatfs(backing)?;
     let direct = match u64::try_from(filesystem.f_type) {
         Ok(FUSE_SUPER_MAGIC) => LO_FLAGS_DIRECT_IO,
         _ => 0,
     };
-    Ok(LO_FLAGS_READ_ONLY | LO_FLAGS_AUTOCLEAR | direct)
+    let read_only = match access {
+        Access::ReadOnly => LO_FLAGS_READ_ONLY,
+        Access::ReadWrite => 0,
+    };
+    Ok(read_only | LO_FLAGS_AUTOCLEAR | direct)
 }
 
-fn configure(device: &File, backing: &File) -> io::Result<()> {
+fn configure(device: &File, backing: &File, access: Access) -> io::Result<()> {
     let config = LoopConfig {
         fd: backing.as_raw_fd().cast_unsigned(),
         block_size: BLOCK_SIZE,
@@ -113,7 +126,7 @@ fn configure(device: &File, backing: &File) -> io::Result<()> {
             number: 0,
             encrypt_type: 0,
             encrypt_key_size: 0,
-            flags: flags_for(backing)?,
+            flags: flags_for(backing, access)?,
             file_name: [0; 64],
             crypt_name: [0; 64],
             encrypt_key: [0; 32],
@@ -146,7 +159,7 @@ mod tests {
         let mut file = tempfile::NamedTempFile::new_in(env!("CARGO_MANIFEST_DIR")).unwrap();
         file.write_all(&[7; 1024]).unwrap();
         file.flush().unwrap();
-        let device = attach(file.path()).unwrap();
+        let device = attach(file.path(), Access::ReadOnly).unwrap();
         let mut bytes = Vec::new();
         File::open(device.path())
             .unwrap()

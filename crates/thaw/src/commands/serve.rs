@@ -43,6 +43,8 @@ pub(super) fn serve(context: &Context, args: &Serve) -> anyhow::Result<ExitCode>
             root.display()
         );
     }
+    // Before the daemon's part looks for one that leads to it.
+    let activated = activated(args)?;
     let access = Access::new(context.config.socket.as_ref())?;
     let settings = settings(&context.config)?;
     // A daemon that commands have started gives way: what runs goes on.
@@ -68,7 +70,7 @@ pub(super) fn serve(context: &Context, args: &Serve) -> anyhow::Result<ExitCode>
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()?;
-    let served = runtime.block_on(functions(&node, root, &socket, args));
+    let served = runtime.block_on(functions(&node, root, &socket, activated, args));
     server.stop();
     let stopped = commands.join();
     runtime.shutdown_timeout(Duration::from_secs(5));
@@ -79,11 +81,30 @@ pub(super) fn serve(context: &Context, args: &Serve) -> anyhow::Result<ExitCode>
     Ok(ExitCode::SUCCESS)
 }
 
+/// The socket that a service manager listens on for us, if there is one.
+fn activated(args: &Serve) -> anyhow::Result<Option<std::net::TcpListener>> {
+    let Some(socket) = thaw_sys::process::activated_socket() else {
+        return Ok(None);
+    };
+    let listener = std::net::TcpListener::from(socket);
+    let address = listener
+        .local_addr()
+        .context("the service manager's socket is none of TCP")?;
+    if args.no_auth && !address.ip().is_loopback() {
+        bail!(
+            "--no-auth is for loopback addresses only, and the service manager listens on {address}"
+        );
+    }
+    listener.set_nonblocking(true)?;
+    Ok(Some(listener))
+}
+
 /// Serves functions until a signal ends it.
 async fn functions(
     node: &Arc<Node>,
     root: &Path,
     socket: &Path,
+    activated: Option<std::net::TcpListener>,
     args: &Serve,
 ) -> anyhow::Result<()> {
     let mut limits = Limits {
@@ -102,8 +123,13 @@ async fn functions(
     };
     let node = Arc::clone(node);
     let host = tokio::task::spawn_blocking(move || Host::open(node, settings)).await??;
-    let tcp = TcpListener::bind(args.listen).await;
-    let tcp = tcp.with_context(|| format!("cannot listen on {}", args.listen))?;
+    let tcp = match activated {
+        Some(listener) => TcpListener::from_std(listener)?,
+        None => {
+            let bound = TcpListener::bind(args.listen).await;
+            bound.with_context(|| format!("cannot listen on {}", args.listen))?
+        }
+    };
     std::fs::remove_file(socket).ok();
     let unix = UnixListener::bind(socket);
     let unix = unix.with_context(|| format!("cannot listen on {}", socket.display()))?;

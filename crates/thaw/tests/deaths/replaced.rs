@@ -140,7 +140,13 @@ fn a_daemon_that_a_command_starts_is_not_the_command_s_service() {
 fn the_units_are_right() {
     let units = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../packaging/systemd");
     let dir = scratch::directory().unwrap();
-    for name in ["thaw.service", "thaw.socket"] {
+    let names = [
+        "thaw.service",
+        "thaw.socket",
+        "thaw-serve.service",
+        "thaw-serve.socket",
+    ];
+    for name in names {
         let text = fs::read_to_string(units.join(name)).unwrap();
         // The program is looked for.
         let text = text.replace("/usr/bin/thaw", env!("CARGO_BIN_EXE_thaw"));
@@ -148,14 +154,14 @@ fn the_units_are_right() {
     }
     let verify = Command::new("systemd-analyze")
         .args(["verify", "--man=no", "--recursive-errors=no"])
-        .args(["thaw.service", "thaw.socket"].map(|name| dir.path().join(name)))
+        .args(names.map(|name| dir.path().join(name)))
         .output();
     let Ok(verify) = verify else {
         eprintln!("skipped: systemd-analyze is not here, which reads units");
         return;
     };
     let said = String::from_utf8_lossy(&verify.stderr);
-    let ours = said.lines().filter(|line| line.contains("thaw."));
+    let ours = said.lines().filter(|line| line.contains("thaw"));
     assert_eq!(ours.collect::<Vec<_>>(), [""; 0], "{said}");
     assert!(verify.status.success(), "{said}");
 }

@@ -2,5 +2,9 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that fails says where")]
 
+mod accelerating;
 mod invoking;
+mod scaling;
 mod support;
+mod surviving;
+mod triggers;

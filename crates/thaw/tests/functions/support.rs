@@ -190,10 +190,6 @@ impl Host {
         };
     }
 
-    pub(crate) fn pid(&self) -> Pid {
-        Pid::from_child(self.process.as_ref().unwrap())
-    }
-
     /// Kills the host's process.
     pub(crate) fn kill(&mut self) {
         let mut process = self.process.take().unwrap();
@@ -273,6 +269,16 @@ impl Host {
     pub(crate) fn facts(&self) -> Value {
         self.call("GET", "/thaw/functions?name=demo/web", &Value::Null)
             .ok()
+    }
+
+    /// What is written down of the containers of the store.
+    pub(crate) fn states(&self) -> Vec<Value> {
+        let dir = self.thaw.root().join("containers");
+        let all = std::fs::read_dir(dir).unwrap().flatten();
+        let read = |entry: std::fs::DirEntry| std::fs::read(entry.path().join("state.json")).ok();
+        all.filter_map(read)
+            .map(|text| serde_json::from_slice(&text).unwrap())
+            .collect()
     }
 
     /// Containers of the store that live.

@@ -1,7 +1,9 @@
 //! The bridge: made with the first container, and kept until everything is collected.
 
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::fs;
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 
 use super::leases::Leases;
@@ -68,6 +70,11 @@ impl Bridge {
              link add {veth} mtu {mtu} type veth peer name eth0 mtu {mtu} address {hardware} netns {netns}\n\
              link set {veth} master {bridge} up\n"
         );
+        let isolated = format!("link set {veth} type bridge_slave isolated on\n");
+        let on_host = match endpoint.isolated {
+            true => on_host + &isolated,
+            false => on_host,
+        };
         ip::batch("connect the container", None, &on_host)?;
         let (prefix, gateway) = (endpoint.subnet.prefix(), endpoint.subnet.gateway());
         let inside = format!(
@@ -76,6 +83,10 @@ impl Bridge {
              link set eth0 up\n\
              route add default via {gateway}\n"
         );
+        let inside = match endpoint.isolated {
+            true => isolated_network(endpoint),
+            false => inside,
+        };
         ip::batch("configure the container's network", Some(netns), &inside)
     }
 
@@ -188,6 +199,41 @@ impl Bridge {
         let _ = writeln!(lines, "link set {name} up");
         ip::batch("make the bridge", None, &lines)
     }
+}
+
+/// What `ip` is told in the namespace of a container that only reaches what is beyond the host. The
+/// gateway is used and not reached; the container cannot change its routes (`CAP_NET_ADMIN`).
+fn isolated_network(endpoint: &Endpoint) -> String {
+    let (address, gateway) = (endpoint.address, endpoint.subnet.gateway());
+    let subnet = endpoint.subnet;
+    let mut lines = format!(
+        "link set lo up\n\
+         addr add {address}/32 dev eth0\n\
+         link set eth0 addrgenmode none\n\
+         link set eth0 up\n\
+         route add default via {gateway} dev eth0 onlink\n\
+         route add prohibit {subnet}\n"
+    );
+    for own in host_addresses() {
+        let _ = writeln!(lines, "route add prohibit {own}/32");
+    }
+    lines
+}
+
+/// The host's own IPv4 addresses but those of its loopback interface: `local` routes are to
+/// `/32 host LOCAL` below the address in /proc/net/fib_trie.
+fn host_addresses() -> BTreeSet<Ipv4Addr> {
+    let table = fs::read_to_string("/proc/net/fib_trie").unwrap_or_default();
+    let mut last = None;
+    let mut found = BTreeSet::new();
+    for line in table.lines() {
+        if let Some((_, address)) = line.split_once("|-- ") {
+            last = address.trim().parse::<Ipv4Addr>().ok();
+        } else if line.contains("/32 host LOCAL") {
+            found.extend(last.filter(|address| !address.is_loopback()));
+        }
+    }
+    found
 }
 
 /// Takes a container's namespace and interfaces away.

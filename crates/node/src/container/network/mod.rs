@@ -60,6 +60,9 @@ pub struct Endpoint {
     pub subnet: Subnet,
     /// Path of its network namespace.
     pub netns: String,
+    /// Whether it reaches neither the host nor other containers.
+    #[serde(default)]
+    pub isolated: bool,
     /// Why it cannot reach networks beyond this host, where it cannot.
     #[serde(default)]
     pub warning: Option<String>,
@@ -74,6 +77,7 @@ impl Endpoint {
             address,
             subnet,
             netns: format!("{}/{}", Self::NETNS_DIR, netns_name(id)),
+            isolated: false,
             warning: None,
         }
     }

@@ -1,0 +1,156 @@
+//! The sentence that it is all about: a function's image is accelerated while the function serves, and
+//! nothing is to be done for that.
+
+use serde_json::{Value, json};
+
+use crate::support::{Host, until};
+
+fn status(host: &Host) -> String {
+    let path = "/2016-08-15/services/demo/functions/web";
+    let function = host.call("GET", path, &Value::Null).ok();
+    let info = &function["customContainerConfig"]["accelerationInfo"];
+    info["status"].as_str().unwrap_or("None").to_owned()
+}
+
+#[test]
+fn an_image_is_accelerated_behind_a_function_that_serves() {
+    let host = Host::with(&["--keep", "1s"]);
+    let default = json!({ "customContainerConfig": { "accelerationType": "Default" } });
+    let made = host.deploy(&default);
+    assert_eq!(
+        made["customContainerConfig"]["accelerationInfo"]["status"],
+        "Preparing"
+    );
+    assert_eq!(host.invoke("at once").text(), "at once");
+    until("it is ready", || {
+        assert_eq!(
+            host.invoke("meanwhile").text(),
+            "meanwhile",
+            "it serves all the time"
+        );
+        status(&host) == "Ready"
+    });
+    let facts = host.facts();
+    let set = &facts["acceleration"]["workingSet"];
+    let (blocks, packed) = (
+        set["blocks"].as_u64().unwrap(),
+        set["packed"].as_u64().unwrap(),
+    );
+    assert!(packed > 0 && blocks > 0, "{facts}");
+    assert!(
+        blocks < 2 << 20,
+        "what the function does not read is not in it: {facts}"
+    );
+    until("all instances have ended", || host.containers().is_empty());
+    assert_eq!(host.invoke("after").text(), "after");
+    let facts = host.facts();
+    let starts = facts["coldStarts"].as_array().unwrap();
+    assert_eq!(starts[0]["accelerated"], false, "{facts}");
+    assert_eq!(starts.last().unwrap()["accelerated"], true, "{facts}");
+    // Another node finds it in the registry, and reads little of the image.
+    let other = thaw_testkit::thaw::Thaw::new(env!("CARGO_BIN_EXE_thaw")).unwrap();
+    let inspected = other.run(["inspect", "--json", &host.image]).unwrap();
+    let inspected: Value = serde_json::from_str(&inspected).unwrap();
+    assert!(inspected["acceleration"].is_object(), "{inspected}");
+}
+
+#[test]
+fn acceleration_that_fails_says_why_and_is_tried_again() {
+    let mut host = Host::start();
+    // The blob of the second layer is gone: nothing can be started or accelerated.
+    let layers = host.layout.manifest().unwrap()["layers"].clone();
+    let digest: thaw_image::Digest = layers[1]["digest"].as_str().unwrap().parse().unwrap();
+    let blob = host.registry.blob(&digest);
+    let away = blob.with_extension("away");
+    std::fs::rename(&blob, &away).unwrap();
+    host.deploy(&json!({ "customContainerConfig": { "accelerationType": "Default" } }));
+    until("it has failed", || status(&host) == "Failed");
+    let failed = host.facts()["acceleration"]["failed"].clone();
+    let reason = failed["reason"].as_str().unwrap();
+    assert!(reason.contains("404") || reason.contains("not"), "{failed}");
+    std::fs::rename(&away, &blob).unwrap();
+    assert_eq!(host.invoke("the original").text(), "the original");
+    let retry = "/thaw/acceleration?name=demo/web&to=retry";
+    host.call("POST", retry, &Value::Null).ok();
+    until("it is ready", || status(&host) == "Ready");
+    host.call(
+        "POST",
+        "/thaw/acceleration?name=demo/web&to=off",
+        &Value::Null,
+    )
+    .ok();
+    assert_eq!(status(&host), "None");
+    host.call(
+        "POST",
+        "/thaw/acceleration?name=demo/web&to=on",
+        &Value::Null,
+    )
+    .ok();
+    assert_eq!(status(&host), "Ready", "it is remembered");
+    host.end();
+}
+
+#[test]
+fn functions_of_one_image_share_one_acceleration_and_one_download() {
+    let host = Host::start();
+    let default = json!({ "customContainerConfig": { "accelerationType": "Default" } });
+    host.deploy(&default);
+    for name in ["b", "c"] {
+        let mut more = default.clone();
+        more["functionName"] = json!(name);
+        host.deploy(&more);
+    }
+    assert_eq!(host.invoke("x").text(), "x");
+    for name in ["web", "b", "c"] {
+        until("it is ready", || {
+            let path = format!("/2016-08-15/services/demo/functions/{name}");
+            let function = host.call("GET", &path, &Value::Null).ok();
+            function["customContainerConfig"]["accelerationInfo"]["status"] == "Ready"
+        });
+    }
+    let layers = host.layout.manifest().unwrap()["layers"].clone();
+    for layer in layers.as_array().unwrap() {
+        let digest = layer["digest"].as_str().unwrap();
+        let size = layer["size"].as_u64().unwrap();
+        let requests = host.registry.requests().into_iter();
+        let moved: u64 = requests
+            .filter(|it| it.uri.contains(digest))
+            .map(|it| it.written)
+            .sum();
+        assert!(
+            moved <= size + size / 10,
+            "{digest}: {moved} of {size} bytes"
+        );
+    }
+}
+
+#[test]
+fn another_image_serves_when_it_is_ready() {
+    let host = Host::start();
+    let default = json!({ "customContainerConfig": { "accelerationType": "Default" } });
+    host.deploy(&default);
+    until("it is ready", || status(&host) == "Ready");
+    let next =
+        thaw_testkit::image::function::image(&thaw_testkit::image::real::cache_directory(), 3);
+    let directory = thaw_testkit::scratch::directory().unwrap();
+    let next = next
+        .unwrap()
+        .write(&directory.path().join("next"), "latest")
+        .unwrap();
+    let next = next.push(&host.registry, "function:2").unwrap();
+    let update =
+        json!({ "customContainerConfig": { "image": next, "accelerationType": "Default" } });
+    host.call("PUT", "/2016-08-15/services/demo/functions/web", &update)
+        .ok();
+    let size = || host.invoke("read /srv/data").text();
+    let mut sizes = vec![size()];
+    until("the new one serves", || {
+        sizes.push(size());
+        sizes.last().unwrap().starts_with("3145728 bytes")
+    });
+    assert!(
+        sizes[0].starts_with("2097152 bytes"),
+        "the old one serves meanwhile: {sizes:?}"
+    );
+    assert_eq!(status(&host), "Ready");
+}

@@ -1,0 +1,194 @@
+//! The host is killed, its registry goes, its callers are hostile.
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+
+use serde_json::{Value, json};
+
+use crate::support::{Host, until};
+
+#[test]
+fn a_host_that_is_killed_goes_on_where_it_was() {
+    let mut host = Host::start();
+    host.deploy(&json!({ "customContainerConfig": { "accelerationType": "Default" } }));
+    assert_eq!(host.invoke("x").text(), "x");
+    let slow = [("X-Fc-Invocation-Type", "Async")];
+    assert_eq!(host.invoke_with("sleep 3000", &slow).status, 202);
+    let tasks = "/2016-08-15/services/demo/functions/web/stateful-async-invocations";
+    let states = |host: &Host| {
+        let listed = host.call("GET", tasks, &Value::Null).ok();
+        let all = listed["invocations"].as_array().unwrap().clone();
+        all.iter()
+            .map(|it| it["status"].as_str().unwrap().to_owned())
+            .collect::<Vec<_>>()
+    };
+    until("it runs", || states(&host) == ["Running"]);
+    let before = host.containers();
+    host.kill();
+    host.begin(&[]);
+    let after = host.containers();
+    assert!(
+        before.iter().all(|name| !after.contains(name)),
+        "what the killed host had left is taken away: {before:?} {after:?}"
+    );
+    assert_eq!(host.invoke("again").text(), "again");
+    until("the invocation is over", || states(&host) == ["Succeeded"]);
+    until("it is accelerated", || {
+        host.facts()["acceleration"]["status"] == "Ready"
+    });
+    host.end();
+    assert!(host.containers().is_empty());
+    host.thaw.run(["gc", "--all"]).unwrap();
+    let mounts = std::fs::read_to_string("/proc/mounts").unwrap();
+    let root = host.thaw.root().display().to_string();
+    assert!(!mounts.contains(&root), "{mounts}");
+}
+
+#[test]
+fn an_image_that_is_here_needs_no_registry() {
+    let mut host = Host::with(&["--keep", "1s"]);
+    host.deploy(&json!({}));
+    assert_eq!(host.invoke("x").text(), "x");
+    until("it is scaled to zero", || host.containers().is_empty());
+    host.registry = thaw_testkit::registry::Registry::start().unwrap();
+    assert_eq!(host.invoke("without").text(), "without");
+}
+
+#[test]
+fn an_image_that_is_not_there_is_refused_when_the_function_is_made() {
+    let host = Host::start();
+    host.call(
+        "POST",
+        "/2016-08-15/services",
+        &json!({ "serviceName": "demo" }),
+    )
+    .ok();
+    let image = format!("{}/nothing:1", host.registry.host());
+    let function = json!({
+        "functionName": "web", "runtime": "custom-container",
+        "customContainerConfig": { "image": image },
+    });
+    let answer = host.call("POST", "/2016-08-15/services/demo/functions", &function);
+    assert_eq!(answer.refused(400), "InvalidArgument");
+    assert!(answer.text().contains(&image), "{}", answer.text());
+}
+
+/// Sends bytes, and reads until the other side closes or says no more.
+fn raw(host: &Host, bytes: &[u8]) -> String {
+    let mut stream = TcpStream::connect(&host.address).unwrap();
+    stream
+        .set_read_timeout(Some(std::time::Duration::from_secs(3)))
+        .unwrap();
+    stream.write_all(bytes).ok();
+    let mut answer = Vec::new();
+    let mut buffer = [0; 4096];
+    while let Ok(count @ 1..) = stream.read(&mut buffer) {
+        answer.extend_from_slice(&buffer[..count]);
+    }
+    String::from_utf8_lossy(&answer).into_owned()
+}
+
+#[test]
+fn hostile_requests_get_errors_and_cost_little() {
+    let host = Host::start();
+    host.deploy(&json!({}));
+    let trigger = json!({
+        "triggerName": "http", "triggerType": "http",
+        "triggerConfig": { "authType": "anonymous", "methods": ["GET", "POST"] },
+    });
+    host.call(
+        "POST",
+        "/2016-08-15/services/demo/functions/web/triggers",
+        &trigger,
+    )
+    .ok();
+    let status = |answer: String| answer.split(' ').nth(1).unwrap_or("closed").to_owned();
+    let path = "/2016-08-15/proxy/demo/web/";
+    let ask = |rest: &str| {
+        status(raw(
+            &host,
+            format!("GET {path} HTTP/1.1\r\nHost: x\r\n{rest}").as_bytes(),
+        ))
+    };
+    assert_eq!(ask("Connection: close\r\n\r\n"), "200");
+    let long = format!("X: {}\r\n", "x".repeat(1 << 20));
+    assert!(
+        ["431", "400"].contains(&ask(&long).as_str()),
+        "a head without end"
+    );
+    let many: String = (0..500).map(|i| format!("X-{i}: 1\r\n")).collect();
+    assert!(
+        ["431", "400"].contains(&ask(&format!("{many}\r\n")).as_str()),
+        "many headers"
+    );
+    // Two lengths, or a length and chunks, are how requests are smuggled (RFC 9112, section 6.3).
+    let two = "Content-Length: 1\r\nContent-Length: 2\r\n\r\nab";
+    assert_eq!(ask(two), "400");
+    let smuggled = "Content-Length: 4\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\n0\r\n\r\nGET /x HTTP/1.1\r\n\r\n";
+    let answer = raw(
+        &host,
+        format!("POST {path} HTTP/1.1\r\nHost: x\r\n{smuggled}").as_bytes(),
+    );
+    assert_eq!(answer.matches("HTTP/1.1 ").count(), 1, "{answer}");
+    let chunks = "Transfer-Encoding: chunked\r\n\r\nzz\r\n";
+    assert!(ask(chunks) != "200", "bad chunks");
+    for bad in [
+        "/2016-08-15/services/..%2f..%2fetc",
+        "/2016-08-15/services/%00",
+        "/%ff",
+        "/thaw/keys",
+    ] {
+        let answer = raw(
+            &host,
+            format!("GET {bad} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").as_bytes(),
+        );
+        assert!(
+            ["400", "403", "404"].contains(&status(answer.clone()).as_str()),
+            "{bad}: {answer}"
+        );
+    }
+    let bomb = format!("{}1{}", "[".repeat(100_000), "]".repeat(100_000));
+    let answer = host.call("POST", "/2016-08-15/services", &Value::Null);
+    assert_eq!(answer.refused(400), "InvalidArgument");
+    let stream =
+        std::os::unix::net::UnixStream::connect(host.thaw.root().join("functions.sock")).unwrap();
+    let answer =
+        crate::support::exchange(stream, "POST", "/2016-08-15/services", &[], bomb.as_bytes());
+    assert_eq!(answer.refused(400), "InvalidArgument");
+    assert_eq!(host.invoke("still there").text(), "still there");
+}
+
+#[test]
+fn who_has_no_key_is_refused() {
+    let host = Host::start();
+    host.deploy(&json!({}));
+    let services = "/2016-08-15/services";
+    assert_eq!(
+        host.http("GET", services, &[], b"").refused(400),
+        "MissingRequiredHeader"
+    );
+    let forged = [
+        ("Authorization", "FC nobody:c2ln"),
+        ("Date", "Mon, 23 Nov 2026 08:00:00 GMT"),
+    ];
+    assert_eq!(
+        host.http("GET", services, &forged, b"").refused(403),
+        "InvalidAccessKeyID"
+    );
+    let output = host
+        .thaw
+        .output(["serve", "--listen", "0.0.0.0:0", "--no-auth"])
+        .unwrap();
+    assert!(!output.status.success());
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(said.contains("loopback"), "{said}");
+    let output = host
+        .thaw
+        .output(["serve", "--listen", "127.0.0.1:0"])
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(
+        !output.status.success() && said.contains("another `thaw serve`"),
+        "{said}"
+    );
+}
