@@ -10,10 +10,10 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use thaw_cache::{Fetcher, Fill, Store};
 use thaw_image::{DiffId, Digest, ImageReference};
-use thaw_mount::{Capabilities, FaultTransport};
+use thaw_mount::{Capabilities, FaultTransport, MountError};
 use thaw_registry::Repository;
 
-use crate::adopt::Wholeness;
+use crate::adopt::Found;
 use crate::container::Containers;
 use crate::containers::Held;
 use crate::error::NodeError;
@@ -142,23 +142,22 @@ impl Node {
     /// served when everything is open again.
     fn adopt(&self) -> Result<(), NodeError> {
         if !self.settings.keeper_socket().exists() {
-            return self.adopt_mounts(Wholeness::Trusted);
+            return self.adopt_mounts(Found::default());
         }
         match self.start_transport(Transport::Auto) {
             Ok(mut started) => {
                 self.adopt_layers(std::mem::take(&mut started.inherited));
-                let wholeness = match started.over_a_dead_fuse {
-                    true => Wholeness::Distrusted,
-                    false => Wholeness::Trusted,
-                };
-                let adopted = self.adopt_mounts(wholeness);
+                let adopted = self.adopt_mounts(Found {
+                    over_a_dead_fuse: started.over_a_dead_fuse,
+                    serves_files: started.serves_files,
+                });
                 *lock(&self.transport) = Some(started.serve());
                 self.let_unused_go();
                 adopted
             }
             Err(error) => {
                 tracing::warn!(error = chain(&error), "no keeper to take over");
-                self.adopt_mounts(Wholeness::Trusted)
+                self.adopt_mounts(Found::default())
             }
         }
     }

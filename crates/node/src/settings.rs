@@ -1,10 +1,12 @@
 //! What a node is told when it is opened. No environment is read here.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use thaw_image::ImageReference;
+use thaw_mount::Custodian;
 use thaw_sign::{PrivateKey, PublicKey};
 
 /// How a node works.
@@ -26,6 +28,8 @@ pub struct Settings {
     pub cache_size: Option<u64>,
     /// This program, for the keeper and the monitors.
     pub program: PathBuf,
+    /// Who holds what lazy mounts need beyond the death of this process and its keeper.
+    pub custodian: Option<Arc<dyn Custodian>>,
 }
 
 impl Settings {

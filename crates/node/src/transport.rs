@@ -168,6 +168,7 @@ impl Node {
         let mut settings = KeeperSettings::new(program, args, socket);
         settings.fault_timeout = self.settings.fault_timeout;
         settings.holders = self.monitors();
+        settings.custodian.clone_from(&self.settings.custodian);
         settings
     }
 }

@@ -253,6 +253,7 @@ mod tests {
             repositories: repositories.iter().map(ToString::to_string).collect(),
             keys: keys.iter().copied().map(key).collect(),
             require_signature,
+            custodian: None,
         }
     }
 
