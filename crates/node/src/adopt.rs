@@ -19,6 +19,7 @@ use crate::reports::{How, Way};
 use crate::resolve::Resolved;
 use crate::root::{Body, Root};
 use crate::source::chain;
+use crate::words::Names;
 
 /// What was found of those who served the mounts that are there.
 #[derive(Clone, Copy, Default, Debug)]
@@ -164,7 +165,14 @@ impl Node {
         let found = self
             .known(&resolved.image)?
             .ok_or(NodeError::Unknown(digest))?;
-        let parts = self.parts(&resolved, &found)?;
+        let left = Memo::of(dir).map(|memo| memo.names).unwrap_or_default();
+        let mut names: Vec<_> = left.iter().filter_map(|name| name.parse().ok()).collect();
+        if names.is_empty() {
+            names.push(reference);
+        }
+        let names = Names::of(names);
+        let parts = self.parts(&resolved, &found, Arc::clone(&names))?;
+        self.goes_on(&names, &parts.layers);
         let safe = |layer: &Arc<LayerTar>| {
             let alone = layer.is_whole() && !served.over_a_dead_fuse;
             alone || self.marks.contain(&layer.diff_id())
@@ -172,26 +180,18 @@ impl Node {
         if !parts.layers.iter().all(safe) {
             // Nobody serves it: reads fail, or holes are read as zeros. Dropped, it is unmounted.
             drop(Root::adopt(dir)?);
-            return Err(NodeError::Lost(dir.to_owned()));
-        }
-        let why = self.served(format!("acceleration from {}", found.from));
-        self.adopt_as(&resolved, Body::Layout(parts), dir, why)
-    }
-
-    /// Takes over an image that is mounted at `dir`. `why`: why it is lazy, where nobody has left a memo.
-    fn adopt_as(
             let lost = parts.layers.iter().filter(|layer| !safe(layer));
             let lost: Vec<DiffId> = lost.map(|layer| layer.diff_id()).collect();
             drop(parts);
             if served.serves_files {
                 self.make_anew(&lost);
             }
-        &self,
-        resolved: &Resolved,
-        body: Body,
-        dir: &Path,
-        why: String,
-    ) -> Result<(), NodeError> {
+            return Err(NodeError::Lost(dir.to_owned()));
+        }
+        let why = self.served(format!("acceleration from {}", found.from));
+        self.adopt_as(&resolved, Body::Layout(parts), dir, why)
+    }
+
     /// Takes away layers that are watched still, and of which nobody has a descriptor from before: their
     /// files cannot be written any more. Whoever has one open gets errors.
     fn make_anew(&self, layers: &[DiffId]) {
@@ -202,6 +202,14 @@ impl Node {
         }
     }
 
+    /// Takes over an image that is mounted at `dir`. `why`: why it is lazy, where nobody has left a memo.
+    fn adopt_as(
+        &self,
+        resolved: &Resolved,
+        body: Body,
+        dir: &Path,
+        why: String,
+    ) -> Result<(), NodeError> {
         let Some(mount) = Root::adopt(dir)? else {
             return Ok(());
         };
@@ -212,6 +220,7 @@ impl Node {
         let memo = Memo::of(dir).unwrap_or(Memo {
             way: Way { how, why },
             profile: None,
+            names: Vec::new(),
             fill: false,
         });
         let (profile, way) = (memo.profile, memo.way);

@@ -26,6 +26,7 @@ use crate::source::chain;
 use crate::trim::Trimming;
 use crate::turns::Turns;
 use crate::waits::Waits;
+use crate::words::Readers;
 
 /// One machine's images and containers. One process has one node for a store.
 pub struct Node {
@@ -40,6 +41,8 @@ pub struct Node {
     pub(crate) transport: Mutex<Option<Arc<dyn FaultTransport>>>,
     /// Layers that raise events.
     pub(crate) marks: Marks,
+    /// Who reads layers that are not whole.
+    pub(crate) readers: Readers,
     /// Layers that are being completed and checked; `None`: that failed.
     pub(crate) fills: Mutex<HashMap<DiffId, Option<Fill>>>,
     pub(crate) images: Mutex<HashMap<Digest, Slot>>,
@@ -91,6 +94,7 @@ impl Node {
             capabilities: OnceLock::new(),
             transport: Mutex::default(),
             marks: Marks::default(),
+            readers: Readers::default(),
             fills: Mutex::default(),
             images: Mutex::default(),
             held: Mutex::default(),
@@ -154,6 +158,12 @@ impl Node {
                 *lock(&self.transport) = Some(started.serve());
                 self.let_unused_go();
                 adopted
+            }
+            // Readers wait for what a custodian holds: the next try may have what this one lacks.
+            Err(error @ NodeError::Mount(MountError::Spawn { .. }))
+                if self.settings.custodian.is_some() =>
+            {
+                Err(error)
             }
             Err(error) => {
                 tracing::warn!(error = chain(&error), "no keeper to take over");
