@@ -47,7 +47,7 @@ impl Incoming {
     /// [`LayerTar::sync`].
     ///
     /// Where the layer is in use already, the blocks that it lacks are copied into it, and then all
-    /// of it is checked, for what it had came from elsewhere.
+    /// of it is checked, for what it had came from elsewhere. If that was wrong, it is replaced.
     ///
     /// # Errors
     /// [`TarError::NotItsDiffId`] and [`TarError::Size`] for the proof of another tar (nothing is

@@ -535,6 +535,11 @@ impl LayerTar {
         Err(error)
     }
 
+    /// Takes writes again, after it was found not to have its diffID and was emptied.
+    pub(crate) fn begin_again(&self) {
+        *lock(&self.refusal) = None;
+    }
+
     pub(crate) fn set_whole(&self) -> Result<(), TarError> {
         self.presence
             .set_whole()

@@ -79,6 +79,24 @@ fn a_layer_in_use_is_filled_in_place() {
 }
 
 #[test]
+fn a_layer_in_use_that_is_wrong_is_replaced() {
+    let dir = scratch();
+    let content = tar_of(5, 100_000);
+    let size = content.len() as u64;
+    let id = DiffId(Digest::of(&content));
+    let store = store(dir.path(), 1);
+    let layer = store.layers().open(&id, size).unwrap();
+    layer.write(30_000, &verified(&[7; 30_000])).unwrap();
+    let mut incoming = store.layers().incoming(&id).unwrap();
+    let proof = stream(&content, &mut incoming);
+    incoming.commit(&proof).unwrap();
+    assert!(layer.is_whole());
+    let mut bytes = vec![0; content.len()];
+    layer.read_at(&mut bytes, 0).unwrap();
+    assert!(bytes == content);
+}
+
+#[test]
 fn a_wrong_pull_installs_nothing() {
     let dir = scratch();
     let store = store(dir.path(), 1);

@@ -27,7 +27,7 @@
 //! and the misses that still wait.
 //!
 //! **Both die.** A third process holds the group and the tars, too ([`Keepsake`]; it is the
-//! monitor of a container): readers wait. The next daemon gets them from there, denies what the
+//! monitor of a container, or the service manager, a [`Custodian`]): readers wait. The next daemon gets them from there, denies what the
 //! dead keeper had read, and starts another keeper. The third process has a daemon started when
 //! it sees no keeper, and denies what waits when none can be. Where no third process lives the
 //! group is gone, and the kernel lets holes be read as zeros: whatever was mounted must not be used
@@ -39,6 +39,7 @@
 //! may hold the superblock. A FUSE file is let go when a lease shows that nobody has it open.
 
 mod client;
+mod custody;
 mod daemon;
 mod keepsake;
 mod layers;
@@ -56,11 +57,14 @@ mod wire;
 use std::ffi::OsString;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::{LayerSpec, TransportKind};
+use custody::Custody;
 
 pub use client::Keeper;
+pub use custody::Custodian;
 pub use keepsake::Keepsake;
 pub use server::keeper_main;
 
@@ -89,10 +93,13 @@ pub struct KeeperSettings {
     pub threads: usize,
     /// Processes that may hold a [`Keepsake`].
     pub holders: Vec<i32>,
+    /// Who holds the same for the daemon itself.
+    pub custodian: Option<Arc<dyn Custodian>>,
 }
 
 impl KeeperSettings {
-    /// Settings with pre-content events, a timeout of 30 s, 32 threads and no holders.
+    /// Settings with pre-content events, a timeout of 30 s, 32 threads, no holders
+    /// and no custodian.
     #[must_use]
     pub fn new(exe: PathBuf, args: Vec<OsString>, socket: PathBuf) -> Self {
         Self {
@@ -104,7 +111,12 @@ impl KeeperSettings {
             idle_timeout: Duration::from_secs(10),
             threads: 32,
             holders: Vec::new(),
+            custodian: None,
         }
+    }
+
+    fn custody(&self) -> Custody {
+        Custody::with(self.custodian.as_ref())
     }
 
     fn devices(&self) -> PathBuf {

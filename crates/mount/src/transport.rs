@@ -181,6 +181,9 @@ pub struct Started {
     /// Whether a FUSE connection was found that has died with all its holders: mounts over its files
     /// fail, also those of layers that are whole.
     pub over_a_dead_fuse: bool,
+    /// Whether files are served already. Those whose layers were not inherited are denied, and whoever
+    /// opens such a tar waits for himself: it must be made anew.
+    pub serves_files: bool,
 }
 
 impl Started {
@@ -246,6 +249,7 @@ pub fn start(
     let (keeper, inherited) = Keeper::start(settings, handler)?;
     Ok(Started {
         over_a_dead_fuse: keeper.over_a_dead_fuse(),
+        serves_files: keeper.serves_files(),
         keeper,
         inherited,
     })

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use thaw_cache::LayerTar;
-use thaw_image::Digest;
+use thaw_image::{DiffId, Digest};
 use thaw_mount::{Inherited, MountEntry, MountError, OverlayMount, WritableMount, mount_table};
 
 use crate::Node;
@@ -19,14 +19,16 @@ use crate::reports::{How, Way};
 use crate::resolve::Resolved;
 use crate::root::{Body, Root};
 use crate::source::chain;
+use crate::words::Names;
 
-/// Whether an image whose layers are all whole is one that needs nobody.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Wholeness {
-    /// It is.
-    Trusted,
-    /// A FUSE connection has died with all its holders, and any mount may read its files.
-    Distrusted,
+/// What was found of those who served the mounts that are there.
+#[derive(Clone, Copy, Default, Debug)]
+pub(crate) struct Found {
+    /// A FUSE connection has died with all its holders, and any mount may read its files: an image whose
+    /// layers are all whole may need somebody.
+    pub(crate) over_a_dead_fuse: bool,
+    /// Files are served still, whether or not their layers were inherited.
+    pub(crate) serves_files: bool,
 }
 
 impl Node {
@@ -47,13 +49,13 @@ impl Node {
 
     /// Finds images and root filesystems that are still mounted. What cannot be taken over is
     /// reported and left as it is, unless its holes would be read.
-    pub(crate) fn adopt_mounts(&self, wholeness: Wholeness) -> Result<(), NodeError> {
+    pub(crate) fn adopt_mounts(&self, found: Found) -> Result<(), NodeError> {
         let table = mount_table().map_err(MountError::from)?;
         let mounts = self.settings.root.join("mounts");
         let is_image = |entry: &&MountEntry| entry.target.parent() == Some(mounts.as_path());
         let mut lost = Vec::new();
         for entry in table.iter().filter(is_image) {
-            match self.adopt_image(&entry.target, &entry.kind, wholeness) {
+            match self.adopt_image(&entry.target, &entry.kind, found) {
                 Ok(()) => {}
                 Err(NodeError::Lost(dir)) => lost.push(dir),
                 Err(error) => {
@@ -124,7 +126,7 @@ impl Node {
         Ok(())
     }
 
-    fn adopt_image(&self, dir: &Path, kind: &str, wholeness: Wholeness) -> Result<(), NodeError> {
+    fn adopt_image(&self, dir: &Path, kind: &str, served: Found) -> Result<(), NodeError> {
         let name = dir
             .file_name()
             .and_then(|name| name.to_str())
@@ -163,18 +165,41 @@ impl Node {
         let found = self
             .known(&resolved.image)?
             .ok_or(NodeError::Unknown(digest))?;
-        let parts = self.parts(&resolved, &found)?;
+        let left = Memo::of(dir).map(|memo| memo.names).unwrap_or_default();
+        let mut names: Vec<_> = left.iter().filter_map(|name| name.parse().ok()).collect();
+        if names.is_empty() {
+            names.push(reference);
+        }
+        let names = Names::of(names);
+        let parts = self.parts(&resolved, &found, Arc::clone(&names))?;
+        self.goes_on(&names, &parts.layers);
         let safe = |layer: &Arc<LayerTar>| {
-            let alone = layer.is_whole() && wholeness == Wholeness::Trusted;
+            let alone = layer.is_whole() && !served.over_a_dead_fuse;
             alone || self.marks.contain(&layer.diff_id())
         };
         if !parts.layers.iter().all(safe) {
             // Nobody serves it: reads fail, or holes are read as zeros. Dropped, it is unmounted.
             drop(Root::adopt(dir)?);
+            let lost = parts.layers.iter().filter(|layer| !safe(layer));
+            let lost: Vec<DiffId> = lost.map(|layer| layer.diff_id()).collect();
+            drop(parts);
+            if served.serves_files {
+                self.make_anew(&lost);
+            }
             return Err(NodeError::Lost(dir.to_owned()));
         }
         let why = self.served(format!("acceleration from {}", found.from));
         self.adopt_as(&resolved, Body::Layout(parts), dir, why)
+    }
+
+    /// Takes away layers that are watched still, and of which nobody has a descriptor from before: their
+    /// files cannot be written any more. Whoever has one open gets errors.
+    fn make_anew(&self, layers: &[DiffId]) {
+        for layer in layers {
+            if let Err(error) = self.store.layers().remove(layer) {
+                tracing::warn!(%layer, error = chain(&error), "not made anew");
+            }
+        }
     }
 
     /// Takes over an image that is mounted at `dir`. `why`: why it is lazy, where nobody has left a memo.
@@ -195,6 +220,7 @@ impl Node {
         let memo = Memo::of(dir).unwrap_or(Memo {
             way: Way { how, why },
             profile: None,
+            names: Vec::new(),
             fill: false,
         });
         let (profile, way) = (memo.profile, memo.way);

@@ -84,6 +84,11 @@ pub enum NodeError {
         /// Why it is not trusted.
         reason: String,
     },
+    /// Two images that trust different words began to share a layer at the same time.
+    #[error(
+        "another start is filling layer {0} by a word that does not count for this one: try again"
+    )]
+    Apart(thaw_image::DiffId),
     /// A transport was asked for, and another one serves mounts.
     #[error(
         "mounts of this store are served by {kind}: unmount them and end their containers first, \

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use thaw_accelerate::{Origin, closure};
 use thaw_cache::LayerTar;
-use thaw_image::{DiffId, Extent, media};
+use thaw_image::{DiffId, Extent, Silent, media};
 
 use crate::Node;
 use crate::accelerate::Target;
@@ -20,6 +20,7 @@ use crate::reports::Recorded;
 use crate::resolve::Resolved;
 use crate::settings::ImageWish;
 use crate::source::layer_refs;
+use crate::timing::Timing;
 
 impl Node {
     /// Publishes what a start of the image reads for certain as the working set of the wanted
@@ -44,13 +45,15 @@ impl Node {
             return Ok(None);
         }
         let before: BTreeSet<DiffId> = self.store.layers().list()?.into_iter().collect();
-        let parts = self.parts(resolved, &found)?;
+        let names = self.claim(resolved, &found, &Silent, &Timing::default())?;
+        let parts = self.parts(resolved, &found, names)?;
         let outcome = self.guess_from(resolved, &parts.layers, &found, wish, target);
         drop(parts);
         for layer in layer_refs(image) {
             // One that somebody else uses by now stays.
-            if !before.contains(&layer.diff_id) {
-                self.store.layers().remove(&layer.diff_id).ok();
+            let is_new = !before.contains(&layer.diff_id);
+            if is_new && self.store.layers().remove(&layer.diff_id).is_ok() {
+                self.records.remove_words(&layer.diff_id);
             }
         }
         outcome

@@ -17,7 +17,7 @@ use crate::reports::{
 };
 use crate::resolve::Resolved;
 use crate::search::KnownSet;
-use crate::settings::ImageWish;
+use crate::settings::{ImageWish, Transport};
 use crate::source::{Accelerated, Choice, layer_refs};
 use crate::stream::load;
 use crate::timing::Timing;
@@ -45,6 +45,7 @@ impl Node {
         let sets = found.as_ref().map(|(found, _)| found);
         let working_sets = self.working_set_facts(&resolved, sets.filter(|_| !whole));
         let profile = wish.profile.as_deref().unwrap_or("default");
+        let way = would_start(image, choice, whole);
         Ok(Inspection {
             reference: image.reference.to_string(),
             manifest: image.digest,
@@ -63,8 +64,18 @@ impl Node {
             }),
             load: self.load(image, profile, &working_sets, unpacked),
             working_sets,
-            way: would_start(image, choice, whole),
+            transport: self.would_serve(&way, wish.transport),
+            way,
         })
+    }
+
+    /// The fault transport that would serve an image which starts this way.
+    fn would_serve(&self, way: &Way, wanted: Transport) -> Option<String> {
+        let kind = match way.how {
+            How::Full => None,
+            How::Lazy => self.wished_transport(wanted).ok(),
+        };
+        kind.map(|kind| kind.name().to_owned())
     }
 
     /// The acceleration that would be used or, where none would, the one that is there; with

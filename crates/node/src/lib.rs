@@ -61,6 +61,7 @@ mod trim;
 mod trust;
 mod turns;
 mod waits;
+mod words;
 
 pub use error::NodeError;
 pub use image::{Image, ImageError, Layer};

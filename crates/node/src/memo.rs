@@ -16,6 +16,9 @@ pub(crate) struct Memo {
     pub(crate) way: Way,
     /// Whose starts it is traced for.
     pub(crate) profile: Option<String>,
+    /// The names that the image was started by.
+    #[serde(default)]
+    pub(crate) names: Vec<String>,
     /// Whether it is to be completed while nobody waits.
     #[serde(default)]
     pub(crate) fill: bool,

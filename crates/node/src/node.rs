@@ -10,10 +10,10 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use thaw_cache::{Fetcher, Fill, Store};
 use thaw_image::{DiffId, Digest, ImageReference};
-use thaw_mount::{Capabilities, FaultTransport};
+use thaw_mount::{Capabilities, FaultTransport, MountError};
 use thaw_registry::Repository;
 
-use crate::adopt::Wholeness;
+use crate::adopt::Found;
 use crate::container::Containers;
 use crate::containers::Held;
 use crate::error::NodeError;
@@ -26,6 +26,7 @@ use crate::source::chain;
 use crate::trim::Trimming;
 use crate::turns::Turns;
 use crate::waits::Waits;
+use crate::words::Readers;
 
 /// One machine's images and containers. One process has one node for a store.
 pub struct Node {
@@ -40,6 +41,8 @@ pub struct Node {
     pub(crate) transport: Mutex<Option<Arc<dyn FaultTransport>>>,
     /// Layers that raise events.
     pub(crate) marks: Marks,
+    /// Who reads layers that are not whole.
+    pub(crate) readers: Readers,
     /// Layers that are being completed and checked; `None`: that failed.
     pub(crate) fills: Mutex<HashMap<DiffId, Option<Fill>>>,
     pub(crate) images: Mutex<HashMap<Digest, Slot>>,
@@ -91,6 +94,7 @@ impl Node {
             capabilities: OnceLock::new(),
             transport: Mutex::default(),
             marks: Marks::default(),
+            readers: Readers::default(),
             fills: Mutex::default(),
             images: Mutex::default(),
             held: Mutex::default(),
@@ -142,23 +146,28 @@ impl Node {
     /// served when everything is open again.
     fn adopt(&self) -> Result<(), NodeError> {
         if !self.settings.keeper_socket().exists() {
-            return self.adopt_mounts(Wholeness::Trusted);
+            return self.adopt_mounts(Found::default());
         }
         match self.start_transport(Transport::Auto) {
             Ok(mut started) => {
                 self.adopt_layers(std::mem::take(&mut started.inherited));
-                let wholeness = match started.over_a_dead_fuse {
-                    true => Wholeness::Distrusted,
-                    false => Wholeness::Trusted,
-                };
-                let adopted = self.adopt_mounts(wholeness);
+                let adopted = self.adopt_mounts(Found {
+                    over_a_dead_fuse: started.over_a_dead_fuse,
+                    serves_files: started.serves_files,
+                });
                 *lock(&self.transport) = Some(started.serve());
                 self.let_unused_go();
                 adopted
             }
+            // Readers wait for what a custodian holds: the next try may have what this one lacks.
+            Err(error @ NodeError::Mount(MountError::Spawn { .. }))
+                if self.settings.custodian.is_some() =>
+            {
+                Err(error)
+            }
             Err(error) => {
                 tracing::warn!(error = chain(&error), "no keeper to take over");
-                self.adopt_mounts(Wholeness::Trusted)
+                self.adopt_mounts(Found::default())
             }
         }
     }

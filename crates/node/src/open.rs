@@ -26,6 +26,7 @@ use crate::settings::{ImageWish, Pull, Transport};
 use crate::source::{Accelerated, Choice, chain, layer_refs};
 use crate::stream::{Stream, Streams};
 use crate::timing::Timing;
+use crate::words::Names;
 
 /// For messages.
 const LAYOUT: &str = "the acceleration's layout";
@@ -80,9 +81,14 @@ impl ImageMount {
 
     /// For the next node.
     pub(crate) fn memo(&self) -> Memo {
+        let names = match &self.body {
+            Body::Layout(parts) => parts.names.list(),
+            Body::Directories(_) => Vec::new(),
+        };
         Memo {
             way: self.way.clone(),
             profile: self.profile.clone(),
+            names: names.iter().map(ToString::to_string).collect(),
             fill: false,
         }
     }
@@ -128,7 +134,7 @@ impl Node {
         let shared: Slot = Arc::clone(lock(&self.images).entry(resolved.image.digest).or_default());
         let mut slot = lock(&shared);
         if let Some(mount) = slot.clone() {
-            if self.may_share(&mount, &resolved)? {
+            if self.may_share(&mount, &resolved, progress)? {
                 drop(slot);
                 self.share(&mount, &resolved, wish, search, progress, timing)?;
                 return Ok(mount);
@@ -172,7 +178,8 @@ impl Node {
                     why,
                 };
                 timing.set_round_trips(trips(resolved, &found));
-                (self.parts(resolved, &found)?, way, None)
+                let names = Names::of(vec![image.reference.clone()]);
+                (self.parts(resolved, &found, names)?, way, None)
             }
         };
         let dir = self.settings.root.join("mounts").join(image.digest.hex());
@@ -206,13 +213,14 @@ impl Node {
         timing: &Timing,
     ) -> Result<(Parts, Way, Option<Stream>), NodeError> {
         self.complete_unindexed(resolved, found, progress, timing)?;
+        let names = self.claim(resolved, found, progress, timing)?;
         let layers = self.attach(resolved, found)?;
         let whole_here = layers.layers.iter().all(|layer| layer.is_whole());
         self.starts_lazily(&resolved.image, &layers.layers);
         let set = found.working_set.clone().filter(|_| !whole_here);
         let stream = set.map(|set| self.stream(set));
         let files = timing.span("layout", || self.layout_files(resolved, found));
-        let parts = layers.with(files?, found);
+        let parts = layers.with(files?, found, names);
         let way = match whole_here {
             true => all_here(),
             false => Way {
@@ -228,9 +236,10 @@ impl Node {
         &self,
         resolved: &Resolved,
         found: &Accelerated,
+        names: Arc<Names>,
     ) -> Result<Parts, NodeError> {
         let layers = self.attach(resolved, found)?;
-        Ok(layers.with(self.layout_files(resolved, found)?, found))
+        Ok(layers.with(self.layout_files(resolved, found)?, found, names))
     }
 
     /// The layout and, where there is one, the generated device, as files of the store.

@@ -14,6 +14,7 @@ use crate::open::unusable;
 use crate::resolve::Resolved;
 use crate::root::Parts;
 use crate::source::{Accelerated, chain};
+use crate::words::Names;
 
 /// Most bytes of a seek table.
 const MAX_TABLE: u64 = 128 << 20;
@@ -29,12 +30,14 @@ impl Layers {
         self,
         (layout, generated): (PathBuf, Option<PathBuf>),
         found: &Accelerated,
+        names: Arc<Names>,
     ) -> Parts {
         Parts {
             layout,
             generated,
             layers: self.layers,
             by: found.record.clone(),
+            names,
             _origins: self.origins,
         }
     }

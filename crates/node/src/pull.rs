@@ -206,7 +206,8 @@ impl Node {
         })
     }
 
-    fn fetch_layers(
+    /// Fetches layers whole, and checks them against their diffIDs.
+    pub(crate) fn fetch_layers(
         &self,
         resolved: &Resolved,
         layers: &[LayerRef],

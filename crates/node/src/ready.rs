@@ -90,8 +90,8 @@ pub fn wait(container: &Container, ready: &Ready, deadline: Instant) -> Result<(
         }
         match state.status() {
             Status::Exited { code } => return Err(format!("the container ended with {code}")),
-            Status::Dead => return Err("the container died".to_owned()),
-            Status::Created | Status::Running => {}
+            Status::Dead if is_dead(container) => return Err("the container died".to_owned()),
+            Status::Created | Status::Running | Status::Dead => {}
         }
         if Instant::now() >= deadline {
             return Err(format!(
@@ -101,6 +101,13 @@ pub fn wait(container: &Container, ready: &Ready, deadline: Instant) -> Result<(
         }
         std::thread::sleep(POLL);
     }
+}
+
+/// Whether a container that seemed to be dead is: its monitor may have written how it ended, and ended
+/// itself, between the look at the one and at the other.
+fn is_dead(container: &Container) -> bool {
+    let again = container.state();
+    again.is_ok_and(|state| state.status() == Status::Dead)
 }
 
 /// Where a container's port is reached from the host.

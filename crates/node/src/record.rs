@@ -111,7 +111,8 @@ impl Node {
         }
         let found = self.local(&resolved.image)?;
         let found = found.ok_or(NodeError::Unknown(resolved.image.digest))?;
-        let parts = self.parts(&resolved, &found)?;
+        let names = self.claim(&resolved, &found, progress, &timing)?;
+        let parts = self.parts(&resolved, &found, names)?;
         let dir = self
             .settings
             .root

@@ -4,6 +4,7 @@
 //! images/refs/<sha256 of the reference>   reference → manifest, as last resolved
 //! images/manifests/<manifest hex>         manifest → names, configuration, acceleration
 //! images/layers/<diffid hex>              layer read whole here → size, seek table
+//! images/words/<diffid hex>               layer → who spoke for what it has, if it is not whole
 //! ```
 //!
 //! A record that cannot be read is treated as absent: everything in it can be asked again.
@@ -156,6 +157,7 @@ pub(crate) struct Records {
     refs: PathBuf,
     manifests: PathBuf,
     layers: PathBuf,
+    words: PathBuf,
     measured: PathBuf,
     /// Written, and not durable yet.
     unsettled: Arc<Mutex<BTreeSet<PathBuf>>>,
@@ -171,10 +173,18 @@ impl Records {
             refs: root.join("images/refs"),
             manifests: root.join("images/manifests"),
             layers: root.join("images/layers"),
+            words: root.join("images/words"),
             measured: root.join("images/measured"),
             unsettled: Arc::default(),
         };
-        for dir in [&records.refs, &records.manifests, &records.layers] {
+        let Self {
+            refs,
+            manifests,
+            layers,
+            words,
+            ..
+        } = &records;
+        for dir in [refs, manifests, layers, words] {
             fs::create_dir_all(dir)?;
             remove_unfinished(dir)?;
         }
@@ -224,10 +234,7 @@ impl Records {
                 fs::remove_file(path)?;
             }
         }
-        match fs::remove_file(self.manifests.join(manifest.hex())) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-            _ => Ok(()),
-        }
+        remove(&self.manifests.join(manifest.hex()))
     }
 
     /// All images, by reference.
@@ -255,12 +262,26 @@ impl Records {
         fs::File::open(path)?.sync_all()
     }
 
+    /// Who spoke for what a layer has, once; `None` where that is not known.
+    pub(crate) fn words(&self, diff_id: &DiffId) -> Option<Vec<ArtifactRecord>> {
+        read(&self.words.join(diff_id.0.hex()))
+    }
+
+    /// Remembers who spoke for what a layer has.
+    pub(crate) fn put_words(&self, diff_id: &DiffId, words: &[ArtifactRecord]) -> io::Result<()> {
+        self.write_soon(&self.words.join(diff_id.0.hex()), &words)
+    }
+
     /// Forgets a layer.
     pub(crate) fn remove_layer(&self, diff_id: &DiffId) -> io::Result<()> {
-        match fs::remove_file(self.layers.join(diff_id.0.hex())) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-            _ => Ok(()),
-        }
+        remove(&self.words.join(diff_id.0.hex()))?;
+        remove(&self.layers.join(diff_id.0.hex()))
+    }
+
+    /// Forgets who spoke for what a layer had that has nothing now.
+    pub(crate) fn remove_words(&self, diff_id: &DiffId) {
+        // What stays says too much, and not too little.
+        remove(&self.words.join(diff_id.0.hex())).ok();
     }
 
     /// What was measured here.
@@ -273,10 +294,7 @@ impl Records {
     /// # Errors
     /// Those of unlink(2); that there is nothing is none.
     pub(crate) fn forget_measured(&self) -> io::Result<()> {
-        match fs::remove_file(&self.measured) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-            _ => Ok(()),
-        }
+        remove(&self.measured)
     }
 
     /// Changes what was measured here. That it cannot be kept costs a better guess.
@@ -327,6 +345,14 @@ fn files(dir: &Path) -> io::Result<Vec<PathBuf>> {
         }
     }
     Ok(paths)
+}
+
+/// Removes a file, if there is one.
+fn remove(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
 }
 
 fn read<T: DeserializeOwned>(path: &Path) -> Option<T> {

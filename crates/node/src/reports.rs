@@ -201,6 +201,8 @@ pub struct Inspection {
     pub load: Option<LoadFacts>,
     /// How it would start now, and why.
     pub way: Way,
+    /// The fault transport that would serve it; `None`: it needs none.
+    pub transport: Option<String>,
     /// Bytes of its tars that are here.
     pub cached: u64,
     /// Bytes of its tars, where known.

@@ -8,6 +8,7 @@ use thaw_image::DiffId;
 use thaw_mount::{LayoutMount, MountError, Overlay, OverlayMount, Unmount};
 
 use crate::records::ArtifactRecord;
+use crate::words::Names;
 
 /// What a mount is made of; it can be mounted again.
 #[derive(Debug)]
@@ -26,6 +27,8 @@ pub(crate) struct Parts {
     pub(crate) layers: Vec<Arc<LayerTar>>,
     /// The acceleration that decides how it looks.
     pub(crate) by: ArtifactRecord,
+    /// The names that its image was started by.
+    pub(crate) names: Arc<Names>,
     /// Where the layers' bytes come from, as long as this lives.
     pub(crate) _origins: Vec<Attachment>,
 }

@@ -1,10 +1,12 @@
 //! What a node is told when it is opened. No environment is read here.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use thaw_image::ImageReference;
+use thaw_mount::Custodian;
 use thaw_sign::{PrivateKey, PublicKey};
 
 /// How a node works.
@@ -28,6 +30,8 @@ pub struct Settings {
     pub program: PathBuf,
     /// Its arguments before the command: what the daemon that a monitor starts is configured with.
     pub arguments: Vec<String>,
+    /// Who holds what lazy mounts need beyond the death of this process and its keeper.
+    pub custodian: Option<Arc<dyn Custodian>>,
 }
 
 impl Settings {

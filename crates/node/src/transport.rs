@@ -63,6 +63,16 @@ impl Node {
         .map_err(|error| chain(&error))
     }
 
+    /// Which transport a mount would have that is made now: the one that runs, else the one that would
+    /// be started.
+    pub(crate) fn wished_transport(&self, wanted: Transport) -> Result<TransportKind, MountError> {
+        let running = self.running_transport().map(|running| running.kind());
+        match running.filter(|kind| wanted.is_met_by(*kind)) {
+            Some(kind) => Ok(kind),
+            None => thaw_mount::select(wanted.choice(), self.capabilities()),
+        }
+    }
+
     /// The fault transport; starts it at the first call. Called with the lock of
     /// [`Marks`](crate::marks::Marks), unless it is known to run.
     pub(crate) fn transport(
@@ -158,6 +168,7 @@ impl Node {
         let mut settings = KeeperSettings::new(program, args, socket);
         settings.fault_timeout = self.settings.fault_timeout;
         settings.holders = self.monitors();
+        settings.custodian.clone_from(&self.settings.custodian);
         settings
     }
 }

@@ -197,6 +197,9 @@ impl Node {
             Step::Remove => {
                 let taken = layers.usage()?.into_iter().find(|it| it.layer == *layer);
                 let removed = layers.remove(layer);
+                if removed.is_ok() {
+                    self.records.remove_words(layer);
+                }
                 removed.map(|()| Some(taken.map_or(0, |usage| usage.allocated)))
             }
         };

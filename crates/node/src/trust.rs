@@ -102,6 +102,14 @@ impl Policy<'_> {
         self.signer(artifact).is_some() || self.standing(repository) == Standing::Trusted
     }
 
+    /// Whether what an artifact has brought into a layer of the image, for whichever image that was,
+    /// may be read. An image named by a tag that needs no signature reads it all: it has no better
+    /// word for its own.
+    pub(crate) fn shares(&self, artifact: &ArtifactRecord) -> bool {
+        let asks_no_more = !self.pinned && !self.required;
+        asks_no_more || self.allows(artifact)
+    }
+
     /// Why one that is not allowed is not, in words.
     pub(crate) fn refusal(&self, repository: &str) -> String {
         match self.standing(repository) {
@@ -246,6 +254,7 @@ mod tests {
             fault_timeout: Duration::ZERO,
             program: PathBuf::new(),
             arguments: Vec::new(),
+            custodian: None,
         }
     }
 

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -42,26 +42,38 @@ pub fn ignore(signal: Signal) -> io::Result<()> {
     Ok(())
 }
 
-/// The socket that a service manager made for this process (sd_listen_fds(3)), the first time that it
-/// is asked for; programs that are executed do not get it.
+/// The descriptors that a service manager gave this process, with their names (sd_listen_fds(3)), the
+/// first time that they are asked for; programs that are executed afterwards do not get them.
 #[must_use]
-pub fn activated_socket() -> Option<OwnedFd> {
+pub fn given_descriptors() -> Vec<(String, OwnedFd)> {
     static TAKEN: AtomicBool = AtomicBool::new(false);
     /// `SD_LISTEN_FDS_START`.
     const FIRST: RawFd = 3;
-    let says = |name| std::env::var(name).ok();
-    let ours = says("LISTEN_PID")? == std::process::id().to_string();
-    let count: usize = says("LISTEN_FDS")?.parse().ok()?;
-    if !ours || count == 0 || TAKEN.swap(true, Ordering::Relaxed) {
-        return None;
+    let says = |name| std::env::var(name).unwrap_or_default();
+    let ours = says("LISTEN_PID") == std::process::id().to_string();
+    if !ours || TAKEN.swap(true, Ordering::Relaxed) {
+        return Vec::new();
     }
+    let count: u16 = says("LISTEN_FDS").parse().unwrap_or(0);
+    let names = says("LISTEN_FDNAMES");
+    let mut names = names.split(':');
+    let numbers = FIRST..FIRST + RawFd::from(count);
+    let given = numbers.map(|fd| (names.next().unwrap_or_default().to_owned(), fd));
     // SAFETY: fcntl(2) with F_SETFD touches no memory; it fails where there is no such descriptor.
-    if unsafe { libc::fcntl(FIRST, libc::F_SETFD, libc::FD_CLOEXEC) } != 0 {
-        return None;
-    }
+    let given =
+        given.filter(|(_, fd)| unsafe { libc::fcntl(*fd, libc::F_SETFD, libc::FD_CLOEXEC) } == 0);
     // SAFETY: the descriptor is open, was made for this process before it began, and is given out
     // once.
-    Some(unsafe { OwnedFd::from_raw_fd(FIRST) })
+    let owned = given.map(|(name, fd)| (name, unsafe { OwnedFd::from_raw_fd(fd) }));
+    owned.collect()
+}
+
+/// What the link of a descriptor of this process says (proc_pid_fd(5)).
+///
+/// # Errors
+/// Those of readlink(2).
+pub fn link_of(fd: impl AsFd) -> io::Result<PathBuf> {
+    fs::read_link(format!("/proc/self/fd/{}", fd.as_fd().as_raw_fd()))
 }
 
 /// How likely the kernel is to kill this process when memory runs out: -1000 (never) to 1000.
@@ -184,7 +196,7 @@ pub fn descriptors_of(
             Err(error) => return Err(error.into()),
         };
         // The number may have changed hands in between.
-        let link = fs::read_link(format!("/proc/self/fd/{}", fd.as_raw_fd()))?;
+        let link = link_of(&fd)?;
         if wanted(&link) {
             found.push((link, fd));
         }

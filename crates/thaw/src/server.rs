@@ -20,7 +20,7 @@ use crate::OWN_FAILURE;
 use crate::access::{self, Access, Right};
 use crate::progress::Wire;
 use crate::protocol::{Envelope, Failure, Line, MAX_LINE, Request, VERSION};
-use crate::service::{self, Manager};
+use crate::service::Manager;
 
 /// For how long the daemon before us may take to be gone, once its socket is.
 const PREDECESSOR_PATIENCE: Duration = Duration::from_secs(20);
@@ -127,10 +127,14 @@ pub(crate) struct Server {
 
 impl Server {
     /// Binds the socket in the store at `root`, which the caller owns; or takes the one that a
-    /// service manager has bound there.
-    pub(crate) fn bind(root: &Path, node: Arc<Node>, access: Access) -> anyhow::Result<Arc<Self>> {
+    /// service manager has bound there (`activated`).
+    pub(crate) fn bind(
+        root: &Path,
+        node: Arc<Node>,
+        access: Access,
+        activated: Option<UnixListener>,
+    ) -> anyhow::Result<Arc<Self>> {
         let socket = root.join("thaw.sock");
-        let activated = service::listener();
         let is_activated = activated.is_some();
         let listener = match activated {
             Some(listener) => {

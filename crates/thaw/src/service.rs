@@ -1,23 +1,81 @@
-//! What a service manager gives and wants to hear: the protocol of sd_listen_fds(3) and
+//! What a service manager gives, keeps and wants to hear: the protocol of sd_listen_fds(3) and
 //! sd_notify(3), which is a few environment variables and datagrams. Without one all of this does
 //! nothing.
 
 use std::ffi::OsStr;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::net::{SocketAddr, UnixDatagram, UnixListener};
+use std::os::unix::net::{SocketAddr, UnixDatagram};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// The socket that the manager listens on for us, if there is one.
-pub(crate) fn listener() -> Option<UnixListener> {
-    thaw_sys::process::activated_socket().map(UnixListener::from)
+use thaw_mount::Custodian;
+use thaw_sys::socket::{self, Wait};
+
+/// What the names of descriptors that we had the manager keep begin with.
+const KEPT: &str = "thaw-";
+
+/// What the manager gave us, asked for once and before any other program is started.
+#[derive(Debug)]
+pub(crate) struct Given {
+    /// The socket that it listens on for us, if there is one.
+    pub(crate) listener: Option<OwnedFd>,
+    /// What a daemon before us had it keep, by our names.
+    kept: Vec<(String, OwnedFd)>,
+}
+
+impl Given {
+    pub(crate) fn take() -> Self {
+        let given = thaw_sys::process::given_descriptors();
+        let (kept, sockets): (Vec<_>, Vec<_>) = given
+            .into_iter()
+            .partition(|(name, _)| name.starts_with(KEPT));
+        let ours = |(name, fd): (String, OwnedFd)| (name[KEPT.len()..].to_owned(), fd);
+        let listener = sockets.into_iter().next();
+        Self {
+            listener: listener.map(|(_, fd)| fd),
+            kept: kept.into_iter().map(ours).collect(),
+        }
+    }
+
+    /// The manager as one who keeps descriptors, if it hears us.
+    pub(crate) fn custodian(&mut self) -> Option<Arc<dyn Custodian>> {
+        Some(Arc::new(Vault {
+            manager: Manager::of_environment()?,
+            kept: Mutex::new(std::mem::take(&mut self.kept)),
+        }))
+    }
+}
+
+/// The manager's store of descriptors (`FDSTORE` in sd_notify(3)): what is in it when this process dies
+/// is given to the next one. It ignores what goes beyond `FileDescriptorStoreMax`.
+#[derive(Debug)]
+struct Vault {
+    manager: Manager,
+    kept: Mutex<Vec<(String, OwnedFd)>>,
+}
+
+impl Custodian for Vault {
+    fn hold(&self, name: &str, fd: BorrowedFd<'_>) {
+        let message = format!("FDSTORE=1\nFDNAME={KEPT}{name}");
+        self.manager.send(&message, &[fd]);
+    }
+
+    fn let_go(&self, name: &str) {
+        let message = format!("FDSTOREREMOVE=1\nFDNAME={KEPT}{name}");
+        self.manager.tell(&message);
+    }
+
+    fn take(&self) -> Vec<(String, OwnedFd)> {
+        std::mem::take(&mut *self.kept.lock().unwrap_or_else(PoisonError::into_inner))
+    }
 }
 
 /// Where the manager hears of us.
 #[derive(Debug)]
 pub(crate) struct Manager {
     socket: UnixDatagram,
-    address: SocketAddr,
     /// How often it wants to hear that we live, and when it last did.
     watchdog: Option<(Duration, Instant)>,
 }
@@ -28,9 +86,10 @@ impl Manager {
         let name = std::env::var_os("NOTIFY_SOCKET")?;
         let watchdog = std::env::var("WATCHDOG_USEC").ok();
         let watchdog = watchdog.and_then(|text| text.parse().ok());
+        let socket = UnixDatagram::unbound().ok()?;
+        socket.connect_addr(&address(&name)?).ok()?;
         Some(Self {
-            socket: UnixDatagram::unbound().ok()?,
-            address: address(&name)?,
+            socket,
             // Half of it, as sd_watchdog_enabled(3) advises.
             watchdog: watchdog.map(|limit| (Duration::from_micros(limit) / 2, Instant::now())),
         })
@@ -57,7 +116,11 @@ impl Manager {
     }
 
     fn tell(&self, what: &str) {
-        if let Err(error) = self.socket.send_to_addr(what.as_bytes(), &self.address) {
+        self.send(what, &[]);
+    }
+
+    fn send(&self, what: &str, fds: &[BorrowedFd<'_>]) {
+        if let Err(error) = socket::send(self.socket.as_fd(), what.as_bytes(), fds, Wait::Block) {
             tracing::debug!(%error, what, "the service manager does not hear");
         }
     }

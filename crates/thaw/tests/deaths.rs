@@ -23,6 +23,8 @@ mod clock;
 mod commands;
 #[path = "deaths/disks.rs"]
 mod disks;
+#[path = "deaths/kept.rs"]
+mod kept;
 #[path = "deaths/registries.rs"]
 mod registries;
 #[path = "deaths/replaced.rs"]

@@ -147,6 +147,12 @@ impl Keeper {
         self.shared.over_a_dead_fuse
     }
 
+    /// Whether there may be files that have to be served.
+    #[must_use]
+    pub fn serves_files(&self) -> bool {
+        self.shared.source.has_files()
+    }
+
     /// Runs `act` if nobody has the FUSE file of a layer open, and nobody can open it meanwhile.
     fn if_unused(
         &self,
@@ -202,6 +208,8 @@ impl FaultTransport for Keeper {
         let Some(attached) = attached else {
             return Ok(device);
         };
+        let custody = self.shared.settings.custody();
+        custody.hold(&layer.diff_id, tar);
         let register = |request| Command::Register {
             request,
             spec: layer.clone(),
@@ -211,6 +219,7 @@ impl FaultTransport for Keeper {
             Ok(()) => Ok(device),
             Err(error) => {
                 self.shared.state().layers.remove(&layer.diff_id);
+                custody.let_go(&layer.diff_id);
                 Err(error)
             }
         }
@@ -242,6 +251,7 @@ impl FaultTransport for Keeper {
             }
         };
         self.shared.state().layers.remove(layer);
+        self.shared.settings.custody().let_go(layer);
         Ok(released)
     }
 
@@ -310,8 +320,9 @@ impl FaultTransport for Keeper {
             .shared
             .ask(|request| Command::ShutDown { request }, None);
         let ended = replied.and_then(done);
-        if ended.is_err() {
-            self.shared.state().closing = false;
+        match &ended {
+            Ok(()) => self.shared.settings.custody().end(),
+            Err(_) => self.shared.state().closing = false,
         }
         ended
     }

@@ -12,7 +12,7 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 use thaw_cache::PresenceReader;
-use thaw_sys::process::descriptors_of;
+use thaw_sys::process::{descriptors_of, link_of};
 
 use super::source::Source;
 use super::{Inherited, devices_beside, life};
@@ -94,10 +94,18 @@ pub(crate) struct Saved {
     pub(crate) layers: Vec<Inherited>,
 }
 
-/// What the processes `holders` have saved, if one of them has the source.
-pub(crate) fn find(holders: &[i32]) -> Option<Saved> {
-    let mut source = None;
-    let mut layers: Vec<Inherited> = Vec::new();
+/// What was saved, if the source is among it: `given` by a custodian, or in the hands of the processes
+/// `holders`.
+pub(crate) fn find(given: Vec<OwnedFd>, holders: &[i32]) -> Option<Saved> {
+    let mut found = Found::default();
+    for fd in given {
+        match link_of(&fd) {
+            Ok(link) => found.add(&link, fd),
+            Err(error) => tracing::warn!(%error, "a descriptor that was given is not known"),
+        }
+    }
+    // It may be that of a keeper that ended long ago.
+    found.source = found.source.filter(Source::has_files);
     for pid in holders {
         let wanted = |link: &Path| Source::kind_of(link).is_some() || spec_of(link).is_some();
         let held = match descriptors_of(*pid, wanted) {
@@ -108,17 +116,33 @@ pub(crate) fn find(holders: &[i32]) -> Option<Saved> {
             }
         };
         for (link, fd) in held {
-            if let Some(kind) = Source::kind_of(&link) {
-                let held = Source::from_fd(kind, fd);
-                source = source.or(Some(held).filter(Source::is_live));
-            } else if let Some(spec) = spec_of(&link)
-                && layers.iter().all(|layer| layer.spec != spec)
-            {
-                layers.push(Inherited { spec, tar: fd });
-            }
+            found.add(&link, fd);
         }
     }
+    let Found { source, layers } = found;
     source.map(|source| Saved { source, layers })
+}
+
+/// What was found so far.
+#[derive(Default)]
+struct Found {
+    source: Option<Source>,
+    layers: Vec<Inherited>,
+}
+
+impl Found {
+    /// Adds a descriptor whose link is `link`, if it is of use.
+    fn add(&mut self, link: &Path, fd: OwnedFd) {
+        if let Some(kind) = Source::kind_of(link) {
+            let held = Source::from_fd(kind, fd);
+            let known = self.source.take();
+            self.source = known.or(Some(held).filter(Source::is_live));
+        } else if let Some(spec) = spec_of(link)
+            && self.layers.iter().all(|layer| layer.spec != spec)
+        {
+            self.layers.push(Inherited { spec, tar: fd });
+        }
+    }
 }
 
 /// The layer whose tar is at `path`.

@@ -40,12 +40,26 @@ pub(crate) struct Succession {
     pub(crate) over_a_dead_fuse: bool,
 }
 
-/// Connects to a keeper, whichever way there is.
+/// Connects to a keeper, whichever way there is, and has a custodian hold what it needs from now on.
 pub(crate) fn connect(settings: &KeeperSettings) -> Result<Succession, MountError> {
+    let custody = settings.custody();
+    let (left, given): (Vec<String>, Vec<OwnedFd>) = custody.take().into_iter().unzip();
+    let found = connect_to_any(settings, given)?;
+    let layers = found.inherited.iter();
+    let layers = layers.map(|layer| (layer.spec.diff_id, layer.tar.as_fd()));
+    custody.begin(&left, &found.source, layers);
+    Ok(found)
+}
+
+/// The keeper that is there, or another one for what was saved, or a first one.
+fn connect_to_any(
+    settings: &KeeperSettings,
+    given: Vec<OwnedFd>,
+) -> Result<Succession, MountError> {
     if let Some(found) = take_over_any(settings, Duration::ZERO)? {
         return Ok(found);
     }
-    let Some(saved) = keepsake::find(&settings.holders) else {
+    let Some(saved) = keepsake::find(given, &settings.holders) else {
         return begin(settings);
     };
     // Two readers of one source would answer each other's readers: be sure that there is none.
@@ -109,7 +123,7 @@ fn has_ended(socket: &Path) -> bool {
 /// Another keeper for the source of one that hangs: what it holds is duplicated before it is killed.
 fn replace(hung: &Link, settings: &KeeperSettings) -> Result<Succession, MountError> {
     tracing::error!(pid = hung.pid(), "the keeper hangs and is replaced");
-    let saved = keepsake::find(&[hung.pid()]);
+    let saved = keepsake::find(Vec::new(), &[hung.pid()]);
     hung.kill();
     hung.wait_dead();
     revive(settings, saved.ok_or(MountError::Gone)?)

@@ -2,6 +2,7 @@
 
 use std::io::Write;
 use std::os::fd::AsFd;
+use std::os::unix::net::UnixListener;
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -15,7 +16,7 @@ use crate::config::{Config, Trust};
 use crate::http::Endpoint;
 use crate::protocol::Request;
 use crate::server::{Ownership, Server};
-use crate::service::Manager;
+use crate::service::{Given, Manager};
 
 pub(super) fn daemon(context: &Context, args: &Daemon) -> anyhow::Result<ExitCode> {
     if args.stop {
@@ -29,13 +30,16 @@ pub(super) fn daemon(context: &Context, args: &Daemon) -> anyhow::Result<ExitCod
     let root = context.client.root();
     // What is wrong in the configuration is said before the daemon before us is told to end.
     let access = Access::new(context.config.socket.as_ref())?;
-    let settings = settings(&context.config)?;
+    let mut settings = settings(&context.config)?;
+    let mut given = Given::take();
+    settings.custodian = given.custodian();
     let ownership = Ownership::take(root, args.replace)?;
     // The daemon before us has let the store go, and its port is free, or is about to be.
     let endpoint = context.config.metrics_listen.map(Endpoint::bind);
     let endpoint = endpoint.transpose()?;
     let node = Arc::new(Node::open(settings)?);
-    let server = Server::bind(root, Arc::clone(&node), access)?;
+    let listener = given.listener.map(UnixListener::from);
+    let server = Server::bind(root, Arc::clone(&node), access, listener)?;
     end_on_signals(&server)?;
     if let Some(endpoint) = endpoint {
         let node = Arc::clone(&node);
@@ -130,6 +134,7 @@ pub(super) fn settings(config: &Config) -> anyhow::Result<Settings> {
         cache_size: config.cache_size,
         program: std::env::current_exe().context("cannot find this program's own file")?,
         arguments: config.daemon_args(),
+        custodian: None,
     })
 }
 

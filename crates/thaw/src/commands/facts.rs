@@ -85,6 +85,9 @@ fn describe(facts: &Inspection) -> String {
         "would start",
         format!("{}: {}", facts.way.how, facts.way.why),
     );
+    if let Some(transport) = &facts.transport {
+        line("  served by", transport.clone());
+    }
     let rows: Vec<Vec<String>> = facts
         .layers
         .iter()

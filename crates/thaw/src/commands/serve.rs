@@ -1,6 +1,7 @@
 //! `serve`: a daemon that is a function host too. One process owns the store, answers the commands
 //! as any daemon does, and serves functions.
 
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
@@ -22,7 +23,7 @@ use crate::cli::Serve;
 use crate::functions;
 use crate::http::Endpoint;
 use crate::server::{Ownership, Server};
-use crate::service::Manager;
+use crate::service::{Given, Manager};
 
 /// For how long requests that have begun may go on when the host is to end.
 const DRAIN: Duration = Duration::from_secs(30);
@@ -43,10 +44,11 @@ pub(super) fn serve(context: &Context, args: &Serve) -> anyhow::Result<ExitCode>
             root.display()
         );
     }
-    // Before the daemon's part looks for one that leads to it.
-    let activated = activated(args)?;
+    let mut given = Given::take();
+    let activated = activated(given.listener.take(), args)?;
     let access = Access::new(context.config.socket.as_ref())?;
-    let settings = settings(&context.config)?;
+    let mut settings = settings(&context.config)?;
+    settings.custodian = given.custodian();
     // A daemon that commands have started gives way: what runs goes on.
     let ownership = Ownership::take(root, true)?;
     let endpoint = context
@@ -55,7 +57,7 @@ pub(super) fn serve(context: &Context, args: &Serve) -> anyhow::Result<ExitCode>
         .map(Endpoint::bind)
         .transpose()?;
     let node = Arc::new(Node::open(settings)?);
-    let server = Server::bind(root, Arc::clone(&node), access)?;
+    let server = Server::bind(root, Arc::clone(&node), access, None)?;
     if let Some(endpoint) = endpoint {
         let node = Arc::clone(&node);
         endpoint.serve(Arc::new(move || {
@@ -82,8 +84,11 @@ pub(super) fn serve(context: &Context, args: &Serve) -> anyhow::Result<ExitCode>
 }
 
 /// The socket that a service manager listens on for us, if there is one.
-fn activated(args: &Serve) -> anyhow::Result<Option<std::net::TcpListener>> {
-    let Some(socket) = thaw_sys::process::activated_socket() else {
+fn activated(
+    socket: Option<OwnedFd>,
+    args: &Serve,
+) -> anyhow::Result<Option<std::net::TcpListener>> {
+    let Some(socket) = socket else {
         return Ok(None);
     };
     let listener = std::net::TcpListener::from(socket);

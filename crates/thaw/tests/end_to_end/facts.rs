@@ -3,6 +3,7 @@
 use std::fs;
 
 use serde_json::Value;
+use thaw_testkit::thaw::Thaw;
 
 use crate::support::{Scene, json, keys, run, stdout, target, thaw};
 
@@ -229,6 +230,33 @@ fn inspect_knows_an_acceleration_that_is_not_used() {
 }
 
 #[test]
+fn inspect_names_the_transport_that_would_serve_an_image() {
+    let scene = Scene::new();
+    // Without a network between it is always quicker to start lazily.
+    let image = format!("oci:{}:latest", scene.layout.directory().display());
+    let transport_of = |node: &Thaw| {
+        let facts = json(&node.run(["inspect", "--json", &image]).unwrap());
+        facts["transport"].clone()
+    };
+    assert!(transport_of(&thaw()).is_null(), "without an acceleration");
+    thaw().run(["accelerate", &image]).unwrap();
+    let node = thaw();
+    let transport = || transport_of(&node);
+    assert_eq!(transport(), "fanotify");
+    let text = stdout(&node.output(["inspect", &image]).unwrap());
+    assert!(text.contains("\n  served by    fanotify\n"), "{text}");
+    // A store has one at a time.
+    let dir = target(&node);
+    let options = ["mount", "--pull", "lazy", "--transport", "fuse"];
+    node.run(options.into_iter().chain([&*image, &*dir]))
+        .unwrap();
+    assert_eq!(transport(), "fuse");
+    node.run(["unmount", &dir]).unwrap();
+    node.run(["pull", &image]).unwrap();
+    assert!(transport().is_null(), "all of it is here");
+}
+
+#[test]
 fn the_keys_of_every_answer() {
     let scene = Scene::new();
     let node = thaw();
@@ -290,6 +318,7 @@ fn the_keys_of_every_answer() {
             "manifest",
             "platform",
             "reference",
+            "transport",
             "unpacked",
             "way",
             "working_sets"

@@ -18,3 +18,4 @@ mod space;
 mod starts;
 mod support;
 mod terminal;
+mod words;

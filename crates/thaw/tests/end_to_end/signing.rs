@@ -22,10 +22,10 @@ use thaw_testkit::thaw::Thaw;
 use crate::support::{Scene, image, json, kill_daemon, refused, target, thaw};
 
 /// A directory with key pairs and configurations.
-struct Keys(TempDir);
+pub(crate) struct Keys(TempDir);
 
 impl Keys {
-    fn new(names: &[&str]) -> Self {
+    pub(crate) fn new(names: &[&str]) -> Self {
         let keys = Self(scratch::directory().unwrap());
         for name in names {
             let (private, public) = (keys.private(name), keys.public(name));
@@ -48,7 +48,7 @@ impl Keys {
         self.0.path().join(name).to_str().unwrap().to_owned()
     }
 
-    fn private(&self, name: &str) -> String {
+    pub(crate) fn private(&self, name: &str) -> String {
         self.path(&format!("{name}.pem"))
     }
 
@@ -69,7 +69,7 @@ impl Keys {
     }
 
     /// A configuration that trusts these keys for all images.
-    fn config(&self, names: &[&str], more: &str) -> String {
+    pub(crate) fn config(&self, names: &[&str], more: &str) -> String {
         let keys: Vec<String> = names.iter().map(|name| format!("\"{name}.pub\"")).collect();
         let path = self.path("config.toml");
         let keys = keys.join(", ");
@@ -83,8 +83,8 @@ fn openssl(args: &[&str], more: &[&str]) {
 }
 
 /// An accelerated image, and its repository from within.
-struct Signed {
-    scene: Scene,
+pub(crate) struct Signed {
+    pub(crate) scene: Scene,
     repository: Arc<dyn Repository>,
     acceleration: Manifest,
 }
@@ -94,7 +94,7 @@ impl Signed {
         Self::of(Scene::accelerated())
     }
 
-    fn of(scene: Scene) -> Self {
+    pub(crate) fn of(scene: Scene) -> Self {
         let client = Client::new(thaw_registry::Settings::default()).unwrap();
         let repository = client.open(&scene.image.parse().unwrap()).unwrap();
         let listed = repository.referrers(&scene.layout.digest(), &[media::ACCELERATION]);
@@ -112,7 +112,7 @@ impl Signed {
     }
 
     /// The image by its digest alone.
-    fn pinned(&self) -> String {
+    pub(crate) fn pinned(&self) -> String {
         let (name, _) = self.scene.image.rsplit_once(':').unwrap();
         format!("{name}@{}", self.scene.layout.digest())
     }

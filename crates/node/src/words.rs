@@ -1,0 +1,279 @@
+//! By whose word the blocks came that a layer has before it is whole, and who reads them.
+//!
+//! A layer is one file, whichever images have it. When it is whole it is checked against its diffID;
+//! until then its blocks are what accelerations and working sets say that they are, which are checked
+//! against nothing but themselves. So of each layer is remembered by whose word blocks came into
+//! it, and of each mount by which names its image was started:
+//!
+//! - an image that was named by a **tag**, and needs no signature, has its layers in common with
+//!   every other: all that counts for it is what somebody could push under a name;
+//! - any other reads only what came by words that [`trust`](crate::trust) allows for it, and as long
+//!   as it reads a layer, no other words bring anything into it.
+//!
+//! Where that keeps an image from having a layer in common with others, a layer that nobody reads is
+//! begun afresh, and any other is fetched whole before the image is mounted, which checks it.
+//!
+//! Lock: `readers` is a leaf but for the locks of layers. A record is written under it, so that none
+//! is lost.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, Weak};
+
+use thaw_accelerate::LayerRef;
+use thaw_cache::{LayerTar, RemoveError};
+use thaw_image::{DiffId, ImageReference, Progress};
+
+use crate::Node;
+use crate::error::NodeError;
+use crate::image::Image;
+use crate::node::lock;
+use crate::records::ArtifactRecord;
+use crate::resolve::Resolved;
+use crate::source::{Accelerated, layer_refs};
+use crate::timing::Timing;
+
+/// Who reads layers, with what is remembered of them.
+#[derive(Debug, Default)]
+pub(crate) struct Readers(Mutex<HashMap<DiffId, Vec<Weak<Names>>>>);
+
+/// The names by which the image of one mount was started.
+#[derive(Debug)]
+pub(crate) struct Names(Mutex<Vec<ImageReference>>);
+
+impl Names {
+    pub(crate) fn of(names: Vec<ImageReference>) -> Arc<Self> {
+        Arc::new(Self(Mutex::new(names)))
+    }
+
+    /// All of them.
+    pub(crate) fn list(&self) -> Vec<ImageReference> {
+        lock(&self.0).clone()
+    }
+
+    /// Adds one; `false`: it is known.
+    fn add(&self, name: &ImageReference) -> bool {
+        let mut names = lock(&self.0);
+        let is_new = !names.contains(name);
+        if is_new {
+            names.push(name.clone());
+        }
+        is_new
+    }
+}
+
+/// Somebody's whom nobody knows.
+fn unknown(layer: &DiffId) -> ArtifactRecord {
+    ArtifactRecord {
+        manifest: layer.0,
+        repository: Some(String::new()),
+        signed: None,
+    }
+}
+
+/// Those who speak for what an acceleration and its working set bring, but for this node itself.
+fn words(found: &Accelerated) -> Vec<ArtifactRecord> {
+    let set = found.working_set.as_ref().map(|set| &set.record);
+    let both = [Some(&found.record), set].into_iter().flatten();
+    both.filter(|word| word.repository.is_some())
+        .cloned()
+        .collect()
+}
+
+impl Node {
+    /// Sees to it that an image may read its layers, and bring into them what `found` says, from now
+    /// on for as long as the names live that this gives. To be called before layers are attached.
+    ///
+    /// # Errors
+    /// Those of fetching a layer whole that it cannot have in common with others.
+    pub(crate) fn claim(
+        &self,
+        resolved: &Resolved,
+        found: &Accelerated,
+        progress: &dyn Progress,
+        timing: &Timing,
+    ) -> Result<Arc<Names>, NodeError> {
+        let image = &resolved.image;
+        let names = Names::of(vec![image.reference.clone()]);
+        let words = words(found);
+        let mut apart = self.claim_for(&names, &words, image, found)?;
+        apart.retain(|layer| !self.begin_afresh(&layer.diff_id));
+        if !apart.is_empty() {
+            tracing::info!(layers = apart.len(), image = %image.reference,
+                "fetched whole: what they have of it came by words that do not count for all who read it");
+            timing.span("whole layers", || {
+                self.fetch_layers(resolved, &apart, progress)
+            })?;
+        }
+        match self.claim_for(&names, &words, image, found)?.first() {
+            None => Ok(names),
+            // Another start was quicker.
+            Some(layer) => Err(NodeError::Apart(layer.diff_id)),
+        }
+    }
+
+    /// The layers that an image cannot have in common with others; if there are none, it has all.
+    fn claim_for(
+        &self,
+        names: &Arc<Names>,
+        words: &[ArtifactRecord],
+        image: &Image,
+        found: &Accelerated,
+    ) -> Result<Vec<LayerRef>, NodeError> {
+        let mut readers = lock(&self.readers.0);
+        let (mut shared, mut apart) = (Vec::new(), Vec::new());
+        for layer in layer_refs(image) {
+            let Some(table) = found.acceleration.tables.get(&layer.blob) else {
+                continue;
+            };
+            let tar = self.store.layers().open(&layer.diff_id, table.tar_size)?;
+            if tar.is_whole() {
+                continue;
+            }
+            let others = others(&readers, &layer.diff_id);
+            let had = self.words_in(&tar, !others.is_empty());
+            let fits = self.counts(&names.list(), &had)
+                && others.iter().all(|other| self.counts(&other.list(), words));
+            match fits {
+                true => shared.push((layer.diff_id, had)),
+                false => apart.push(layer),
+            }
+        }
+        if apart.is_empty() {
+            for (layer, had) in shared {
+                self.note(&layer, had, words)?;
+                join(&mut readers, layer, names);
+            }
+        }
+        Ok(apart)
+    }
+
+    /// Whether words that bring something into `layers` count for all who read them; if so, they are
+    /// remembered.
+    pub(crate) fn may_bring(
+        &self,
+        layers: &[Arc<LayerTar>],
+        word: &ArtifactRecord,
+    ) -> Result<bool, NodeError> {
+        let readers = lock(&self.readers.0);
+        let words: Vec<_> = Some(word.clone())
+            .into_iter()
+            .filter(|word| word.repository.is_some())
+            .collect();
+        let partial = || layers.iter().filter(|layer| !layer.is_whole());
+        let counts = partial().all(|layer| {
+            let others = others(&readers, &layer.diff_id());
+            others
+                .iter()
+                .all(|other| self.counts(&other.list(), &words))
+        });
+        if counts {
+            for layer in partial() {
+                self.note(&layer.diff_id(), self.words_in(layer, true), &words)?;
+            }
+        }
+        Ok(counts)
+    }
+
+    /// Has `name` be one of the names of a mount of `layers`, if what they have counts for it.
+    pub(crate) fn may_join(
+        &self,
+        names: &Names,
+        layers: &[Arc<LayerTar>],
+        name: &ImageReference,
+    ) -> Option<Joined> {
+        let _readers = lock(&self.readers.0);
+        let mut partial = layers.iter().filter(|layer| !layer.is_whole());
+        let own = [name.clone()];
+        partial
+            .all(|layer| self.counts(&own, &self.words_in(layer, true)))
+            .then(|| Joined {
+                is_new: names.add(name),
+            })
+    }
+
+    /// Of a mount that was there before this node: it read its layers, and goes on.
+    pub(crate) fn goes_on(&self, names: &Arc<Names>, layers: &[Arc<LayerTar>]) {
+        let mut readers = lock(&self.readers.0);
+        for layer in layers.iter().filter(|layer| !layer.is_whole()) {
+            join(&mut readers, layer.diff_id(), names);
+        }
+    }
+
+    /// Removes what is here of a layer, if nobody has it.
+    fn begin_afresh(&self, layer: &DiffId) -> bool {
+        self.stop_fill(layer);
+        match self.store.layers().remove(layer) {
+            Ok(()) => true,
+            Err(RemoveError::InUse { .. }) => false,
+            Err(error) => {
+                tracing::warn!(%layer, %error, "not begun afresh");
+                false
+            }
+        }
+    }
+
+    /// By whose word a layer came by what it has.
+    fn words_in(&self, layer: &LayerTar, is_read: bool) -> Vec<ArtifactRecord> {
+        let id = layer.diff_id();
+        if layer.present_bytes() == 0 && !is_read {
+            return Vec::new();
+        }
+        self.records
+            .words(&id)
+            .unwrap_or_else(|| vec![unknown(&id)])
+    }
+
+    fn note(
+        &self,
+        layer: &DiffId,
+        had: Vec<ArtifactRecord>,
+        words: &[ArtifactRecord],
+    ) -> Result<(), NodeError> {
+        let mut all = had;
+        for word in words {
+            let same = |it: &ArtifactRecord| {
+                (&it.repository, &it.signed) == (&word.repository, &word.signed)
+            };
+            if !all.iter().any(same) {
+                all.push(word.clone());
+            }
+        }
+        if self.records.words(layer).as_ref() == Some(&all) {
+            return Ok(());
+        }
+        let put = self.records.put_words(layer, &all);
+        put.map_err(NodeError::records)
+    }
+
+    /// Whether all of `words` count for an image by all of its names.
+    fn counts(&self, names: &[ImageReference], words: &[ArtifactRecord]) -> bool {
+        names.iter().all(|name| {
+            let policy = self.settings.policy(name);
+            words.iter().all(|word| policy.shares(word))
+        })
+    }
+}
+
+/// A name that a mount has now.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Joined {
+    /// Whether it had not before.
+    pub(crate) is_new: bool,
+}
+
+fn others(readers: &HashMap<DiffId, Vec<Weak<Names>>>, layer: &DiffId) -> Vec<Arc<Names>> {
+    let of = readers.get(layer).into_iter().flatten();
+    of.filter_map(Weak::upgrade).collect()
+}
+
+fn join(readers: &mut HashMap<DiffId, Vec<Weak<Names>>>, layer: DiffId, names: &Arc<Names>) {
+    // Those that are gone are forgotten.
+    readers.retain(|_, of| {
+        of.retain(|names| names.strong_count() > 0);
+        !of.is_empty()
+    });
+    readers
+        .entry(layer)
+        .or_default()
+        .push(Arc::downgrade(names));
+}

@@ -1,0 +1,176 @@
+//! Images that have layers in common and trust different words: what one of them is lied to about
+//! is nothing that the other one reads.
+
+use std::fs;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use tempfile::TempDir;
+use thaw_accelerate::{Origin, PackOptions, WorkingSetArtifact, pack};
+use thaw_image::{DiffId, Extent, media};
+use thaw_registry::{Client, Descriptor};
+use thaw_testkit::image::Compression;
+use thaw_testkit::scratch;
+use thaw_testkit::thaw::Thaw;
+
+use crate::signing::{Keys, Signed};
+use crate::support::{Scene, image, json, kill_daemon, target, thaw};
+
+const TRUTH: &str = "read from the second layer\n";
+const LIE: &str = "READ FROM THE SECOND LAYER\n";
+
+/// An image with a signed acceleration, and another one with the same layers, of whose upper one a
+/// working set has other bytes.
+struct Two {
+    keys: Keys,
+    signed: Signed,
+    liar: String,
+    /// Bytes of the tar that it lies about.
+    size: u64,
+    _directory: TempDir,
+}
+
+impl Two {
+    fn new() -> Self {
+        let keys = Keys::new(&["ours"]);
+        let scene = Scene::new();
+        let sign = ["accelerate", "--sign", &keys.private("ours"), &scene.image];
+        thaw().run(sign).unwrap();
+        let directory = scratch::directory().unwrap();
+        let other = image(Compression::Gzip(6)).config("User", "33");
+        let other = other.write(directory.path(), "latest").unwrap();
+        let liar = other.push(&scene.registry, "liar:1").unwrap();
+        let node = thaw();
+        node.run(["accelerate", &liar]).unwrap();
+        node.run(["pull", &liar]).unwrap();
+        let layers = json(&node.run(["inspect", "--json", &liar]).unwrap())["layers"].clone();
+        let layers: Vec<(DiffId, u64)> = (0..2)
+            .map(|layer| {
+                let layer = &layers[layer];
+                let diff_id = layer["diff_id"].as_str().unwrap().parse().unwrap();
+                (DiffId(diff_id), layer["unpacked"].as_u64().unwrap())
+            })
+            .collect();
+        let (layer, size) = layers[1];
+        let tar = node.root().join("layers").join(layer.0.hex()).join("tar");
+        let mut tar = fs::read(tar).unwrap();
+        let text = TRUTH.as_bytes();
+        let at = tar.windows(text.len()).rposition(|it| it == text).unwrap();
+        tar[at..at + text.len()].copy_from_slice(LIE.as_bytes());
+        let read = |_: &DiffId, extent: Extent| {
+            let range =
+                usize::try_from(extent.offset).unwrap()..usize::try_from(extent.end()).unwrap();
+            Ok(tar[range].to_vec())
+        };
+        let trace = [(layer, Extent::between(0, size))];
+        let packed = pack(&trace, &layers, &read, &PackOptions::default()).unwrap();
+        let subject = other.blob(&other.digest()).unwrap();
+        let subject = Descriptor::of(media::MANIFEST, &subject);
+        let set = WorkingSetArtifact::build(&subject, "default", Origin::Recorded, packed).unwrap();
+        let client = Client::new(thaw_registry::Settings::default()).unwrap();
+        let repository = client.open(&liar.parse().unwrap()).unwrap();
+        set.publish(repository.as_ref()).unwrap();
+        Self {
+            keys,
+            signed: Signed::of(scene),
+            liar,
+            size,
+            _directory: directory,
+        }
+    }
+
+    /// A node whose configuration trusts the key.
+    fn node(&self) -> Thaw {
+        let node = thaw();
+        let config = self.keys.config(&["ours"], "");
+        node.run(["--config", &config, "images"]).unwrap();
+        node
+    }
+
+    fn mount(&self, node: &Thaw, image: &str, dir: &str) -> String {
+        fs::create_dir_all(dir).unwrap();
+        let config = self.keys.config(&["ours"], "");
+        let mount = ["--config", &config, "mount", "--json", "--pull", "lazy"];
+        let said = node.run(mount.into_iter().chain([image, dir])).unwrap();
+        json(&said)["way"]["how"].as_str().unwrap().to_owned()
+    }
+
+    /// Mounts the image that is lied about, and waits until the working set has come.
+    fn mount_liar(&self, node: &Thaw, dir: &str) {
+        self.mount(node, &self.liar, dir);
+        let begin = Instant::now();
+        let present = || {
+            let mounts = json(&node.run(["mount", "--json"]).unwrap());
+            let mounts = mounts.as_array().unwrap().clone();
+            let mut own = mounts.iter().filter(|it| it["dir"] == *dir);
+            own.next().unwrap()["present"].as_u64().unwrap()
+        };
+        while present() < self.size {
+            assert!(begin.elapsed() < Duration::from_secs(30), "no working set");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    fn pinned(&self) -> String {
+        self.signed.pinned()
+    }
+}
+
+fn message(dir: &str) -> String {
+    fs::read_to_string(Path::new(dir).join("srv/message")).unwrap()
+}
+
+#[test]
+fn a_lie_that_is_here_does_not_reach_an_image_that_wants_a_signature() {
+    let two = Two::new();
+    let node = two.node();
+    let (liar, pinned) = (target(&node), format!("{}-2", target(&node)));
+    two.mount_liar(&node, &liar);
+    assert_eq!(message(&liar), LIE, "its repository is believed");
+    // Nobody reads the layer any more: it is begun afresh.
+    node.run(["unmount", "--all"]).unwrap();
+    assert_eq!(two.mount(&node, &two.pinned(), &pinned), "lazy");
+    assert_eq!(message(&pinned), TRUTH);
+}
+
+#[test]
+fn a_lie_that_is_being_read_does_not_reach_an_image_that_wants_a_signature() {
+    let two = Two::new();
+    let node = two.node();
+    let (liar, pinned) = (target(&node), format!("{}-2", target(&node)));
+    two.mount_liar(&node, &liar);
+    two.mount(&node, &two.pinned(), &pinned);
+    assert_eq!(message(&pinned), TRUTH);
+    node.run(["unmount", &pinned]).unwrap();
+}
+
+#[test]
+fn a_lie_that_comes_later_does_not_reach_an_image_that_wants_a_signature() {
+    let two = Two::new();
+    let node = two.node();
+    let (liar, pinned) = (target(&node), format!("{}-2", target(&node)));
+    assert_eq!(two.mount(&node, &two.pinned(), &pinned), "lazy");
+    // Whoever takes over knows what it was named.
+    kill_daemon(&node);
+    two.mount_liar(&node, &liar);
+    assert_eq!(message(&pinned), TRUTH);
+    assert_eq!(message(&liar), TRUTH, "the layer was fetched whole");
+    node.run(["unmount", &pinned]).unwrap();
+}
+
+#[test]
+fn images_that_trust_the_same_words_have_their_layers_in_common() {
+    let two = Two::new();
+    let node = two.node();
+    let (first, second) = (target(&node), format!("{}-2", target(&node)));
+    two.mount(&node, &two.pinned(), &first);
+    fs::read(Path::new(&first).join("srv/never-read")).unwrap();
+    node.run(["unmount", "--all"]).unwrap();
+    let before = two.signed.scene.registry.requests().len();
+    assert_eq!(two.mount(&node, &two.pinned(), &second), "lazy");
+    fs::read(Path::new(&second).join("srv/never-read")).unwrap();
+    let requests = two.signed.scene.registry.requests();
+    let fetched = requests[before..].iter().filter(|it| it.method == "GET");
+    let blobs: Vec<_> = fetched.filter(|it| it.uri.contains("/blobs/")).collect();
+    assert!(blobs.is_empty(), "{blobs:?}");
+}
