@@ -23,9 +23,10 @@ use crate::logs::Logs;
 use crate::machine::{Machine, NodeMachine};
 use crate::model::{
     Acceleration as Wanted, Alias, Config, Domain, Function, FunctionName, LATEST, Owner, Previous,
-    Scaling, Service, Target, Version,
+    Scaling, Service, Target, Trigger, Version,
 };
 use crate::queue::Queue;
+use crate::remembered::Remembered;
 use crate::stats::Stats;
 use crate::timers::Timers;
 
@@ -94,12 +95,14 @@ pub struct Host {
     pub(crate) queue: Arc<Queue>,
     pub(crate) timers: Timers,
     pub(crate) replays: Mutex<crate::auth::Replays>,
-    /// Targets as of one generation of the catalog.
-    targets: Mutex<(u64, HashMap<(FunctionName, String), Choices>)>,
+    /// What names and versions lead to.
+    targets: Remembered<(FunctionName, String), Choices>,
+    /// HTTP triggers of functions.
+    pub(crate) triggers: Remembered<FunctionName, Vec<Trigger>>,
     /// Functions whose configurations wait for their images.
     following: Mutex<HashSet<FunctionName>>,
-    /// Host names that lead to functions, as of one generation.
-    domains: Mutex<(u64, Arc<HashMap<String, Domain>>)>,
+    /// Host names that lead to functions.
+    domains: Remembered<(), HashMap<String, Domain>>,
 }
 
 impl std::fmt::Debug for Host {
@@ -162,9 +165,10 @@ impl Host {
             queue: Arc::new(Queue::new(Arc::clone(&catalog))),
             timers: Timers::default(),
             replays: Mutex::default(),
-            targets: Mutex::default(),
+            targets: Remembered::default(),
+            triggers: Remembered::default(),
             following: Mutex::default(),
-            domains: Mutex::default(),
+            domains: Remembered::default(),
             catalog,
             settings,
         });
@@ -284,25 +288,11 @@ impl Host {
         name: &FunctionName,
         qualifier: &str,
     ) -> Result<Arc<Target>, Refusal> {
-        let generation = self.catalog.generation();
         let key = (name.clone(), qualifier.to_owned());
-        {
-            let mut known = lock(&self.targets);
-            if known.0 != generation {
-                *known = (generation, HashMap::new());
-            }
-            if let Some(target) = known.1.get(&key).and_then(|choices| choose(choices)) {
-                return Ok(target);
-            }
-        }
-        let choices = self.choices(name, qualifier)?;
-        let chosen = choose(&choices);
-        let chosen = chosen.ok_or_else(|| Refusal::internal("an alias leads nowhere"))?;
-        let mut known = lock(&self.targets);
-        if known.0 == generation {
-            known.1.insert(key, choices);
-        }
-        Ok(chosen)
+        let choices = self.targets.get(&self.catalog, key, |(name, qualifier)| {
+            self.choices(name, qualifier)
+        })?;
+        choose(&choices).ok_or_else(|| Refusal::internal("an alias leads nowhere"))
     }
 
     /// The targets that a qualifier leads to, with their parts of the invocations.
@@ -348,14 +338,12 @@ impl Host {
 
     /// The domain of that name.
     pub(crate) fn domain(&self, name: &str) -> Result<Option<Domain>, Refusal> {
-        let generation = self.catalog.generation();
-        let mut known = lock(&self.domains);
-        if known.0 != generation {
+        let all = self.domains.get(&self.catalog, (), |()| {
             let all: Vec<Domain> = self.catalog.list("")?;
             let by_name = all.into_iter().map(|domain| (domain.name.clone(), domain));
-            *known = (generation, Arc::new(by_name.collect()));
-        }
-        Ok(known.1.get(name).cloned())
+            Ok(by_name.collect())
+        })?;
+        Ok(all.get(name).cloned())
     }
 
     /// Finds the manifest that a function's image is now, unless it is known.

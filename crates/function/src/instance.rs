@@ -71,6 +71,7 @@ pub(crate) struct Instance {
     asleep: tokio::sync::Mutex<bool>,
     ended: watch::Receiver<Option<End>>,
     answered: AtomicU64,
+    memory_kills: AtomicU64,
     /// Given back when it is gone.
     _memory: Option<SetAside>,
 }
@@ -114,6 +115,7 @@ impl Instance {
             asleep: tokio::sync::Mutex::new(false),
             ended,
             answered: AtomicU64::new(0),
+            memory_kills: AtomicU64::new(0),
             _memory: memory,
         })
     }
@@ -135,9 +137,10 @@ impl Instance {
         self.answered.load(Ordering::Relaxed)
     }
 
-    /// How many of its processes the kernel has killed for want of memory.
-    pub(crate) fn memory_kills(&self) -> u64 {
-        self.started.cgroup.as_ref().map_or(0, Cgroup::memory_kills)
+    /// Whether the kernel has killed a process of it for want of memory since this was asked last.
+    pub(crate) fn ran_out_of_memory(&self) -> bool {
+        let now = self.started.cgroup.as_ref().map_or(0, Cgroup::memory_kills);
+        self.memory_kills.swap(now, Ordering::Relaxed) < now
     }
 
     /// The most bytes of memory that it has had.

@@ -211,13 +211,12 @@ async fn try_event(
     headers.insert(header::CONTENT_TYPE, kind);
     tell(headers, target, &host.place, request_id, Purpose::Event);
     let patience = Duration::from_secs(target.config.timeout.into());
-    let kills = instance.memory_kills();
     let begin = Instant::now();
     let mut answered = match converse(&instance, request, patience).await {
         Ok(answered) => answered,
         Err(error) => {
             lease.condemn();
-            let message = explain(&instance, &error, kills).await;
+            let message = explain(&instance, &error).await;
             Answered::failed("UnhandledInvocationError", &message)
         }
     };
@@ -318,12 +317,12 @@ async fn converse(
 }
 
 /// Why a request got no answer, in words: what happened to its container says more than the connection.
-async fn explain(instance: &Arc<Instance>, error: &SendError, kills: u64) -> String {
+async fn explain(instance: &Arc<Instance>, error: &SendError) -> String {
     if let SendError::TimedOut(patience) = error {
         let seconds = patience.as_secs();
         return format!("Function timed out after {seconds} seconds (timeout)");
     }
-    if instance.memory_kills() > kills {
+    if instance.ran_out_of_memory() {
         let memory = instance.target.config.memory;
         return format!(
             "a process ran out of memory: the instance may have {memory} MiB (memorySize)"
@@ -396,7 +395,6 @@ where
     loop {
         let mut lease = room(host, target).await?;
         let (instance, cold) = (Arc::clone(&lease.instance), lease.cold);
-        let kills = instance.memory_kills();
         let mut request = Request::new(body.take().unwrap_or_else(|| full("")));
         *request.method_mut() = head.method.clone();
         *request.uri_mut() = head.uri.clone();
@@ -410,7 +408,7 @@ where
             }
             Err(error) => {
                 lease.condemn();
-                let message = explain(&instance, &error, kills).await;
+                let message = explain(&instance, &error).await;
                 count(
                     host,
                     target,

@@ -45,6 +45,7 @@ mod proxy;
 mod query;
 mod queue;
 mod reach;
+mod remembered;
 mod schedule;
 mod server;
 mod stats;

@@ -82,8 +82,13 @@ pub(crate) fn place(path: &str) -> Option<Place> {
 /// # Errors
 /// `TriggerNotFound`, or a method that it does not take.
 pub(crate) fn trigger(host: &Host, place: &Place, method: &Method) -> Result<Trigger, Refusal> {
-    let prefix = format!("{}/", function_key(&place.name));
-    let triggers: Vec<Trigger> = host.catalog.list(&prefix)?;
+    let triggers = host
+        .triggers
+        .get(&host.catalog, place.name.clone(), |name| {
+            let all: Vec<Trigger> = host.catalog.list(&format!("{}/", function_key(name)))?;
+            let is_http = |it: &Trigger| matches!(it.kind, TriggerKind::Http { .. });
+            Ok(all.into_iter().filter(is_http).collect())
+        })?;
     let latest = |qualifier: &str| qualifier.is_empty() || qualifier == crate::model::LATEST;
     let of_version = |trigger: &&Trigger| {
         trigger.qualifier == place.qualifier

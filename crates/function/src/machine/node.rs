@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use thaw_image::{Digest, Progress, Silent};
-use thaw_node::container::Cgroup;
+use thaw_node::container::{Cgroup, Container, Status};
 use thaw_node::{Destination, ImageWish, Launched, Node, Pull, Transport};
 
 use super::{Indexed, Machine, Missed, Order, Reach, Started, WorkingSet};
@@ -84,6 +84,13 @@ pub(crate) fn pinned(image: &str, manifest: Digest) -> String {
     }
 }
 
+fn how_it_ended(container: &Container) -> String {
+    match container.state().map(|state| state.status()) {
+        Ok(Status::Exited { code }) => format!("its process ended with exit code {code}"),
+        _ => "its process ended".to_owned(),
+    }
+}
+
 fn started(launched: &mut Launched) -> Result<Started, String> {
     let pid = launched.started.pid;
     let path = format!("/proc/{pid}/ns/net");
@@ -144,12 +151,14 @@ impl Machine for NodeMachine {
                 started.monitor = Some(launched.monitor);
                 Ok(started)
             }
-            Err(error) => {
-                let log = crate::logs::last_lines(&launched.prepared.dir, 5);
+            Err(_) => {
+                // It is gone: its monitor is about to write down how it ended.
                 launched.container.stop(Duration::ZERO).ok();
                 launched.monitor.wait().ok();
+                let ended = how_it_ended(&launched.container);
+                let log = crate::logs::last_lines(&launched.prepared.dir, 5);
                 self.node.release(&launched.prepared.id, true).ok();
-                Err(format!("{error}{log}"))
+                Err(format!("{ended}{log}"))
             }
         }
     }
