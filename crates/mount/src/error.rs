@@ -34,6 +34,9 @@ pub enum MountError {
         /// What mkfs says.
         message: String,
     },
+    /// There is no keeper to take over, and none can be begun.
+    #[error("there is no keeper to take over")]
+    NoKeeper,
     /// A file of a layer cannot be used.
     #[error("cannot {what} {path}")]
     File {

@@ -83,8 +83,9 @@ pub struct KeeperSettings {
     pub args: Vec<OsString>,
     /// Where the keeper listens for the next daemon: at most 107 bytes.
     pub socket: PathBuf,
-    /// The transport of a first keeper.
-    pub transport: TransportKind,
+    /// The transport of a first keeper; `None`: there can be none, and only one that is there, or what
+    /// was saved of one, is taken over.
+    pub transport: Option<TransportKind>,
     /// For how long a reader may wait for bytes.
     pub fault_timeout: Duration,
     /// After how long a keeper ends by itself that has no daemon and no layer.
@@ -106,7 +107,7 @@ impl KeeperSettings {
             exe,
             args,
             socket,
-            transport: TransportKind::Fanotify,
+            transport: Some(TransportKind::Fanotify),
             fault_timeout: Duration::from_secs(30),
             idle_timeout: Duration::from_secs(10),
             threads: 32,

@@ -242,11 +242,16 @@ pub fn start(
     settings: KeeperSettings,
     handler: &Arc<dyn FaultHandler>,
 ) -> Result<Started, MountError> {
+    // Where nothing can be begun, because the disk is full, say, what is there can still be taken over.
+    let selected = select(choice, capabilities);
     let settings = KeeperSettings {
-        transport: select(choice, capabilities)?,
+        transport: selected.as_ref().ok().copied(),
         ..settings
     };
-    let (keeper, inherited) = Keeper::start(settings, handler)?;
+    let (keeper, inherited) = match (Keeper::start(settings, handler), selected) {
+        (Err(MountError::NoKeeper), Err(lack)) => return Err(lack),
+        (started, _) => started?,
+    };
     Ok(Started {
         over_a_dead_fuse: keeper.over_a_dead_fuse(),
         serves_files: keeper.serves_files(),

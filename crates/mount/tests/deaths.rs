@@ -31,6 +31,7 @@ every_world!(
     a_dead_keeper_costs_no_bytes,
     a_dead_daemon_costs_time_and_nothing_else,
     daemon_and_keeper_may_die_together,
+    a_keeper_is_taken_over_where_none_could_be_begun,
     a_second_daemon_is_refused_while_the_first_lives,
     a_keeper_with_nothing_to_keep_ends_by_itself,
 );
@@ -372,6 +373,25 @@ fn a_second_daemon_is_refused_while_the_first_lives(world: World) {
         matches!(refused, thaw_mount::MountError::Owned(_)),
         "{refused}"
     );
+    keeper.shut_down().unwrap();
+}
+
+fn a_keeper_is_taken_over_where_none_could_be_begun(world: World) {
+    let rig = Rig::new(world, content(0));
+    let handler: Arc<dyn FaultHandler> = rig.handler();
+    let succeed = || {
+        let mut settings = support::settings(&rig.root, world);
+        settings.transport = None;
+        Keeper::start(settings, &handler)
+    };
+    let refused = succeed().unwrap_err();
+    assert!(
+        matches!(refused, thaw_mount::MountError::NoKeeper),
+        "{refused}"
+    );
+    drop(start(&rig, &rig.handler(), LONG));
+    let (keeper, _) = succeed().unwrap();
+    assert_eq!(keeper.kind(), world.kind());
     keeper.shut_down().unwrap();
 }
 

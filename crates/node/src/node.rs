@@ -159,12 +159,16 @@ impl Node {
                 self.let_unused_go();
                 adopted
             }
-            // Readers wait for what a custodian holds: the next try may have what this one lacks.
-            Err(error @ NodeError::Mount(MountError::Spawn { .. }))
-                if self.settings.custodian.is_some() =>
-            {
-                Err(error)
-            }
+            // Somebody holds what readers wait for, and the next try may have what this one lacks: the
+            // daemon before us may take its time to be gone, or no process can be started just now.
+            Err(
+                error @ NodeError::Mount(
+                    MountError::Owned(_)
+                    | MountError::Gone
+                    | MountError::Socket { .. }
+                    | MountError::Spawn { .. },
+                ),
+            ) => Err(error),
             Err(error) => {
                 tracing::warn!(error = chain(&error), "no keeper to take over");
                 self.adopt_mounts(Found::default())

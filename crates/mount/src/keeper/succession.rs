@@ -71,9 +71,10 @@ fn connect_to_any(
 
 /// A first keeper.
 fn begin(settings: &KeeperSettings) -> Result<Succession, MountError> {
+    let kind = settings.transport.ok_or(MountError::NoKeeper)?;
     let devices = settings.devices();
     let over_a_dead_fuse = source::unmount(&devices)?;
-    let source = Source::new(settings.transport, &devices)?;
+    let source = Source::new(kind, &devices)?;
     let link = spawn(settings, &source)?;
     tell_layers(&link, std::iter::empty())?;
     Ok(Succession {

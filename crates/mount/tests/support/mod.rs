@@ -82,7 +82,7 @@ pub fn settings(root: &Path, world: World) -> KeeperSettings {
         args.map(Into::into).to_vec(),
         root.join("keeper.sock"),
     );
-    settings.transport = world.kind();
+    settings.transport = Some(world.kind());
     settings.idle_timeout = Duration::from_millis(300);
     settings
 }

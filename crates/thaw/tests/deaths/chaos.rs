@@ -112,7 +112,7 @@ fn round(
             scope.spawn(move || {
                 let mut turn = number;
                 while !over.load(Ordering::SeqCst) {
-                    read_some(scene, root, turn, seen, over);
+                    read_some(scene, node, root, turn, seen, over);
                     turn += 7;
                 }
             });
@@ -157,7 +157,7 @@ fn configured(disk: &Disk, words: &[&str]) -> Vec<String> {
 }
 
 /// Reads files in another order each time.
-fn read_some(scene: &Scene, root: &Path, turn: usize, seen: &Seen, over: &AtomicBool) {
+fn read_some(scene: &Scene, node: &Thaw, root: &Path, turn: usize, seen: &Seen, over: &AtomicBool) {
     let names: Vec<&String> = scene.files.keys().collect();
     for step in 0..names.len() {
         if over.load(Ordering::SeqCst) {
@@ -169,7 +169,8 @@ fn read_some(scene: &Scene, root: &Path, turn: usize, seen: &Seen, over: &Atomic
             Ok(()) => seen.bytes.fetch_add(FILE_BYTES as u64, Ordering::SeqCst),
             Err(error) => {
                 let allowed = [Some(EIO), Some(ENOSPC)];
-                assert!(allowed.contains(&error.raw_os_error()), "{name}: {error}");
+                let is_allowed = allowed.contains(&error.raw_os_error());
+                assert!(is_allowed, "{name}: {error}\n{}", logs(node));
                 seen.errors.fetch_add(1, Ordering::SeqCst)
             }
         };
@@ -178,6 +179,26 @@ fn read_some(scene: &Scene, root: &Path, turn: usize, seen: &Seen, over: &Atomic
         let took = u64::try_from(took.as_millis()).unwrap();
         seen.longest.fetch_max(took, Ordering::SeqCst);
     }
+}
+
+/// What daemons, keepers and monitors have logged.
+fn logs(node: &Thaw) -> String {
+    let mut paths: Vec<_> = ["daemon.log", "keeper.log"]
+        .map(|name| node.root().join(name))
+        .into();
+    let containers = fs::read_dir(node.root().join("containers")).unwrap();
+    paths.extend(
+        containers
+            .flatten()
+            .map(|entry| entry.path().join("monitor.log")),
+    );
+    let log = |path: &std::path::PathBuf| {
+        let text = fs::read_to_string(path).unwrap_or_default();
+        let lines: Vec<&str> = text.lines().rev().take(60).collect();
+        let last = lines.into_iter().rev().collect::<Vec<_>>().join("\n");
+        format!("== {}\n{last}\n", path.display())
+    };
+    paths.iter().map(log).collect()
 }
 
 /// Has the next reads ask again.
