@@ -47,6 +47,24 @@ pub(crate) fn channel() -> (mpsc::Sender<Bytes>, Body) {
     (sender, Parts(receiver).boxed())
 }
 
+/// A body that is cut off when `end` is done.
+pub(crate) fn until(end: impl Future<Output = ()> + Send + 'static, mut body: Body) -> Body {
+    let (sender, cut) = channel();
+    let pass_on = async move {
+        while let Some(Ok(frame)) = body.frame().await {
+            if let Ok(bytes) = frame.into_data()
+                && sender.send(bytes).await.is_err()
+            {
+                return;
+            }
+        }
+    };
+    tokio::spawn(async move {
+        tokio::select! { () = end => {}, () = pass_on => {} }
+    });
+    cut
+}
+
 /// All of a body that has at most `most` bytes.
 ///
 /// # Errors

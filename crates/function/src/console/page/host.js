@@ -1,0 +1,79 @@
+// What the host is asked, and what it says by itself.
+
+let token = '';
+
+/** A refusal of the host's: `code`, and a sentence. */
+export class Refusal extends Error {
+  constructor(status, code, message) {
+    super(message);
+    this.status = status;
+    this.code = code;
+  }
+}
+
+async function refusal(response) {
+  const text = await response.text();
+  try {
+    const body = JSON.parse(text);
+    return new Refusal(response.status, body.ErrorCode ?? '', body.ErrorMessage ?? text);
+  } catch {
+    return new Refusal(response.status, '', text || response.statusText);
+  }
+}
+
+/** The answer to a request, which is a success. */
+export async function fetched(method, path, { body, headers = {}, signal } = {}) {
+  const response = await fetch(`/console/api/${path}`, {
+    method,
+    body,
+    signal,
+    headers: method === 'GET' ? headers : { 'X-Csrf-Token': token, ...headers },
+  });
+  if (response.ok) return response;
+  if (response.status === 401 && path !== 'session') location.assign('/console/sign-in');
+  throw await refusal(response);
+}
+
+/** The JSON of an answer; `null` where there is none. */
+export async function ask(method, path, content) {
+  const options = content === undefined ? {} : {
+    body: JSON.stringify(content),
+    headers: { 'Content-Type': 'application/json' },
+  };
+  const response = await fetched(method, path, options);
+  const text = await response.text();
+  return text ? JSON.parse(text) : null;
+}
+
+/** Who is signed in. */
+export async function session() {
+  const facts = await ask('GET', 'session');
+  token = facts.token;
+  return facts;
+}
+
+/** The API's path of a function. */
+export function pathOf({ service, function: name }) {
+  const encoded = encodeURIComponent(name);
+  return service
+    ? `2016-08-15/services/${encodeURIComponent(service)}/functions/${encoded}`
+    : `2023-03-30/functions/${encoded}`;
+}
+
+/** Calls `news` with the list of functions, now and whenever it changes, and `broken` with whether it is not known. */
+export function follow(news, broken) {
+  const source = new EventSource('/console/api/events');
+  source.addEventListener('functions', (event) => {
+    broken(false);
+    news(JSON.parse(event.data).functions);
+  });
+  source.addEventListener('error', () => {
+    broken(true);
+    if (source.readyState !== EventSource.CLOSED) return;
+    // The browser gives up where the answer is no stream: signed out, or too many pages.
+    setTimeout(() => session().then(() => follow(news, broken), (error) => {
+      if (error.status === 401) location.assign('/console/sign-in');
+      else follow(news, broken);
+    }), 2000);
+  });
+}
