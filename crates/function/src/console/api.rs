@@ -5,6 +5,7 @@
 //! GET              events                  the list of functions, again whenever it changes
 //! GET              functions               the list
 //! GET              function?name=          all there is to know of one
+//! GET              working-set?name=       its files, and how many bytes of each
 //! GET              logs?name=&follow=      as the commands have it
 //! POST             acceleration?name=&to=  likewise
 //! ANY              VERSION/…               Function Compute's API: a session instead of a signature
@@ -34,6 +35,8 @@ use crate::server::{Stop, perform, read, receive, segments};
 
 /// Bytes of a sign-in.
 const MAX_SIGN_IN: usize = 4 << 10;
+/// Files of a working set that are told.
+const MAX_FILES: usize = 5000;
 
 /// Answers a request for what is below `/console/api/`.
 pub(super) async fn answer(
@@ -63,13 +66,20 @@ pub(super) async fn answer(
         (&Method::GET, ["events"]) => {
             let room = host.console.events.room()?;
             let body = Events::follow(host);
-            Ok(stream(body, "text/event-stream", end(&request, visitor, room)))
+            Ok(stream(
+                body,
+                "text/event-stream",
+                end(&request, visitor, room),
+            ))
         }
         (&Method::GET, ["functions"]) => {
             crate::api::json(&tokio::task::block_in_place(|| events::list(host))?)
         }
         (&Method::GET, ["function"]) => {
             crate::api::json(&tokio::task::block_in_place(|| function(host, &query))?)
+        }
+        (&Method::GET, ["working-set"]) => {
+            crate::api::json(&tokio::task::block_in_place(|| working_set(host, &query))?)
         }
         (&Method::GET, ["logs"]) => {
             let end = end(&request, visitor, host.console.events.room()?);
@@ -92,7 +102,10 @@ async fn sign_in(host: &Arc<Host>, request: Request<Incoming>) -> Result<Respons
     let body: Value = serde_json::from_slice(&body)
         .map_err(|error| Refusal::invalid(format!("the body is no JSON: {error}")))?;
     let fields = Fields::of(&body)?;
-    let (id, secret) = (fields.required("accessKeyId")?, fields.required("accessKeySecret")?);
+    let (id, secret) = (
+        fields.required("accessKeyId")?,
+        fields.required("accessKeySecret")?,
+    );
     let cookie = host.console.sessions.sign_in(host, id, secret).await?;
     let mut response = crate::api::json(&json!({}))?;
     if let Some(line) = gate::set_cookie(&head.headers, &cookie) {
@@ -122,11 +135,31 @@ fn facts(host: &Host, visitor: &Visitor) -> Value {
     })
 }
 
-/// All there is to know of a function, with its instances.
-fn function(host: &Host, query: &Query) -> Result<Value, Refusal> {
+fn named(host: &Host, query: &Query) -> Result<Function, Refusal> {
     let name = query.get("name");
     let name = name.ok_or_else(|| Refusal::invalid("name is missing"))?;
-    let function = host.function(&FunctionName::parse(name), "")?;
+    host.function(&FunctionName::parse(name), "")
+}
+
+/// The files that starts of a function read, the largest parts first.
+fn working_set(host: &Host, query: &Query) -> Result<Value, Refusal> {
+    let function = named(host, query)?;
+    let Some(manifest) = function.config.container.digest else {
+        return Ok(json!({ "files": [] }));
+    };
+    let profile = crate::acceleration::profile(&function.name);
+    let files = host.fleet.machine.working_set(&manifest, &profile);
+    let mut files: Vec<(String, u64)> = files.into_iter().collect();
+    files.sort_by(|a, b| b.1.cmp(&a.1).then_with(|| a.0.cmp(&b.0)));
+    files.truncate(MAX_FILES);
+    let files = files.iter();
+    let files = files.map(|(path, bytes)| json!({ "path": path, "bytes": bytes }));
+    Ok(json!({ "files": files.collect::<Vec<Value>>() }))
+}
+
+/// All there is to know of a function, with its instances.
+fn function(host: &Host, query: &Query) -> Result<Value, Refusal> {
+    let function = named(host, query)?;
     let mut facts = crate::admin::facts(host, &function, true);
     facts["live"] = json!(live(host, &function));
     Ok(facts)

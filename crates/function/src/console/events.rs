@@ -66,7 +66,10 @@ impl Events {
         let events = &host.console.events;
         let mut latest = {
             // Whoever looks stops under this lock where nobody follows.
-            let mut looking = events.looking.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut looking = events
+                .looking
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner);
             if !std::mem::replace(&mut *looking, true) {
                 tokio::spawn(look(Arc::clone(host)));
             }
@@ -108,7 +111,10 @@ async fn look(host: Arc<Host>) {
             Err(error) => tracing::warn!(%error, "the console cannot list the functions"),
         }
         tokio::time::sleep(PAUSE).await;
-        let mut looking = events.looking.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut looking = events
+            .looking
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         if events.latest.receiver_count() == 0 {
             *looking = false;
             return;

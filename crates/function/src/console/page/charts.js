@@ -23,7 +23,7 @@ function pane(points, kind, most, from, to, height) {
   const across = (share) => percent(from + (to - from) * share);
   const down = (value) => 8 + (height - 30) * (1 - value / most);
   const middle = median(points.map((point) => point.took));
-  const parts = [0, 0.5, 1].map((share) => s('line', { class: 'grid', x1: percent(from), x2: percent(to), y1: down(most * share), y2: down(most * share) }));
+  const parts = [0, 0.5, 1].map((share) => s('line', { class: 'rule', x1: percent(from), x2: percent(to), y1: down(most * share), y2: down(most * share) }));
   points.forEach((point, index) => {
     const share = points.length === 1 ? 0.5 : 0.04 + 0.92 * index / (points.length - 1);
     const dot = s('circle', { class: `dot ${kind}`, cx: across(share), cy: down(point.took), r: points.length > 60 ? 2.5 : 4 });

@@ -43,7 +43,7 @@ function instances(facts) {
   if (facts.live.length === 0) return h('p', { class: 'hint' }, t('noInstances'));
   const head = ['instance', 'version', 'started', 'requests', 'memory'];
   const row = (it) => h('tr', {},
-    h('th', { scope: 'row' }, h('code', {}, it.id.slice(0, 20))), h('td', {}, it.version, !it.current && ` (${t('old')})`),
+    h('th', { scope: 'row' }, h('code', {}, it.id.slice(0, 12))), h('td', {}, it.version, !it.current && ` (${t('old')})`),
     h('td', { title: it.why }, t(it.how)), h('td', {}, number(it.answered)), h('td', {}, it.peakMemory ? bytes(it.peakMemory) : '–'));
   return h('div', { class: 'frame' }, h('table', {}, h('thead', {}, h('tr', {}, head.map((key) => h('th', { scope: 'col' }, t(key))))), h('tbody', {}, facts.live.map(row))));
 }
@@ -99,7 +99,9 @@ export function functionView(name) {
   const acceleration = accelerationSwitch(name.name);
   const state = h('span', { class: 'state' });
   const image = h('code', { class: 'image' });
-  const overview = h('div', { class: 'card overview' });
+  const figures = h('div');
+  const overview = h('div', { class: 'card whole overview' },
+    h('div', { class: 'line' }, h('span', { class: 'label' }, t('acceleration')), acceleration.node), figures);
   const cold = h('div');
   const warm = h('div');
   const starts = startsPanel();
@@ -108,10 +110,12 @@ export function functionView(name) {
   const live = h('div');
   const last = h('div');
   const lastPanel = panel(t('lastInvocations'), 'last-title', last);
+  lastPanel.classList.add('whole');
   const logs = logsPanel(name.name);
   let before = '';
   let setOf = '';
   let asking = false;
+  let again = false;
 
   const remove = async () => {
     if (!await confirm(t('deleteAsk', name), t('deleteDetail'), t('delete'), t('cancel'))) return;
@@ -137,10 +141,7 @@ export function functionView(name) {
   function draw(facts) {
     update([facts]);
     put(image, facts.digest ? `${facts.image.split('@')[0]} @ ${facts.digest.slice(0, 19)}` : facts.image);
-    const line = h('div', { class: 'line' }, h('span', { class: 'label' }, t('acceleration')), acceleration.node);
-    // The switch stays the same element.
-    if (overview.firstChild) overview.lastChild.replaceWith(tiles(facts));
-    else overview.append(line, tiles(facts));
+    figures.replaceChildren(tiles(facts));
     const [ofCold, ofWarm] = latencies(facts);
     cold.replaceChildren(...ofCold);
     warm.replaceChildren(...ofWarm);
@@ -159,7 +160,10 @@ export function functionView(name) {
     if (files.length > 0) map.replaceChildren(treemap(files, map.clientWidth || 600));
   }
   async function load() {
-    if (asking) return;
+    if (asking) {
+      again = true;
+      return;
+    }
     asking = true;
     try {
       draw(await ask('GET', `function?name=${encodeURIComponent(name.name)}`));
@@ -168,6 +172,10 @@ export function functionView(name) {
       if (error.status === 404) content.hidden = true;
     }
     asking = false;
+    if (again) {
+      again = false;
+      load();
+    }
   }
   function update(list) {
     const facts = list.find((it) => it.name === name.name);

@@ -30,7 +30,8 @@ export async function fetched(method, path, { body, headers = {}, signal } = {})
     headers: method === 'GET' ? headers : { 'X-Csrf-Token': token, ...headers },
   });
   if (response.ok) return response;
-  if (response.status === 401 && path !== 'session') location.assign('/console/sign-in');
+  // A wrong key is said by the form; whoever is signed in no more is asked for one.
+  if (response.status === 401 && !(path === 'session' && method === 'POST')) location.assign('/console/sign-in');
   throw await refusal(response);
 }
 
@@ -71,9 +72,6 @@ export function follow(news, broken) {
     broken(true);
     if (source.readyState !== EventSource.CLOSED) return;
     // The browser gives up where the answer is no stream: signed out, or too many pages.
-    setTimeout(() => session().then(() => follow(news, broken), (error) => {
-      if (error.status === 401) location.assign('/console/sign-in');
-      else follow(news, broken);
-    }), 2000);
+    setTimeout(() => session().finally(() => follow(news, broken)).catch(() => {}), 2000);
   });
 }

@@ -19,7 +19,7 @@ function row(facts) {
   const cell = (key, ...children) => h('td', { 'data-label': t(key) }, ...children);
   const state = h('span', { class: 'state' });
   const image = h('code', { class: 'image' });
-  const instances = h('span');
+  const instances = h('span', { class: 'whole' });
   const invocations = h('span');
   const errors = h('span', { class: 'errors' });
   const cold = h('span');
@@ -27,7 +27,7 @@ function row(facts) {
   const node = h('tr', {},
     h('th', { scope: 'row' }, h('a', { href: addressOf('functions', facts) }, facts.name)),
     cell('state', state), cell('image', image), cell('instances', instances),
-    cell('invocations', invocations, errors), cell('coldStart', cold),
+    cell('invocations', h('span', {}, invocations, errors)), cell('coldStart', cold),
     cell('acceleration', acceleration.node));
   const update = (now) => {
     const [kind, text] = stateOf(now);
