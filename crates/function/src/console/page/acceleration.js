@@ -4,7 +4,11 @@ import { h, put, say, set } from '/console/dom.js';
 import { ask } from '/console/host.js';
 import { fromNow, t } from '/console/words.js';
 
-const DOING = { indexing: 'indexing', 'recording a start': 'recording' };
+/** The host's words for what it does, and the page's. */
+const DOING = {
+  indexing: 'indexing', 'merging layers': 'merging', 'comparing layers': 'comparing', 'completing the layers': 'completing',
+  'guessing a working set': 'guessing', publishing: 'publishing', 'recording a start': 'recording', 'packing the working set': 'packing',
+};
 
 function detailOf(facts) {
   if (facts.status === 'Failed') {

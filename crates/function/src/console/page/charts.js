@@ -1,7 +1,7 @@
 // Drawings. Positions across are shares of the width, so that texts keep their size on any screen.
 
 import { h, s } from '/console/dom.js';
-import { bytes, number, t, time } from '/console/words.js';
+import { bytes, many, number, t, time } from '/console/words.js';
 
 /** The middle of some numbers; `null` of none. */
 export function median(values) {
@@ -51,7 +51,9 @@ export function sideBySide(points, label) {
     [0, 0.5, 1].map((share) => s('text', { class: 'faint', x: '8%', y: 12 + (height - 30) * (1 - share), 'text-anchor': 'end' }, time(most * share).replace('.0', ''))));
   const factor = medians[0] && medians[1] ? medians[0] / medians[1] : null;
   const side = (kind, value) => h('div', { class: `figure ${kind}` }, h('span', {}, t(`${kind}Long`)), h('strong', {}, time(value)), h('small', {}, t('median')));
-  const verdict = factor && h('div', { class: factor >= 1 ? 'verdict' : 'verdict slower' },
+  // As good as the same is no verdict.
+  const differs = factor && Math.abs(Math.log(factor)) > 0.05;
+  const verdict = differs && h('div', { class: factor >= 1 ? 'verdict' : 'verdict slower' },
     factor >= 1 ? t('faster', { n: number(factor, factor < 10 ? 1 : 0) }) : t('slower', { n: number(1 / factor, 1) }));
   return h('div', {}, h('div', { class: 'figures' }, side('before', medians[0]), side('after', medians[1]), verdict), chart);
 }
@@ -129,7 +131,7 @@ export function treemap(files, width) {
     const fits = room >= 3 && place.height >= 18;
     const text = place.path.length <= room ? place.path : `…${place.path.slice(-(room - 1))}`;
     return s('g', {},
-      s('title', {}, `${place.path} · ${bytes(place.bytes)} · ${t('files', { n: number(place.files) })}`),
+      s('title', {}, `${place.path} · ${bytes(place.bytes)} · ${many(place.files, 'oneFile', 'files')}`),
       s('rect', { class: `area area${index % 4}`, x: place.x + 1, y: place.y + 1, width: Math.max(0, place.width - 2), height: Math.max(0, place.height - 2), rx: 3 }),
       fits && s('text', { x: place.x + 7, y: place.y + 15 }, text),
       fits && place.height >= 34 && s('text', { class: 'faint', x: place.x + 7, y: place.y + 29 }, bytes(place.bytes)));

@@ -7,7 +7,7 @@ import { ask, pathOf } from '/console/host.js';
 import { addressOf, stateOf } from '/console/list.js';
 import { invokePanel, logsPanel, panel } from '/console/panels.js';
 import { triggersPanel } from '/console/triggers.js';
-import { bytes, moment, number, t, time } from '/console/words.js';
+import { bytes, many, moment, number, t, time } from '/console/words.js';
 
 /** Cold starts that can be chosen. */
 const STARTS = 10;
@@ -31,7 +31,7 @@ function tiles(facts) {
   const before = gigabyteSeconds(facts.gbSeconds - facts.acceleratedGbSeconds, facts.invocations - facts.acceleratedInvocations);
   const after = gigabyteSeconds(facts.acceleratedGbSeconds, facts.acceleratedInvocations);
   return h('dl', { class: 'tiles' },
-    tile('invocations', number(facts.invocations), `${number(facts.errors)} ${t('errors')}`),
+    tile('invocations', number(facts.invocations), many(facts.errors, 'oneError', 'errors')),
     tile('instances', number(facts.instances.running), facts.instances.busy > 0 ? t('busyOf', facts.instances) : stateOf(facts)[1]),
     tile('loadRate', known ? rate : '–', known ? t('loadRateHint', { part: bytes(workingSet.packed), all: bytes(compressed) }) : ''),
     h('div', { class: 'tile pair' }, h('dt', {}, t('billed')),
@@ -157,6 +157,7 @@ export function functionView(name) {
     setOf = recorded;
     const files = recorded ? (await ask('GET', `working-set?name=${encodeURIComponent(name.name)}`).catch(() => ({ files: [] }))).files : [];
     mapPanel.hidden = files.length === 0;
+    starts.node.classList.toggle('whole', mapPanel.hidden);
     if (files.length > 0) map.replaceChildren(treemap(files, map.clientWidth || 600));
   }
   async function load() {
@@ -186,6 +187,7 @@ export function functionView(name) {
     acceleration.update(facts.acceleration);
   }
   mapPanel.hidden = true;
+  starts.node.classList.add('whole');
   lastPanel.hidden = true;
   starts.node.hidden = true;
   load();

@@ -2,7 +2,7 @@
 
 import { accelerationSwitch } from '/console/acceleration.js';
 import { h, put, set } from '/console/dom.js';
-import { number, t, time } from '/console/words.js';
+import { many, number, t, time } from '/console/words.js';
 
 /** The address of a function's page. */
 export const addressOf = (kind, { service, function: name }) =>
@@ -38,7 +38,7 @@ function row(facts) {
     const { busy, running } = now.instances;
     put(instances, busy > 0 ? t('busyOf', { busy, running }) : number(running));
     put(invocations, number(now.invocations));
-    put(errors, now.errors > 0 ? ` (${number(now.errors)} ${t('errors')})` : '');
+    put(errors, now.errors > 0 ? ` (${many(now.errors, 'oneError', 'errors')})` : '');
     put(cold, time(now.lastColdStart));
     acceleration.update(now.acceleration);
   };
@@ -83,7 +83,7 @@ export function listView() {
     table.hidden = shown.length === 0;
     empty.hidden = shown.length > 0;
     filter.hidden = list.length === 0;
-    put(count, list.length > 0 ? t('count', { n: number(list.length) }) : '');
+    put(count, list.length > 0 ? many(list.length, 'oneFunction', 'count') : '');
     if (shown.length === 0) {
       empty.replaceChildren(...(list.length > 0 ? [h('p', {}, t('noneFound'))] : [h('h2', {}, t('none')), h('p', {}, t('noneHint'))]));
     }

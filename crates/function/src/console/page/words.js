@@ -7,13 +7,13 @@ const WORDS = {
     lost: 'The connection to the host is lost; trying again…', loading: 'Loading…', retry: 'Retry',
     signInTitle: 'Sign in to the function host', keyId: 'Access key ID', keySecret: 'Access key secret',
     keyHint: 'Make a key on the host with “thaw key create”.', signingIn: 'Signing in…',
-    name: 'Name', state: 'State', image: 'Image', instances: 'Instances', invocations: 'Invocations', errors: 'errors',
+    name: 'Name', state: 'State', image: 'Image', instances: 'Instances', invocations: 'Invocations', errors: '{n} errors', oneError: '1 error',
     error: 'Error', coldStart: 'Last cold start', acceleration: 'Image acceleration',
     none: 'There are no functions yet.', noneHint: 'Create one from a container image, or deploy a template with “thaw fn deploy”.',
-    noneFound: 'No function has this in its name or image.', filter: 'Filter by name or image', count: '{n} functions',
+    noneFound: 'No function has this in its name or image.', filter: 'Filter by name or image', count: '{n} functions', oneFunction: '1 function',
     zero: 'Scaled to zero', starting: 'Starting', idle: 'Idle', busy: 'Busy', busyOf: '{busy} busy of {running}',
     statusNone: 'None', statusPreparing: 'Preparing', statusReady: 'Ready', statusFailed: 'Failed',
-    queued: 'waiting for its turn', indexing: 'indexing the image', recording: 'recording a start',
+    queued: 'waiting for its turn', indexing: 'indexing the image', merging: 'merging layers', comparing: 'comparing layers', completing: 'completing the layers', guessing: 'guessing a working set', publishing: 'publishing', recording: 'recording a start', packing: 'packing the working set',
     again: 'tried again {when}', notRecorded: 'No start was recorded, the working set is a guess: {reason}',
     notPushed: 'The index stays on this host: {reason}',
     edit: 'Edit', delete: 'Delete', cancel: 'Cancel', save: 'Save', saving: 'Saving…', creating: 'Creating…',
@@ -24,7 +24,7 @@ const WORDS = {
     noColdStarts: 'No cold start yet.', noWarm: 'No warm invocation yet.', nothingYet: 'none yet', faster: '{n}× faster', slower: '{n}× slower',
     loadRate: 'Loaded at start', loadRateHint: '{part} of {all} compressed', billed: 'GB-seconds', perThousand: '{n} per 1,000 invocations',
     waterfall: 'Waterfall of a cold start', whichStart: 'Which cold start', total: 'until it answered',
-    span: 'Step', begin: 'Begin', took: 'Took', workingSet: 'Working set by directory', files: '{n} files',
+    span: 'Step', begin: 'Begin', took: 'Took', workingSet: 'Working set by directory', files: '{n} files', oneFile: '1 file',
     noInstances: 'No instance runs. The next request starts one.', instance: 'Instance', version: 'Version', started: 'Started by', requests: 'Requests', memory: 'Peak memory', old: 'earlier configuration',
     lazy: 'lazy start', full: 'full pull',
     invoke: 'Invoke', event: 'Event', invoking: 'Invoking…', result: 'Result', empty: '(empty)', log: 'Log tail', duration: '{n} ms', memoryUsed: '{n} MiB used', succeeded: 'Succeeded',
@@ -42,13 +42,13 @@ const WORDS = {
     lost: '与主机的连接已断开，正在重试…', loading: '加载中…', retry: '重试',
     signInTitle: '登录函数主机', keyId: 'AccessKey ID', keySecret: 'AccessKey Secret',
     keyHint: '在主机上运行 “thaw key create” 创建密钥。', signingIn: '正在登录…',
-    name: '名称', state: '状态', image: '镜像', instances: '实例', invocations: '调用次数', errors: '次错误',
+    name: '名称', state: '状态', image: '镜像', instances: '实例', invocations: '调用次数', errors: '{n} 次错误', oneError: '1 次错误',
     error: '错误', coldStart: '最近冷启动', acceleration: '镜像加速',
     none: '还没有函数。', noneHint: '用容器镜像创建一个函数，或运行 “thaw fn deploy” 部署模板。',
-    noneFound: '没有名称或镜像匹配的函数。', filter: '按名称或镜像筛选', count: '{n} 个函数',
+    noneFound: '没有名称或镜像匹配的函数。', filter: '按名称或镜像筛选', count: '{n} 个函数', oneFunction: '1 个函数',
     zero: '已缩容到零', starting: '启动中', idle: '空闲', busy: '忙碌', busyOf: '{running} 个中 {busy} 个忙碌',
     statusNone: '未启用', statusPreparing: '准备中', statusReady: '已就绪', statusFailed: '失败',
-    queued: '排队等待', indexing: '正在为镜像建立索引', recording: '正在记录一次启动',
+    queued: '排队等待', indexing: '正在为镜像建立索引', merging: '正在合并镜像层', comparing: '正在比较镜像层', completing: '正在补全镜像层', guessing: '正在推测工作集', publishing: '正在发布', recording: '正在记录一次启动', packing: '正在打包工作集',
     again: '{when}重试', notRecorded: '未能记录启动，工作集为推测值：{reason}',
     notPushed: '索引仅保存在本机：{reason}',
     edit: '编辑', delete: '删除', cancel: '取消', save: '保存', saving: '正在保存…', creating: '正在创建…',
@@ -59,7 +59,7 @@ const WORDS = {
     noColdStarts: '还没有冷启动。', noWarm: '还没有热调用。', nothingYet: '暂无', faster: '快 {n} 倍', slower: '慢 {n} 倍',
     loadRate: '启动加载率', loadRateHint: '压缩后 {all} 中的 {part}', billed: 'GB-秒', perThousand: '每千次调用 {n}',
     waterfall: '冷启动瀑布图', whichStart: '选择冷启动', total: '直至应答',
-    span: '步骤', begin: '开始', took: '耗时', workingSet: '工作集（按目录）', files: '{n} 个文件',
+    span: '步骤', begin: '开始', took: '耗时', workingSet: '工作集（按目录）', files: '{n} 个文件', oneFile: '1 个文件',
     noInstances: '当前没有实例，下一个请求会启动一个。', instance: '实例', version: '版本', started: '启动方式', requests: '请求数', memory: '内存峰值', old: '旧配置',
     lazy: '按需启动', full: '完整拉取',
     invoke: '调用', event: '事件', invoking: '正在调用…', result: '结果', empty: '（空）', log: '日志尾部', duration: '{n} 毫秒', memoryUsed: '使用内存 {n} MiB', succeeded: '成功',
@@ -111,6 +111,9 @@ export function paint(chosen) {
 
 /** A number with at most so many digits behind the point. */
 export const number = (value, digits = 0) => value.toLocaleString(locale(), { maximumFractionDigits: digits });
+
+/** So many of something: a word for one, and a word for any other number. */
+export const many = (amount, one, others) => (amount === 1 ? t(one) : t(others, { n: number(amount) }));
 
 /** A duration of milliseconds. */
 export function time(milliseconds) {

@@ -88,7 +88,8 @@ fn a_function_is_made_invoked_and_accelerated_in_a_browser() {
     );
     browser.see("#live", "Ready");
     invoke("cold again", "cold again");
-    browser.see("#cold-title ~ div", "After acceleration");
+    browser.see("#cold-title ~ div", "Accelerated · n = 1");
+    browser.see("#instances-title ~ div", "lazy start");
     invoke("warm again", "warm again");
     browser.see("#waterfall-title ~ div:last-of-type", "program");
     browser.see("#set-title ~ div", "/");
@@ -180,6 +181,7 @@ fn it_is_used_by_keyboard_and_deletes_when_that_is_confirmed() {
         focus().as_str().unwrap().contains("role=\"switch\""),
         "the focus stays"
     );
+    browser.see("tbody .status", "Ready");
     browser.value("document.querySelector('main').focus()");
     reach("<a href=\"#/functions/demo/web\"");
     browser.press(ENTER);
