@@ -47,20 +47,22 @@ pub(crate) fn channel() -> (mpsc::Sender<Bytes>, Body) {
     (sender, Parts(receiver).boxed())
 }
 
-/// A body that is cut off when `end` is done.
+/// A body that is cut off when `end` is done; `end` is dropped when the body is over or nobody reads it.
 pub(crate) fn until(end: impl Future<Output = ()> + Send + 'static, mut body: Body) -> Body {
     let (sender, cut) = channel();
-    let pass_on = async move {
-        while let Some(Ok(frame)) = body.frame().await {
-            if let Ok(bytes) = frame.into_data()
-                && sender.send(bytes).await.is_err()
-            {
-                return;
-            }
-        }
-    };
     tokio::spawn(async move {
-        tokio::select! { () = end => {}, () = pass_on => {} }
+        let pass_on = async {
+            while let Some(Ok(frame)) = body.frame().await {
+                if let Ok(bytes) = frame.into_data()
+                    && sender.send(bytes).await.is_err()
+                {
+                    return;
+                }
+            }
+        };
+        // Where nothing comes, sending does not tell that nobody reads.
+        let gone = sender.clone();
+        tokio::select! { () = end => {}, () = gone.closed() => {}, () = pass_on => {} }
     });
     cut
 }

@@ -74,3 +74,55 @@ impl Part {
         response
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn scripts() -> impl Iterator<Item = &'static Part> {
+        PARTS
+            .iter()
+            .filter(|part| part.name.ends_with(".js"))
+            .map(|it| part(it.name).unwrap())
+    }
+
+    #[test]
+    fn every_word_is_there_in_both_languages() {
+        let words = part("words.js").unwrap().content;
+        for script in scripts() {
+            let calls = script.content.split("t('").skip(1);
+            let before = script.content.split("t('");
+            for (call, before) in calls.zip(before) {
+                // Another function's name may end with t, and a word may go on with a value.
+                let is_call = !before.ends_with(|c: char| c.is_alphanumeric() || c == '.');
+                let (key, rest) = call.split_once('\'').unwrap();
+                if is_call && rest.starts_with([')', ',']) {
+                    let line = format!("\n  {key}: [");
+                    assert!(words.contains(&line), "{}: {key}", script.name);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn nothing_is_put_into_the_page_but_as_text() {
+        for script in scripts() {
+            for way in [
+                "innerHTML",
+                "outerHTML",
+                "insertAdjacentHTML",
+                "eval(",
+                "document.write",
+            ] {
+                assert!(!script.content.contains(way), "{}: {way}", script.name);
+            }
+        }
+        for page in ["", "sign-in"] {
+            let content = part(page).unwrap().content;
+            // The policy forbids them: they would not work.
+            assert!(!content.contains("<style") && !content.contains("style="));
+            let tags = content.split("<script").skip(1);
+            assert!(tags.into_iter().all(|tag| tag.contains("src=")));
+        }
+    }
+}

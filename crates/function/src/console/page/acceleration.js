@@ -6,8 +6,14 @@ import { fromNow, t } from '/console/words.js';
 
 /** The host's words for what it does, and the page's. */
 const DOING = {
-  indexing: 'indexing', 'merging layers': 'merging', 'comparing layers': 'comparing', 'completing the layers': 'completing',
-  'guessing a working set': 'guessing', publishing: 'publishing', 'recording a start': 'recording', 'packing the working set': 'packing',
+  indexing: 'indexing',
+  'merging layers': 'merging',
+  'comparing layers': 'comparing',
+  'completing the layers': 'completing',
+  'guessing a working set': 'guessing',
+  publishing: 'publishing',
+  'recording a start': 'recording',
+  'packing the working set': 'packing',
 };
 
 function detailOf(facts) {
@@ -21,7 +27,8 @@ function detailOf(facts) {
   }
   if (facts.status !== 'Preparing') return '';
   if (!facts.doing) return t('queued');
-  const share = facts.totalBytes > 0 ? ` ${Math.min(100, Math.floor(facts.doneBytes / facts.totalBytes * 100))}%` : '';
+  const share =
+    facts.totalBytes > 0 ? ` ${Math.min(100, Math.floor((facts.doneBytes / facts.totalBytes) * 100))}%` : '';
   return (DOING[facts.doing] ? t(DOING[facts.doing]) : facts.doing) + share;
 }
 
@@ -39,17 +46,38 @@ export function accelerationSwitch(name) {
     }
     control.disabled = false;
   };
-  const control = h('button', { type: 'button', role: 'switch', class: 'switch', 'aria-label': `${t('acceleration')}: ${name}`, 'aria-checked': 'false',
-    onclick: () => change(control.getAttribute('aria-checked') === 'true' ? 'off' : 'on') }, h('span', {}));
+  const control = h(
+    'button',
+    {
+      type: 'button',
+      role: 'switch',
+      class: 'switch',
+      'aria-label': `${t('acceleration')}: ${name}`,
+      'aria-checked': 'false',
+      onclick: () => change(control.getAttribute('aria-checked') === 'true' ? 'off' : 'on'),
+    },
+    h('span', {}),
+  );
   const word = h('span', { class: 'status' });
   const progress = h('progress', { max: 1, 'aria-label': t('acceleration'), hidden: true });
   const detail = h('span', { class: 'detail' });
-  const retry = h('button', { type: 'button', class: 'small', hidden: true, 'aria-label': `${t('retry')}: ${name}`, onclick: () => change('retry') }, t('retry'));
+  const retry = h(
+    'button',
+    {
+      type: 'button',
+      class: 'small',
+      hidden: true,
+      'aria-label': `${t('retry')}: ${name}`,
+      onclick: () => change('retry'),
+    },
+    t('retry'),
+  );
   const problem = h('span', { class: 'problem', role: 'alert' });
   const node = h('div', { class: 'acceleration' }, control, word, progress, retry, detail, problem);
 
   function update(facts) {
-    if (status !== null && status !== facts.status) say(`${name}: ${t('acceleration')} – ${t(`status${facts.status}`)}`);
+    if (status !== null && status !== facts.status)
+      say(`${name}: ${t('acceleration')} – ${t(`status${facts.status}`)}`);
     status = facts.status;
     set(control, 'aria-checked', String(status !== 'None'));
     set(node, 'data-status', status);

@@ -28,7 +28,12 @@ function bar() {
     location.replace('/console/sign-in');
   };
   document.getElementById('bar').replaceChildren(
-    h('a', { class: 'brand', href: '#/' }, h('img', { src: '/console/icon.svg', alt: '', width: 22, height: 22 }), 'thaw'),
+    h(
+      'a',
+      { class: 'brand', href: '#/' },
+      h('img', { src: '/console/icon.svg', alt: '', width: 22, height: 22 }),
+      'thaw',
+    ),
     h('span', { class: 'place' }, who.region),
     h('span', { class: 'spread' }),
     ...choices(() => {
@@ -36,7 +41,8 @@ function bar() {
       show();
     }),
     who.key && h('span', { class: 'key', title: who.key }, who.key),
-    who.key && h('button', { class: 'plain', id: 'sign-out', onclick: signOut }, t('signOut')));
+    who.key && h('button', { class: 'plain', id: 'sign-out', onclick: signOut }, t('signOut')),
+  );
 }
 
 function nameIn(parts) {
@@ -45,12 +51,19 @@ function nameIn(parts) {
 }
 
 function viewOf(address) {
-  const [kind, ...rest] = address.replace(/^#?\/?/, '').split('/').map(decodeURIComponent);
+  const [kind, ...rest] = address
+    .replace(/^#?\/?/, '')
+    .split('/')
+    .map(decodeURIComponent);
   switch (kind) {
-    case 'new': return formView(null);
-    case 'functions': return functionView(nameIn(rest));
-    case 'edit': return formView(nameIn(rest));
-    default: return listView();
+    case 'new':
+      return formView(null);
+    case 'functions':
+      return functionView(nameIn(rest));
+    case 'edit':
+      return formView(nameIn(rest));
+    default:
+      return listView();
   }
 }
 
@@ -75,9 +88,12 @@ document.getElementById('skip').addEventListener('click', (event) => {
 who = await session();
 bar();
 show();
-follow((list) => {
-  functions = list;
-  view.update?.(list);
-}, (broken) => {
-  lost.hidden = !broken;
-});
+follow(
+  (list) => {
+    functions = list;
+    view.update?.(list);
+  },
+  (broken) => {
+    lost.hidden = !broken;
+  },
+);

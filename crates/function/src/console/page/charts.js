@@ -23,19 +23,34 @@ function pane(points, kind, most, from, to, height) {
   const across = (share) => percent(from + (to - from) * share);
   const down = (value) => 8 + (height - 30) * (1 - value / most);
   const middle = median(points.map((point) => point.took));
-  const parts = [0, 0.5, 1].map((share) => s('line', { class: 'rule', x1: percent(from), x2: percent(to), y1: down(most * share), y2: down(most * share) }));
+  const parts = [0, 0.5, 1].map((share) =>
+    s('line', { class: 'rule', x1: percent(from), x2: percent(to), y1: down(most * share), y2: down(most * share) }),
+  );
   points.forEach((point, index) => {
-    const share = points.length === 1 ? 0.5 : 0.04 + 0.92 * index / (points.length - 1);
-    const dot = s('circle', { class: `dot ${kind}`, cx: across(share), cy: down(point.took), r: points.length > 60 ? 2.5 : 4 });
+    const share = points.length === 1 ? 0.5 : 0.04 + (0.92 * index) / (points.length - 1);
+    const dot = s('circle', {
+      class: `dot ${kind}`,
+      cx: across(share),
+      cy: down(point.took),
+      r: points.length > 60 ? 2.5 : 4,
+    });
     dot.append(s('title', {}, `${point.title} · ${time(point.took)}`));
     parts.push(dot);
   });
   if (middle !== null) {
-    parts.push(s('line', { class: `median ${kind}`, x1: percent(from), x2: percent(to), y1: down(middle), y2: down(middle) }));
+    parts.push(
+      s('line', { class: `median ${kind}`, x1: percent(from), x2: percent(to), y1: down(middle), y2: down(middle) }),
+    );
   } else {
     parts.push(s('text', { class: 'faint', x: across(0.5), y: height / 2, 'text-anchor': 'middle' }, t('nothingYet')));
   }
-  parts.push(s('text', { class: `pane ${kind}`, x: percent(from), y: height - 4 }, `${t(kind)} · ${t('of', { n: number(points.length) })}`));
+  parts.push(
+    s(
+      'text',
+      { class: `pane ${kind}`, x: percent(from), y: height - 4 },
+      `${t(kind)} · ${t('of', { n: number(points.length) })}`,
+    ),
+  );
   return parts;
 }
 
@@ -46,16 +61,49 @@ export function sideBySide(points, label) {
   const medians = [before, after].map((part) => median(part.map((point) => point.took)));
   const most = round(Math.max(...points.map((point) => point.took), 1));
   const height = 170;
-  const chart = s('svg', { class: 'chart', width: '100%', height, role: 'img', 'aria-label': `${label}: ${t('before')} ${time(medians[0])}, ${t('after')} ${time(medians[1])}` },
-    pane(before, 'before', most, 0.09, 0.535, height), pane(after, 'after', most, 0.555, 1, height),
-    [0, 0.5, 1].map((share) => s('text', { class: 'faint', x: '8%', y: 12 + (height - 30) * (1 - share), 'text-anchor': 'end' }, time(most * share).replace('.0', ''))));
+  const chart = s(
+    'svg',
+    {
+      class: 'chart',
+      width: '100%',
+      height,
+      role: 'img',
+      'aria-label': `${label}: ${t('before')} ${time(medians[0])}, ${t('after')} ${time(medians[1])}`,
+    },
+    pane(before, 'before', most, 0.09, 0.535, height),
+    pane(after, 'after', most, 0.555, 1, height),
+    [0, 0.5, 1].map((share) =>
+      s(
+        'text',
+        { class: 'faint', x: '8%', y: 12 + (height - 30) * (1 - share), 'text-anchor': 'end' },
+        time(most * share).replace('.0', ''),
+      ),
+    ),
+  );
   const factor = medians[0] && medians[1] ? medians[0] / medians[1] : null;
-  const side = (kind, value) => h('div', { class: `figure ${kind}` }, h('span', {}, t(`${kind}Long`)), h('strong', {}, time(value)), h('small', {}, t('median')));
+  const side = (kind, value) =>
+    h(
+      'div',
+      { class: `figure ${kind}` },
+      h('span', {}, t(`${kind}Long`)),
+      h('strong', {}, time(value)),
+      h('small', {}, t('median')),
+    );
   // As good as the same is no verdict.
   const differs = factor && Math.abs(Math.log(factor)) > 0.05;
-  const verdict = differs && h('div', { class: factor >= 1 ? 'verdict' : 'verdict slower' },
-    factor >= 1 ? t('faster', { n: number(factor, factor < 10 ? 1 : 0) }) : t('slower', { n: number(1 / factor, 1) }));
-  return h('div', {}, h('div', { class: 'figures' }, side('before', medians[0]), side('after', medians[1]), verdict), chart);
+  const verdict =
+    differs &&
+    h(
+      'div',
+      { class: factor >= 1 ? 'verdict' : 'verdict slower' },
+      factor >= 1 ? t('faster', { n: number(factor, factor < 10 ? 1 : 0) }) : t('slower', { n: number(1 / factor, 1) }),
+    );
+  return h(
+    'div',
+    {},
+    h('div', { class: 'figures' }, side('before', medians[0]), side('after', medians[1]), verdict),
+    chart,
+  );
 }
 
 /** The steps of a cold start. */
@@ -63,13 +111,44 @@ export function waterfall(start) {
   const spans = start.spans.filter(([, , took]) => took >= 0);
   const most = Math.max(start.ready, ...spans.map(([, begin, took]) => begin + took), 1);
   const rows = spans.map(([name, begin, took]) => {
-    const bar = s('svg', { width: '100%', height: 18, 'aria-hidden': 'true' },
-      s('rect', { class: name === 'program' ? 'step program' : 'step', x: percent(begin / most), y: 4, width: percent(Math.max(took / most, 0.003)), height: 10, rx: 2 }));
-    return h('tr', {}, h('th', { scope: 'row' }, name), h('td', { class: 'track' }, bar), h('td', { class: 'number' }, time(begin)), h('td', { class: 'number' }, time(took)));
+    const bar = s(
+      'svg',
+      { width: '100%', height: 18, 'aria-hidden': 'true' },
+      s('rect', {
+        class: name === 'program' ? 'step program' : 'step',
+        x: percent(begin / most),
+        y: 4,
+        width: percent(Math.max(took / most, 0.003)),
+        height: 10,
+        rx: 2,
+      }),
+    );
+    return h(
+      'tr',
+      {},
+      h('th', { scope: 'row' }, name),
+      h('td', { class: 'track' }, bar),
+      h('td', { class: 'number' }, time(begin)),
+      h('td', { class: 'number' }, time(took)),
+    );
   });
-  return h('table', { class: 'waterfall' },
-    h('thead', {}, h('tr', {}, h('th', { scope: 'col' }, t('span')), h('td'), h('th', { scope: 'col', class: 'number' }, t('begin')), h('th', { scope: 'col', class: 'number' }, t('took')))),
-    h('tbody', {}, rows));
+  return h(
+    'table',
+    { class: 'waterfall' },
+    h(
+      'thead',
+      {},
+      h(
+        'tr',
+        {},
+        h('th', { scope: 'col' }, t('span')),
+        h('td'),
+        h('th', { scope: 'col', class: 'number' }, t('begin')),
+        h('th', { scope: 'col', class: 'number' }, t('took')),
+      ),
+    ),
+    h('tbody', {}, rows),
+  );
 }
 
 /** The sum of files by directory, with so many leaves at most. */
@@ -130,12 +209,37 @@ export function treemap(files, width) {
     const room = Math.floor((place.width - 10) / 6.6);
     const fits = room >= 3 && place.height >= 18;
     const text = place.path.length <= room ? place.path : `…${place.path.slice(-(room - 1))}`;
-    return s('g', {},
+    return s(
+      'g',
+      {},
       s('title', {}, `${place.path} · ${bytes(place.bytes)} · ${many(place.files, 'oneFile', 'files')}`),
-      s('rect', { class: `area area${index % 4}`, x: place.x + 1, y: place.y + 1, width: Math.max(0, place.width - 2), height: Math.max(0, place.height - 2), rx: 3 }),
+      s('rect', {
+        class: `area area${index % 4}`,
+        x: place.x + 1,
+        y: place.y + 1,
+        width: Math.max(0, place.width - 2),
+        height: Math.max(0, place.height - 2),
+        rx: 3,
+      }),
       fits && s('text', { x: place.x + 7, y: place.y + 15 }, text),
-      fits && place.height >= 34 && s('text', { class: 'faint', x: place.x + 7, y: place.y + 29 }, bytes(place.bytes)));
+      fits && place.height >= 34 && s('text', { class: 'faint', x: place.x + 7, y: place.y + 29 }, bytes(place.bytes)),
+    );
   });
-  const label = items.slice(0, 5).map((item) => `${item.path} ${bytes(item.bytes)}`).join(', ');
-  return s('svg', { class: 'treemap', width: '100%', height, viewBox: `0 0 ${width} ${height}`, preserveAspectRatio: 'none', role: 'img', 'aria-label': `${t('workingSet')}: ${label}` }, parts);
+  const label = items
+    .slice(0, 5)
+    .map((item) => `${item.path} ${bytes(item.bytes)}`)
+    .join(', ');
+  return s(
+    'svg',
+    {
+      class: 'treemap',
+      width: '100%',
+      height,
+      viewBox: `0 0 ${width} ${height}`,
+      preserveAspectRatio: 'none',
+      role: 'img',
+      'aria-label': `${t('workingSet')}: ${label}`,
+    },
+    parts,
+  );
 }

@@ -42,16 +42,28 @@ export function set(node, name, value) {
 /** What cannot go on without the user's word. Resolves to whether it was given. */
 export function confirm(question, detail, yes, no) {
   return new Promise((resolve) => {
-    const dialog = h('dialog', { 'aria-labelledby': 'question', onclose: () => {
-      dialog.remove();
-      resolve(dialog.returnValue === 'yes');
-    } },
-    h('form', { method: 'dialog' },
-      h('h2', { id: 'question' }, question),
-      h('p', {}, detail),
-      h('div', { class: 'actions' },
-        h('button', { value: 'no', class: 'plain', autofocus: true }, no),
-        h('button', { value: 'yes', class: 'danger' }, yes))));
+    const dialog = h(
+      'dialog',
+      {
+        'aria-labelledby': 'question',
+        onclose: () => {
+          dialog.remove();
+          resolve(dialog.returnValue === 'yes');
+        },
+      },
+      h(
+        'form',
+        { method: 'dialog' },
+        h('h2', { id: 'question' }, question),
+        h('p', {}, detail),
+        h(
+          'div',
+          { class: 'actions' },
+          h('button', { value: 'no', class: 'plain', autofocus: true }, no),
+          h('button', { value: 'yes', class: 'danger' }, yes),
+        ),
+      ),
+    );
     document.body.append(dialog);
     dialog.showModal();
   });

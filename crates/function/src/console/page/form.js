@@ -7,11 +7,22 @@ import { t } from '/console/words.js';
 
 /** Names of fields in the host's sentences, where they are not those of the form. */
 const ALSO = {
-  serviceName: 'service', service: 'service', function: 'functionName', entrypoint: 'command', caPort: 'port',
-  memorySize: 'memorySize', accelerationType: 'acceleration', 'the image': 'image', instanceConcurrency: 'concurrency',
+  serviceName: 'service',
+  service: 'service',
+  function: 'functionName',
+  entrypoint: 'command',
+  caPort: 'port',
+  memorySize: 'memorySize',
+  accelerationType: 'acceleration',
+  'the image': 'image',
+  instanceConcurrency: 'concurrency',
 };
 
-const lines = (text) => text.split('\n').map((line) => line.trim()).filter(Boolean);
+const lines = (text) =>
+  text
+    .split('\n')
+    .map((line) => line.trim())
+    .filter(Boolean);
 const whole = (text) => (text.trim() === '' ? undefined : Number.isNaN(Number(text)) ? text : Number(text));
 
 /** What is wrong where it is found in the page itself. */
@@ -62,13 +73,20 @@ function valuesOf(shown, service) {
   const container = shown.customContainerConfig;
   const flat = !service;
   return {
-    description: shown.description, image: container.image, acceleration: container.accelerationType !== 'None',
+    description: shown.description,
+    image: container.image,
+    acceleration: container.accelerationType !== 'None',
     port: flat ? container.port : shown.caPort,
     command: argumentsOf(flat ? container.entrypoint : container.command).join('\n'),
     args: argumentsOf(flat ? container.command : container.args).join('\n'),
-    memorySize: shown.memorySize, diskSize: shown.diskSize, timeout: shown.timeout, concurrency: shown.instanceConcurrency,
+    memorySize: shown.memorySize,
+    diskSize: shown.diskSize,
+    timeout: shown.timeout,
+    concurrency: shown.instanceConcurrency,
     internet: shown.internetAccess !== false,
-    environment: Object.entries(shown.environmentVariables ?? {}).map(([key, value]) => `${key}=${value}`).join('\n'),
+    environment: Object.entries(shown.environmentVariables ?? {})
+      .map(([key, value]) => `${key}=${value}`)
+      .join('\n'),
   };
 }
 
@@ -78,13 +96,20 @@ function bodyOf(value, flat, isNew) {
   container[flat ? 'entrypoint' : 'command'] = lines(value('command'));
   container[flat ? 'command' : 'args'] = lines(value('args'));
   const body = {
-    description: value('description'), timeout: whole(value('timeout')), memorySize: whole(value('memorySize')),
-    diskSize: whole(value('diskSize')), instanceConcurrency: whole(value('concurrency')), cpu: whole(value('cpu')),
-    internetAccess: value('internet'), environmentVariables: environmentOf(value('environment')), customContainerConfig: container,
+    description: value('description'),
+    timeout: whole(value('timeout')),
+    memorySize: whole(value('memorySize')),
+    diskSize: whole(value('diskSize')),
+    instanceConcurrency: whole(value('concurrency')),
+    cpu: whole(value('cpu')),
+    internetAccess: value('internet'),
+    environmentVariables: environmentOf(value('environment')),
+    customContainerConfig: container,
   };
   if (flat) container.port = whole(value('port'));
   else body.caPort = whole(value('port'));
-  if (isNew) Object.assign(body, { functionName: value('functionName'), runtime: 'custom-container', handler: 'index.handler' });
+  if (isNew)
+    Object.assign(body, { functionName: value('functionName'), runtime: 'custom-container', handler: 'index.handler' });
   return body;
 }
 
@@ -98,8 +123,13 @@ export function formView(name) {
     fields.set(id, { input, problem });
     const label = h('label', { for: id }, t(key));
     const isCheck = input.type === 'checkbox';
-    return h('div', { class: `field${broad ? ' broad' : ''}${isCheck ? ' check' : ''}` }, isCheck ? [input, label] : [label, input],
-      hint && h('p', { class: 'hint', id: `${id}-hint` }, t(hint)), problem);
+    return h(
+      'div',
+      { class: `field${broad ? ' broad' : ''}${isCheck ? ' check' : ''}` },
+      isCheck ? [input, label] : [label, input],
+      hint && h('p', { class: 'hint', id: `${id}-hint` }, t(hint)),
+      problem,
+    );
   };
   const text = (options = {}) => h('input', { type: 'text', spellcheck: 'false', autocomplete: 'off', ...options });
   const area = (rows) => h('textarea', { rows, spellcheck: 'false', class: 'code' });
@@ -107,22 +137,53 @@ export function formView(name) {
   const amount = (value) => text({ inputmode: 'decimal', value });
   const group = (key, ...parts) => h('fieldset', {}, h('legend', {}, t(key)), h('div', { class: 'fields' }, ...parts));
 
-  const names = name ? [] : [field('service', 'service', text({ list: 'services' }), { hint: 'serviceHint' }), field('functionName', 'name', text({ required: true }))];
+  const names = name
+    ? []
+    : [
+        field('service', 'service', text({ list: 'services' }), { hint: 'serviceHint' }),
+        field('functionName', 'name', text({ required: true })),
+      ];
   const problem = h('p', { class: 'problem', role: 'alert', id: 'form-problem' });
   const button = h('button', { type: 'submit' }, t(name ? 'save' : 'create'));
   const services = h('datalist', { id: 'services' });
-  const form = h('form', { class: 'card', novalidate: true, onsubmit: submit },
-    group('container', ...names,
-      field('image', 'image', text({ required: true, placeholder: 'registry.example.com/name:tag' }), { hint: 'imageHint', broad: true }),
+  const form = h(
+    'form',
+    { class: 'card', novalidate: true, onsubmit: submit },
+    group(
+      'container',
+      ...names,
+      field('image', 'image', text({ required: true, placeholder: 'registry.example.com/name:tag' }), {
+        hint: 'imageHint',
+        broad: true,
+      }),
       field('acceleration', 'acceleration', check(), { hint: 'accelerationHint', broad: true }),
-      field('command', 'command', area(2), { hint: 'listHint' }), field('args', 'args', area(2), { hint: 'listHint' }),
-      field('port', 'port', amount('9000'), { hint: 'portHint' })),
-    group('resources', field('memorySize', 'memorySize', amount('128')), field('cpu', 'cpu', amount(''), { hint: 'cpuHint' }),
-      field('diskSize', 'diskSize', amount('512')), field('timeout', 'timeout', amount('60')), field('concurrency', 'concurrency', amount('1'))),
-    group('more', field('description', 'description', text(), { broad: true }),
-      field('environment', 'environment', area(4), { hint: 'environmentHint', broad: true }), field('internet', 'internet', check(), { broad: true })),
-    services, problem,
-    h('div', { class: 'actions' }, h('a', { class: 'button plain', href: name ? addressOf('functions', name) : '#/' }, t('cancel')), button));
+      field('command', 'command', area(2), { hint: 'listHint' }),
+      field('args', 'args', area(2), { hint: 'listHint' }),
+      field('port', 'port', amount('9000'), { hint: 'portHint' }),
+    ),
+    group(
+      'resources',
+      field('memorySize', 'memorySize', amount('128')),
+      field('cpu', 'cpu', amount(''), { hint: 'cpuHint' }),
+      field('diskSize', 'diskSize', amount('512')),
+      field('timeout', 'timeout', amount('60')),
+      field('concurrency', 'concurrency', amount('1')),
+    ),
+    group(
+      'more',
+      field('description', 'description', text(), { broad: true }),
+      field('environment', 'environment', area(4), { hint: 'environmentHint', broad: true }),
+      field('internet', 'internet', check(), { broad: true }),
+    ),
+    services,
+    problem,
+    h(
+      'div',
+      { class: 'actions' },
+      h('a', { class: 'button plain', href: name ? addressOf('functions', name) : '#/' }, t('cancel')),
+      button,
+    ),
+  );
 
   const value = (id) => {
     const { input } = fields.get(id);
@@ -193,7 +254,12 @@ export function formView(name) {
   }
   load();
   const title = name ? t('editTitle', name) : t('create');
-  const node = h('section', { class: 'narrow', 'aria-labelledby': 'title' },
-    h('p', { class: 'crumb' }, h('a', { href: '#/' }, `← ${t('back')}`)), h('h1', { id: 'title' }, title), form);
+  const node = h(
+    'section',
+    { class: 'narrow', 'aria-labelledby': 'title' },
+    h('p', { class: 'crumb' }, h('a', { href: '#/' }, `← ${t('back')}`)),
+    h('h1', { id: 'title' }, title),
+    form,
+  );
   return { node, title };
 }

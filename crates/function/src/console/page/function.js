@@ -20,7 +20,7 @@ function tile(key, value, hint) {
 
 function gigabyteSeconds(amount, invocations) {
   if (invocations === 0) return ['–', t('nothingYet')];
-  return [number(amount, amount < 10 ? 3 : 1), t('perThousand', { n: number(amount / invocations * 1000, 2) })];
+  return [number(amount, amount < 10 ? 3 : 1), t('perThousand', { n: number((amount / invocations) * 1000, 2) })];
 }
 
 function tiles(facts) {
@@ -28,34 +28,98 @@ function tiles(facts) {
   const known = workingSet && compressed > 0;
   const share = known ? workingSet.packed / compressed : null;
   const rate = known && (share < 0.001 ? '< 0.1%' : `${number(share * 100, 1)}%`);
-  const before = gigabyteSeconds(facts.gbSeconds - facts.acceleratedGbSeconds, facts.invocations - facts.acceleratedInvocations);
+  const before = gigabyteSeconds(
+    facts.gbSeconds - facts.acceleratedGbSeconds,
+    facts.invocations - facts.acceleratedInvocations,
+  );
   const after = gigabyteSeconds(facts.acceleratedGbSeconds, facts.acceleratedInvocations);
-  return h('dl', { class: 'tiles' },
+  return h(
+    'dl',
+    { class: 'tiles' },
     tile('invocations', number(facts.invocations), many(facts.errors, 'oneError', 'errors')),
-    tile('instances', number(facts.instances.running), facts.instances.busy > 0 ? t('busyOf', facts.instances) : stateOf(facts)[1]),
-    tile('loadRate', known ? rate : '–', known ? t('loadRateHint', { part: bytes(workingSet.packed), all: bytes(compressed) }) : ''),
-    h('div', { class: 'tile pair' }, h('dt', {}, t('billed')),
+    tile(
+      'instances',
+      number(facts.instances.running),
+      facts.instances.busy > 0 ? t('busyOf', facts.instances) : stateOf(facts)[1],
+    ),
+    tile(
+      'loadRate',
+      known ? rate : '–',
+      known ? t('loadRateHint', { part: bytes(workingSet.packed), all: bytes(compressed) }) : '',
+    ),
+    h(
+      'div',
+      { class: 'tile pair' },
+      h('dt', {}, t('billed')),
       h('dd', {}, h('span', { class: 'before' }, before[0]), ' → ', h('span', { class: 'after' }, after[0])),
-      h('small', {}, `${t('before')}: ${before[1]} · ${t('after')}: ${after[1]}`)));
+      h('small', {}, `${t('before')}: ${before[1]} · ${t('after')}: ${after[1]}`),
+    ),
+  );
 }
 
 function instances(facts) {
   if (facts.live.length === 0) return h('p', { class: 'hint' }, t('noInstances'));
   const head = ['instance', 'version', 'started', 'requests', 'memory'];
-  const row = (it) => h('tr', {},
-    h('th', { scope: 'row' }, h('code', {}, it.id.slice(0, 12))), h('td', {}, it.version, !it.current && ` (${t('old')})`),
-    h('td', { title: it.why }, t(it.how)), h('td', {}, number(it.answered)), h('td', {}, it.peakMemory ? bytes(it.peakMemory) : '–'));
-  return h('div', { class: 'frame' }, h('table', {}, h('thead', {}, h('tr', {}, head.map((key) => h('th', { scope: 'col' }, t(key))))), h('tbody', {}, facts.live.map(row))));
+  const row = (it) =>
+    h(
+      'tr',
+      {},
+      h('th', { scope: 'row' }, h('code', {}, it.id.slice(0, 12))),
+      h('td', {}, it.version, !it.current && ` (${t('old')})`),
+      h('td', { title: it.why }, t(it.how)),
+      h('td', {}, number(it.answered)),
+      h('td', {}, it.peakMemory ? bytes(it.peakMemory) : '–'),
+    );
+  return h(
+    'div',
+    { class: 'frame' },
+    h(
+      'table',
+      {},
+      h(
+        'thead',
+        {},
+        h(
+          'tr',
+          {},
+          head.map((key) => h('th', { scope: 'col' }, t(key))),
+        ),
+      ),
+      h('tbody', {}, facts.live.map(row)),
+    ),
+  );
 }
 
 function lastInvocations(facts) {
-  const row = (it) => h('tr', {},
-    h('td', {}, moment(it.at)), h('td', {}, h('code', { title: it.requestId }, it.requestId.slice(0, 8))),
-    h('td', {}, h('span', { class: it.cold ? 'tag cold' : 'tag' }, t(it.cold ? 'cold' : 'warm'))), h('td', { class: 'number' }, time(it.took)),
-    h('td', { class: it.error ? 'bad long' : 'long' }, it.error ?? t('ok')));
+  const row = (it) =>
+    h(
+      'tr',
+      {},
+      h('td', {}, moment(it.at)),
+      h('td', {}, h('code', { title: it.requestId }, it.requestId.slice(0, 8))),
+      h('td', {}, h('span', { class: it.cold ? 'tag cold' : 'tag' }, t(it.cold ? 'cold' : 'warm'))),
+      h('td', { class: 'number' }, time(it.took)),
+      h('td', { class: it.error ? 'bad long' : 'long' }, it.error ?? t('ok')),
+    );
   const head = ['when', 'request', 'kind', 'took', 'result'];
-  return h('div', { class: 'frame' }, h('table', {}, h('thead', {}, h('tr', {}, head.map((key) => h('th', { scope: 'col', class: key === 'took' ? 'number' : null }, t(key))))),
-    h('tbody', {}, facts.last.slice(-LAST).reverse().map(row))));
+  return h(
+    'div',
+    { class: 'frame' },
+    h(
+      'table',
+      {},
+      h(
+        'thead',
+        {},
+        h(
+          'tr',
+          {},
+          head.map((key) => h('th', { scope: 'col', class: key === 'took' ? 'number' : null }, t(key))),
+        ),
+      ),
+      h('tbody', {}, facts.last.slice(-LAST).reverse().map(row)),
+    ),
+  );
 }
 
 /** Which cold start is shown: the last, or the one that was chosen. */
@@ -63,22 +127,35 @@ function startsPanel() {
   const body = h('div');
   let starts = [];
   let chosen = '';
-  const select = h('select', { id: 'which-start', 'aria-label': t('whichStart'), onchange: () => {
-    chosen = select.value;
-    draw();
-  } });
+  const select = h('select', {
+    id: 'which-start',
+    'aria-label': t('whichStart'),
+    onchange: () => {
+      chosen = select.value;
+      draw();
+    },
+  });
   const draw = () => {
     const start = starts.find((it) => it.at === chosen) ?? starts[0];
     if (!start) return;
     const kind = start.accelerated ? 'after' : 'before';
-    body.replaceChildren(waterfall(start),
-      h('p', { class: 'hint' }, h('span', { class: `tag ${kind}` }, t(kind)), ` ${t(start.how)}: ${start.why} · ${time(start.ready)} ${t('total')}`));
+    body.replaceChildren(
+      waterfall(start),
+      h(
+        'p',
+        { class: 'hint' },
+        h('span', { class: `tag ${kind}` }, t(kind)),
+        ` ${t(start.how)}: ${start.why} · ${time(start.ready)} ${t('total')}`,
+      ),
+    );
   };
   const node = panel(t('waterfall'), 'waterfall-title', h('div', { class: 'corner' }, select), body);
   const update = (facts) => {
     starts = facts.coldStarts.slice(-STARTS).reverse();
     node.hidden = starts.length === 0;
-    const options = starts.map((it) => h('option', { value: it.at }, `${moment(it.at)} · ${time(it.ready)} · ${t(it.accelerated ? 'after' : 'before')}`));
+    const options = starts.map((it) =>
+      h('option', { value: it.at }, `${moment(it.at)} · ${time(it.ready)} · ${t(it.accelerated ? 'after' : 'before')}`),
+    );
     select.replaceChildren(...options);
     if (!starts.some((it) => it.at === chosen)) chosen = '';
     select.value = chosen || starts[0]?.at || '';
@@ -88,9 +165,17 @@ function startsPanel() {
 }
 
 function latencies(facts) {
-  const cold = facts.coldStarts.map((it) => ({ took: it.ready, accelerated: it.accelerated, title: `${moment(it.at)} · ${it.why}` }));
-  const warm = facts.last.filter((it) => !it.cold && !it.error).map((it) => ({ took: it.took, accelerated: it.accelerated, title: moment(it.at) }));
-  const drawn = (points, title, none) => [points.length > 0 ? sideBySide(points, t(title)) : h('p', { class: 'hint' }, t(none))];
+  const cold = facts.coldStarts.map((it) => ({
+    took: it.ready,
+    accelerated: it.accelerated,
+    title: `${moment(it.at)} · ${it.why}`,
+  }));
+  const warm = facts.last
+    .filter((it) => !it.cold && !it.error)
+    .map((it) => ({ took: it.took, accelerated: it.accelerated, title: moment(it.at) }));
+  const drawn = (points, title, none) => [
+    points.length > 0 ? sideBySide(points, t(title)) : h('p', { class: 'hint' }, t(none)),
+  ];
   return [drawn(cold, 'coldTitle', 'noColdStarts'), drawn(warm, 'warmTitle', 'noWarm')];
 }
 
@@ -100,8 +185,12 @@ export function functionView(name) {
   const state = h('span', { class: 'state' });
   const image = h('code', { class: 'image' });
   const figures = h('div');
-  const overview = h('div', { class: 'card whole overview' },
-    h('div', { class: 'line' }, h('span', { class: 'label' }, t('acceleration')), acceleration.node), figures);
+  const overview = h(
+    'div',
+    { class: 'card whole overview' },
+    h('div', { class: 'line' }, h('span', { class: 'label' }, t('acceleration')), acceleration.node),
+    figures,
+  );
   const cold = h('div');
   const warm = h('div');
   const starts = startsPanel();
@@ -118,7 +207,7 @@ export function functionView(name) {
   let again = false;
 
   const remove = async () => {
-    if (!await confirm(t('deleteAsk', name), t('deleteDetail'), t('delete'), t('cancel'))) return;
+    if (!(await confirm(t('deleteAsk', name), t('deleteDetail'), t('delete'), t('cancel')))) return;
     try {
       await ask('DELETE', pathOf(name));
       say(t('deleted', name));
@@ -128,15 +217,37 @@ export function functionView(name) {
     }
   };
   const problem = h('p', { class: 'problem', role: 'alert' });
-  const content = h('div', { class: 'grid' }, overview,
-    panel(t('coldTitle'), 'cold-title', cold), panel(t('warmTitle'), 'warm-title', warm),
-    starts.node, mapPanel, invokePanel(name, () => load()), logs.node,
-    panel(t('instances'), 'instances-title', live), triggersPanel(name), lastPanel);
-  const node = h('section', { 'aria-labelledby': 'title' },
+  const content = h(
+    'div',
+    { class: 'grid' },
+    overview,
+    panel(t('coldTitle'), 'cold-title', cold),
+    panel(t('warmTitle'), 'warm-title', warm),
+    starts.node,
+    mapPanel,
+    invokePanel(name, () => load()),
+    logs.node,
+    panel(t('instances'), 'instances-title', live),
+    triggersPanel(name),
+    lastPanel,
+  );
+  const node = h(
+    'section',
+    { 'aria-labelledby': 'title' },
     h('p', { class: 'crumb' }, h('a', { href: '#/' }, `← ${t('back')}`)),
-    h('div', { class: 'head' }, h('h1', { id: 'title' }, name.name), state, h('span', { class: 'spread' }),
-      h('a', { class: 'button plain', href: addressOf('edit', name) }, t('edit')), h('button', { class: 'danger', id: 'delete', onclick: remove }, t('delete'))),
-    h('p', { class: 'under' }, image), problem, content);
+    h(
+      'div',
+      { class: 'head' },
+      h('h1', { id: 'title' }, name.name),
+      state,
+      h('span', { class: 'spread' }),
+      h('a', { class: 'button plain', href: addressOf('edit', name) }, t('edit')),
+      h('button', { class: 'danger', id: 'delete', onclick: remove }, t('delete')),
+    ),
+    h('p', { class: 'under' }, image),
+    problem,
+    content,
+  );
 
   function draw(facts) {
     update([facts]);
@@ -155,7 +266,9 @@ export function functionView(name) {
     const recorded = facts.acceleration.workingSet ? JSON.stringify([facts.digest, facts.acceleration.workingSet]) : '';
     if (recorded === setOf) return;
     setOf = recorded;
-    const files = recorded ? (await ask('GET', `working-set?name=${encodeURIComponent(name.name)}`).catch(() => ({ files: [] }))).files : [];
+    const files = recorded
+      ? (await ask('GET', `working-set?name=${encodeURIComponent(name.name)}`).catch(() => ({ files: [] }))).files
+      : [];
     mapPanel.hidden = files.length === 0;
     starts.node.classList.toggle('whole', mapPanel.hidden);
     if (files.length > 0) map.replaceChildren(treemap(files, map.clientWidth || 600));

@@ -21,14 +21,27 @@ async function refusal(response) {
   }
 }
 
+// A browser breaks requests off when the machine's network changes, as it does where containers come and go
+// beside it. What only reads is asked again.
+async function reached(url, request, again = request.method === 'GET' ? 2 : 0) {
+  try {
+    return await fetch(url, request);
+  } catch (error) {
+    if (again === 0 || request.signal?.aborted) throw error;
+    await new Promise((resolve) => setTimeout(resolve, 300));
+    return reached(url, request, again - 1);
+  }
+}
+
 /** The answer to a request, which is a success. */
 export async function fetched(method, path, { body, headers = {}, signal } = {}) {
-  const response = await fetch(`/console/api/${path}`, {
+  const request = {
     method,
     body,
     signal,
     headers: method === 'GET' ? headers : { 'X-Csrf-Token': token, ...headers },
-  });
+  };
+  const response = await reached(`/console/api/${path}`, request);
   if (response.ok) return response;
   // A wrong key is said by the form; whoever is signed in no more is asked for one.
   if (response.status === 401 && !(path === 'session' && method === 'POST')) location.assign('/console/sign-in');
@@ -37,10 +50,13 @@ export async function fetched(method, path, { body, headers = {}, signal } = {})
 
 /** The JSON of an answer; `null` where there is none. */
 export async function ask(method, path, content) {
-  const options = content === undefined ? {} : {
-    body: JSON.stringify(content),
-    headers: { 'Content-Type': 'application/json' },
-  };
+  const options =
+    content === undefined
+      ? {}
+      : {
+          body: JSON.stringify(content),
+          headers: { 'Content-Type': 'application/json' },
+        };
   const response = await fetched(method, path, options);
   const text = await response.text();
   return text ? JSON.parse(text) : null;
@@ -72,6 +88,12 @@ export function follow(news, broken) {
     broken(true);
     if (source.readyState !== EventSource.CLOSED) return;
     // The browser gives up where the answer is no stream: signed out, or too many pages.
-    setTimeout(() => session().finally(() => follow(news, broken)).catch(() => {}), 2000);
+    setTimeout(
+      () =>
+        session()
+          .finally(() => follow(news, broken))
+          .catch(() => {}),
+      2000,
+    );
   });
 }

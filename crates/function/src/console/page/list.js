@@ -24,11 +24,17 @@ function row(facts) {
   const errors = h('span', { class: 'errors' });
   const cold = h('span');
   const acceleration = accelerationSwitch(facts.name);
-  const node = h('tr', {},
+  const node = h(
+    'tr',
+    {},
     h('th', { scope: 'row' }, h('a', { href: addressOf('functions', facts) }, facts.name)),
-    cell('state', state), cell('image', image), cell('instances', instances),
-    cell('invocations', h('span', {}, invocations, errors)), cell('coldStart', cold),
-    cell('acceleration', acceleration.node));
+    cell('state', state),
+    cell('image', image),
+    cell('instances', instances),
+    cell('invocations', h('span', {}, invocations, errors)),
+    cell('coldStart', cold),
+    cell('acceleration', acceleration.node),
+  );
   const update = (now) => {
     const [kind, text] = stateOf(now);
     set(state, 'data-state', kind);
@@ -51,16 +57,45 @@ export function listView() {
   let known = null;
   const body = h('tbody');
   const count = h('span', { class: 'count' });
-  const filter = h('input', { type: 'search', 'aria-label': t('filter'), placeholder: t('filter'), oninput: () => update(known) });
+  const filter = h('input', {
+    type: 'search',
+    'aria-label': t('filter'),
+    placeholder: t('filter'),
+    oninput: () => update(known),
+  });
   const head = ['name', 'state', 'image', 'instances', 'invocations', 'coldStart', 'acceleration'];
-  const table = h('table', { class: 'functions', hidden: true },
-    h('thead', {}, h('tr', {}, head.map((key) => h('th', { scope: 'col' }, t(key))))), body);
+  const table = h(
+    'table',
+    { class: 'functions', hidden: true },
+    h(
+      'thead',
+      {},
+      h(
+        'tr',
+        {},
+        head.map((key) => h('th', { scope: 'col' }, t(key))),
+      ),
+    ),
+    body,
+  );
   const empty = h('div', { class: 'empty', hidden: true });
   const loading = h('p', { class: 'hint' }, t('loading'));
-  const node = h('section', { 'aria-labelledby': 'title' },
-    h('div', { class: 'head' }, h('h1', { id: 'title' }, t('functions')), count, h('span', { class: 'spread' }), filter,
-      h('a', { class: 'button', href: '#/new' }, t('create'))),
-    loading, empty, h('div', { class: 'frame' }, table));
+  const node = h(
+    'section',
+    { 'aria-labelledby': 'title' },
+    h(
+      'div',
+      { class: 'head' },
+      h('h1', { id: 'title' }, t('functions')),
+      count,
+      h('span', { class: 'spread' }),
+      filter,
+      h('a', { class: 'button', href: '#/new' }, t('create')),
+    ),
+    loading,
+    empty,
+    h('div', { class: 'frame' }, table),
+  );
 
   function update(list) {
     if (list === null) return;
@@ -85,7 +120,9 @@ export function listView() {
     filter.hidden = list.length === 0;
     put(count, list.length > 0 ? many(list.length, 'oneFunction', 'count') : '');
     if (shown.length === 0) {
-      empty.replaceChildren(...(list.length > 0 ? [h('p', {}, t('noneFound'))] : [h('h2', {}, t('none')), h('p', {}, t('noneHint'))]));
+      empty.replaceChildren(
+        ...(list.length > 0 ? [h('p', {}, t('noneFound'))] : [h('h2', {}, t('none')), h('p', {}, t('noneHint'))]),
+      );
     }
   }
   return { node, title: t('functions'), update };

@@ -21,10 +21,17 @@ export function invokePanel(name, done) {
   const event = h('textarea', { id: 'event', rows: 4, spellcheck: 'false', class: 'code' });
   const button = h('button', { type: 'submit' }, t('invoke'));
   const outcome = h('div', { class: 'outcome', role: 'status', 'aria-live': 'polite' });
-  const show = (facts, body, log) => outcome.replaceChildren(
-    h('p', { class: 'facts' }, facts.filter(Boolean).map(([text, kind]) => h('span', { class: `tag ${kind}` }, text))),
-    h('h3', {}, t('result')), h('pre', { id: 'result', tabindex: 0 }, body || t('empty')),
-    ...(log ? [h('h3', {}, t('log')), h('pre', { id: 'tail', tabindex: 0 }, log)] : []));
+  const show = (facts, body, log) =>
+    outcome.replaceChildren(
+      h(
+        'p',
+        { class: 'facts' },
+        facts.filter(Boolean).map(([text, kind]) => h('span', { class: `tag ${kind}` }, text)),
+      ),
+      h('h3', {}, t('result')),
+      h('pre', { id: 'result', tabindex: 0 }, body || t('empty')),
+      ...(log ? [h('h3', {}, t('log')), h('pre', { id: 'tail', tabindex: 0 }, log)] : []),
+    );
   const submit = async (submitted) => {
     submitted.preventDefault();
     button.disabled = true;
@@ -37,25 +44,43 @@ export function invokePanel(name, done) {
       const header = (key) => response.headers.get(`x-fc-${key}`);
       const error = header('error-type');
       const memory = header('max-memory-usage');
-      show([
-        error ? [error, 'bad'] : [t('succeeded'), 'good'],
-        [t('duration', { n: header('invocation-duration') ?? '–' }), ''],
-        memory && [t('memoryUsed', { n: memory }), ''],
-      ], await response.text(), decoded(header('log-result') ?? ''));
+      show(
+        [
+          error ? [error, 'bad'] : [t('succeeded'), 'good'],
+          [t('duration', { n: header('invocation-duration') ?? '–' }), ''],
+          memory && [t('memoryUsed', { n: memory }), ''],
+        ],
+        await response.text(),
+        decoded(header('log-result') ?? ''),
+      );
     } catch (error) {
       show([[error.code || t('error'), 'bad']], error.message, '');
     }
     button.disabled = false;
     done();
   };
-  return panel(t('invoke'), 'invoke-title',
-    h('form', { onsubmit: submit }, h('label', { for: 'event' }, t('event')), event, h('div', { class: 'actions' }, button)), outcome);
+  return panel(
+    t('invoke'),
+    'invoke-title',
+    h(
+      'form',
+      { onsubmit: submit },
+      h('label', { for: 'event' }, t('event')),
+      event,
+      h('div', { class: 'actions' }, button),
+    ),
+    outcome,
+  );
 }
 
 /** What instances print, as it comes: `{ node, close() }`. */
 export function logsPanel(name) {
   let reading = null;
-  const text = h('pre', { class: 'logs', id: 'logs', tabindex: 0, role: 'log', 'aria-label': t('logs'), 'aria-live': 'off' }, '');
+  const text = h(
+    'pre',
+    { class: 'logs', id: 'logs', tabindex: 0, role: 'log', 'aria-label': t('logs'), 'aria-live': 'off' },
+    '',
+  );
   const none = h('p', { class: 'hint' }, t('noLogs'));
   const add = (part) => {
     if (!part) return;
@@ -70,11 +95,18 @@ export function logsPanel(name) {
     reading = mine;
     text.textContent = '';
     try {
-      const response = await fetched('GET', `logs?name=${encodeURIComponent(name)}&follow=true`, { signal: mine.signal });
+      const response = await fetched('GET', `logs?name=${encodeURIComponent(name)}&follow=true`, {
+        signal: mine.signal,
+      });
       const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
       for (let part = await reader.read(); !part.done; part = await reader.read()) add(part.value);
       add(`— ${t('logsEnd')} —\n`);
     } catch (error) {
+      if (error instanceof TypeError && reading === mine) {
+        // The network was another for a moment: what was read is read again.
+        setTimeout(() => reading === mine && read(), 1000);
+        return;
+      }
       if (!mine.signal.aborted) add(`— ${error.message} —\n`);
     }
     if (reading === mine) stop();
@@ -84,8 +116,19 @@ export function logsPanel(name) {
     reading = null;
     follow.checked = false;
   };
-  const follow = h('input', { type: 'checkbox', id: 'follow', checked: true, onchange: () => (follow.checked ? read() : stop()) });
+  const follow = h('input', {
+    type: 'checkbox',
+    id: 'follow',
+    checked: true,
+    onchange: () => (follow.checked ? read() : stop()),
+  });
   read();
-  const node = panel(t('logs'), 'logs-title', h('label', { class: 'inline corner', for: 'follow' }, follow, t('followLogs')), none, text);
+  const node = panel(
+    t('logs'),
+    'logs-title',
+    h('label', { class: 'inline corner', for: 'follow' }, follow, t('followLogs')),
+    none,
+    text,
+  );
   return { node, close: stop };
 }

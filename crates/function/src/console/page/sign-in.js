@@ -7,8 +7,21 @@ import { t } from '/console/words.js';
 
 function draw() {
   document.title = `${t('signIn')} · thaw`;
-  const id = h('input', { id: 'id', name: 'id', required: true, autocomplete: 'username', spellcheck: 'false', autocapitalize: 'off' });
-  const secret = h('input', { id: 'secret', name: 'secret', type: 'password', required: true, autocomplete: 'current-password' });
+  const id = h('input', {
+    id: 'id',
+    name: 'id',
+    required: true,
+    autocomplete: 'username',
+    spellcheck: 'false',
+    autocapitalize: 'off',
+  });
+  const secret = h('input', {
+    id: 'secret',
+    name: 'secret',
+    type: 'password',
+    required: true,
+    autocomplete: 'current-password',
+  });
   const problem = h('p', { class: 'problem', role: 'alert', id: 'problem' });
   const button = h('button', { type: 'submit', class: 'wide' }, t('signIn'));
   const submit = async (event) => {
@@ -26,17 +39,29 @@ function draw() {
       secret.select();
     }
   };
-  document.getElementById('bar').replaceChildren(
-    h('span', { class: 'brand' }, h('img', { src: '/console/icon.svg', alt: '', width: 22, height: 22 }), 'thaw'),
-    h('span', { class: 'spread' }),
-    ...choices(draw));
-  document.getElementById('main').replaceChildren(
-    h('form', { class: 'card sign-in', onsubmit: submit },
-      h('h1', {}, t('signInTitle')),
-      h('label', { for: 'id' }, t('keyId')), id,
-      h('label', { for: 'secret' }, t('keySecret')), secret,
-      problem, button,
-      h('p', { class: 'hint' }, t('keyHint'))));
+  document
+    .getElementById('bar')
+    .replaceChildren(
+      h('span', { class: 'brand' }, h('img', { src: '/console/icon.svg', alt: '', width: 22, height: 22 }), 'thaw'),
+      h('span', { class: 'spread' }),
+      ...choices(draw),
+    );
+  document
+    .getElementById('main')
+    .replaceChildren(
+      h(
+        'form',
+        { class: 'card sign-in', onsubmit: submit },
+        h('h1', {}, t('signInTitle')),
+        h('label', { for: 'id' }, t('keyId')),
+        id,
+        h('label', { for: 'secret' }, t('keySecret')),
+        secret,
+        problem,
+        button,
+        h('p', { class: 'hint' }, t('keyHint')),
+      ),
+    );
   id.focus();
 }
 

@@ -32,27 +32,74 @@ export function triggersPanel(name) {
   };
   const remove = async (trigger) => {
     const { triggerName } = trigger;
-    if (!await confirm(t('deleteTrigger', { name: triggerName }), t('deleteTriggerDetail'), t('delete'), t('cancel'))) return;
+    if (!(await confirm(t('deleteTrigger', { name: triggerName }), t('deleteTriggerDetail'), t('delete'), t('cancel'))))
+      return;
     await attempt(() => ask('DELETE', `${path}/${encodeURIComponent(triggerName)}`));
     await load();
   };
   const row = (trigger) => {
     const url = trigger.urlInternet ?? trigger.httpTrigger?.urlInternet;
-    return h('tr', {},
-      h('th', { scope: 'row' }, trigger.triggerName), h('td', {}, trigger.triggerType),
-      h('td', {}, url && h('div', {}, h('a', { href: url, rel: 'noreferrer', target: '_blank' }, url)), h('code', {}, configOf(trigger))),
-      h('td', { class: 'number' }, h('button', { class: 'small', 'aria-label': `${t('delete')}: ${trigger.triggerName}`, onclick: () => remove(trigger) }, t('delete'))));
+    return h(
+      'tr',
+      {},
+      h('th', { scope: 'row' }, trigger.triggerName),
+      h('td', {}, trigger.triggerType),
+      h(
+        'td',
+        {},
+        url && h('div', {}, h('a', { href: url, rel: 'noreferrer', target: '_blank' }, url)),
+        h('code', {}, configOf(trigger)),
+      ),
+      h(
+        'td',
+        { class: 'number' },
+        h(
+          'button',
+          { class: 'small', 'aria-label': `${t('delete')}: ${trigger.triggerName}`, onclick: () => remove(trigger) },
+          t('delete'),
+        ),
+      ),
+    );
   };
-  const load = () => attempt(async () => {
-    const { triggers } = await ask('GET', `${path}?limit=100`);
-    list.replaceChildren(triggers.length === 0 ? h('p', { class: 'hint' }, t('noTriggers')) : h('div', { class: 'frame' }, h('table', {},
-      h('thead', {}, h('tr', {}, h('th', { scope: 'col' }, t('name')), h('th', { scope: 'col' }, t('type')), h('th', { scope: 'col' }, t('configuration')), h('td'))),
-      h('tbody', {}, triggers.map(row)))));
-  });
+  const load = () =>
+    attempt(async () => {
+      const { triggers } = await ask('GET', `${path}?limit=100`);
+      list.replaceChildren(
+        triggers.length === 0
+          ? h('p', { class: 'hint' }, t('noTriggers'))
+          : h(
+              'div',
+              { class: 'frame' },
+              h(
+                'table',
+                {},
+                h(
+                  'thead',
+                  {},
+                  h(
+                    'tr',
+                    {},
+                    h('th', { scope: 'col' }, t('name')),
+                    h('th', { scope: 'col' }, t('type')),
+                    h('th', { scope: 'col' }, t('configuration')),
+                    h('td'),
+                  ),
+                ),
+                h('tbody', {}, triggers.map(row)),
+              ),
+            ),
+      );
+    });
   const own = h('input', { id: 'trigger-name', required: true, spellcheck: 'false' });
   const config = h('textarea', { id: 'trigger-config', class: 'code', rows: 4, spellcheck: 'false' });
-  const begin = () => { config.value = JSON.stringify(BEGIN[type.value], null, 2); };
-  const type = h('select', { id: 'trigger-type', onchange: begin }, Object.keys(BEGIN).map((kind) => h('option', { value: kind }, kind)));
+  const begin = () => {
+    config.value = JSON.stringify(BEGIN[type.value], null, 2);
+  };
+  const type = h(
+    'select',
+    { id: 'trigger-type', onchange: begin },
+    Object.keys(BEGIN).map((kind) => h('option', { value: kind }, kind)),
+  );
   begin();
   const add = (event) => {
     event.preventDefault();
@@ -63,12 +110,19 @@ export function triggersPanel(name) {
       await load();
     });
   };
-  const more = h('details', {}, h('summary', {}, t('addTrigger')),
-    h('form', { class: 'fields', onsubmit: add },
+  const more = h(
+    'details',
+    {},
+    h('summary', {}, t('addTrigger')),
+    h(
+      'form',
+      { class: 'fields', onsubmit: add },
       h('div', { class: 'field' }, h('label', { for: 'trigger-name' }, t('name')), own),
       h('div', { class: 'field' }, h('label', { for: 'trigger-type' }, t('type')), type),
       h('div', { class: 'field broad' }, h('label', { for: 'trigger-config' }, t('configuration')), config),
-      h('div', { class: 'actions' }, h('button', { type: 'submit' }, t('addTrigger')))));
+      h('div', { class: 'actions' }, h('button', { type: 'submit' }, t('addTrigger'))),
+    ),
+  );
   load();
   return panel(t('triggers'), 'triggers-title', list, problem, more);
 }

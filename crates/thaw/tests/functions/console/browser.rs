@@ -1,5 +1,6 @@
 //! A browser: Chromium without a window, steered by WebDriver.
 
+use std::cell::RefCell;
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::net::TcpStream;
@@ -22,6 +23,7 @@ pub(super) struct Browser {
     driver: Child,
     address: String,
     session: String,
+    said: RefCell<Vec<String>>,
     _profile: TempDir,
 }
 
@@ -44,6 +46,7 @@ impl Browser {
             driver,
             address: format!("127.0.0.1:{}", port.unwrap()),
             session: String::new(),
+            said: RefCell::default(),
             _profile: profile,
         };
         let data = format!("--user-data-dir={}/data", browser._profile.path().display());
@@ -91,8 +94,37 @@ impl Browser {
         self.of_session("POST", "/goog/cdp/execute", &body)
     }
 
+    /// Opens a page, and waits until it has its title.
     pub(super) fn open(&self, url: &str) {
-        self.of_session("POST", "/url", &json!({ "url": url }));
+        let navigate = || self.of_session("POST", "/url", &json!({ "url": url }));
+        navigate();
+        until(&format!("{url} is shown"), || {
+            if !self.text("h1").is_empty() {
+                return true;
+            }
+            if self.was_interrupted() {
+                navigate();
+            }
+            false
+        });
+    }
+
+    /// Whether the browser has broken something off because an interface came or went: containers of
+    /// other tests do that.
+    fn was_interrupted(&self) -> bool {
+        self.listen();
+        let mut said = self.said.borrow_mut();
+        let before = said.len();
+        said.retain(|line| !line.contains("ERR_NETWORK_CHANGED"));
+        said.len() < before
+    }
+
+    fn listen(&self) {
+        let entries = self.of_session("POST", "/se/log", &json!({ "type": "browser" }));
+        let entries = entries.as_array().unwrap().iter();
+        let bad = entries.filter(|entry| entry["level"] != "INFO" && entry["level"] != "DEBUG");
+        let lines = bad.map(|entry| entry["message"].as_str().unwrap().to_owned());
+        self.said.borrow_mut().extend(lines);
     }
 
     /// Of the window, in CSS pixels.
@@ -192,11 +224,8 @@ impl Browser {
 
     /// Errors that the browser has written to its console since it was asked last.
     pub(super) fn complaints(&self) -> Vec<String> {
-        let entries = self.of_session("POST", "/se/log", &json!({ "type": "browser" }));
-        let entries = entries.as_array().unwrap().iter();
-        let bad = entries.filter(|entry| entry["level"] != "INFO" && entry["level"] != "DEBUG");
-        bad.map(|entry| entry["message"].as_str().unwrap().to_owned())
-            .collect()
+        self.was_interrupted();
+        self.said.take()
     }
 
     /// Keeps a picture of all of the page below `target/screenshots`.
