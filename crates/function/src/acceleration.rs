@@ -276,7 +276,10 @@ impl Acceleration {
     /// Whether starts of a target may use the acceleration.
     pub(crate) fn is_ready(&self, target: &Target) -> bool {
         let container = &target.config.container;
-        container.acceleration == Wanted::Default
+        // The switch leaves the instances of the latest version as they are, and with them the target
+        // of their pool: what it said when the pool was made says nothing of now.
+        let wanted = target.version == LATEST || container.acceleration == Wanted::Default;
+        wanted
             && container.digest.is_some()
             && lock(&self.ready).get(&target.name) == container.digest.as_ref()
     }

@@ -141,29 +141,33 @@ pub(crate) fn facts(host: &Host, function: &Function, all: bool) -> Value {
         counts.starting += of.starting;
         counts.waiting += of.waiting;
     }
-    let counted = host.stats.of(name);
-    let last = counted.cold_starts.back();
-    let mut facts = json!({
-        "name": name.to_string(),
-        "service": name.service,
-        "function": name.function,
-        "image": config.container.image,
-        "memory": config.memory,
-        "acceleration": host.acceleration.facts(function),
-        "instances": counts,
-        "invocations": counted.invocations,
-        "errors": counted.errors,
-        "gbSeconds": counted.gb_seconds,
-        "lastColdStart": last.map(|start| start.ready),
-        "created": function.created.to_string(),
-        "modified": function.modified.to_string(),
-    });
-    if all {
-        facts["digest"] = json!(config.container.digest.map(|digest| digest.to_string()));
-        facts["coldStarts"] = json!(counted.cold_starts);
-        facts["last"] = json!(counted.last);
-    }
-    facts
+    let acceleration = host.acceleration.facts(function);
+    host.stats.read(name, |counted| {
+        let last = counted.cold_starts.back();
+        let mut facts = json!({
+            "name": name.to_string(),
+            "service": name.service,
+            "function": name.function,
+            "image": config.container.image,
+            "memory": config.memory,
+            "acceleration": acceleration,
+            "instances": counts,
+            "invocations": counted.invocations,
+            "errors": counted.errors,
+            "gbSeconds": counted.gb_seconds,
+            "lastColdStart": last.map(|start| start.ready),
+            "created": function.created.to_string(),
+            "modified": function.modified.to_string(),
+        });
+        if all {
+            facts["digest"] = json!(config.container.digest.map(|digest| digest.to_string()));
+            facts["acceleratedGbSeconds"] = json!(counted.accelerated_gb_seconds);
+            facts["acceleratedInvocations"] = json!(counted.accelerated_invocations);
+            facts["coldStarts"] = json!(counted.cold_starts);
+            facts["last"] = json!(counted.last);
+        }
+        facts
+    })
 }
 
 /// The containers of a function that there are: instance and directory.

@@ -95,6 +95,7 @@ pub struct Host {
     pub(crate) queue: Arc<Queue>,
     pub(crate) timers: Timers,
     pub(crate) replays: Mutex<crate::auth::Replays>,
+    pub(crate) console: crate::console::Console,
     /// What names and versions lead to.
     targets: Remembered<(FunctionName, String), Choices>,
     /// HTTP triggers of functions.
@@ -165,6 +166,7 @@ impl Host {
             queue: Arc::new(Queue::new(Arc::clone(&catalog))),
             timers: Timers::default(),
             replays: Mutex::default(),
+            console: crate::console::Console::default(),
             targets: Remembered::default(),
             triggers: Remembered::default(),
             following: Mutex::default(),

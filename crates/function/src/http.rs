@@ -47,6 +47,26 @@ pub(crate) fn channel() -> (mpsc::Sender<Bytes>, Body) {
     (sender, Parts(receiver).boxed())
 }
 
+/// A body that is cut off when `end` is done; `end` is dropped when the body is over or nobody reads it.
+pub(crate) fn until(end: impl Future<Output = ()> + Send + 'static, mut body: Body) -> Body {
+    let (sender, cut) = channel();
+    tokio::spawn(async move {
+        let pass_on = async {
+            while let Some(Ok(frame)) = body.frame().await {
+                if let Ok(bytes) = frame.into_data()
+                    && sender.send(bytes).await.is_err()
+                {
+                    return;
+                }
+            }
+        };
+        // Where nothing comes, sending does not tell that nobody reads.
+        let gone = sender.clone();
+        tokio::select! { () = end => {}, () = gone.closed() => {}, () = pass_on => {} }
+    });
+    cut
+}
+
 /// All of a body that has at most `most` bytes.
 ///
 /// # Errors

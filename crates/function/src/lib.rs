@@ -16,7 +16,7 @@
 //! - `acceleration` makes the sentence true that this is all about: a function's image is accelerated
 //!   while the function serves, and its next instance starts faster.
 //! - `queue`, `timers` and `events` invoke functions when nobody waits for an answer.
-//! - `admin` is for the commands of this machine.
+//! - `admin` is for the commands of this machine, `console` for browsers.
 //!
 //! The machine blocks, so it is asked on threads of its own; everything else is asynchronous.
 
@@ -25,6 +25,7 @@ mod admin;
 mod api;
 mod auth;
 mod catalog;
+mod console;
 mod contract;
 mod destination;
 mod error;

@@ -3,6 +3,7 @@
 //!
 //! Everything here blocks.
 
+use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::process::Child;
@@ -98,6 +99,13 @@ pub(crate) trait Machine: Send + Sync + 'static {
 
     /// Fetches all of an image once, indexes it, and publishes the index.
     fn accelerate(&self, image: &str, progress: &dyn Progress) -> Result<Indexed, String>;
+
+    /// The files of a profile's working set of an image, and how many bytes of each it has; empty where
+    /// it is not known.
+    fn working_set(&self, manifest: &Digest, profile: &str) -> BTreeMap<String, u64> {
+        let _ = (manifest, profile);
+        BTreeMap::new()
+    }
 
     /// Starts a container of an indexed image from nothing that is cached, and publishes what it
     /// has read when `until` returns without an error.

@@ -6,6 +6,7 @@
 //! /VERSION/…                   → the API; signed
 //! /events/…                    → object events, with the trigger's id
 //! /thaw/…                      → the host's own commands; by the Unix socket alone
+//! /console/…                   → the console; with a session
 //! ```
 //!
 //! Every answer carries `X-Fc-Request-Id`. What a client sends is bounded: heads by hyper and by
@@ -57,6 +58,17 @@ pub(crate) enum Peer {
     Remote,
     /// Root of this machine, at the Unix socket.
     Local,
+}
+
+/// Says that the host ends, to what would flow on for ever. A part of every request.
+#[derive(Clone, Debug)]
+pub(crate) struct Stop(watch::Receiver<bool>);
+
+impl Stop {
+    /// Returns when it does.
+    pub(crate) async fn wait(&mut self) {
+        self.0.wait_for(|stop| *stop).await.ok();
+    }
 }
 
 /// Where a host listens.
@@ -120,8 +132,10 @@ async fn connection<S, G>(
 ) where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let service = service_fn(move |request| {
+    let ends = Stop(stop.clone());
+    let service = service_fn(move |mut request: Request<Incoming>| {
         let host = Arc::clone(&host);
+        request.extensions_mut().insert(ends.clone());
         async move { Ok::<_, Infallible>(answer(&host, request, peer).await) }
     });
     let connection = hyper::server::conn::http1::Builder::new()
@@ -156,7 +170,8 @@ async fn answer(host: &Arc<Host>, request: Request<Incoming>, peer: Peer) -> Res
     response
 }
 
-fn refused(refusal: &Refusal, request_id: &str) -> Response<Body> {
+/// The answer to a request that is refused.
+pub(crate) fn refused(refusal: &Refusal, request_id: &str) -> Response<Body> {
     let body = refusal.body(request_id).to_string();
     let mut response = Response::new(full(Bytes::from(body)));
     *response.status_mut() = refusal.status;
@@ -192,7 +207,11 @@ async fn serve_one(
     }
     if let Some(place) = proxy::place(&path) {
         let trigger = proxy::trigger(host, &place, request.method())?;
-        return by_trigger(host, &place, &trigger, request, peer, request_id).await;
+        let served = by_trigger(host, &place, &trigger, request, peer, request_id).await;
+        return served.map(isolated);
+    }
+    if crate::console::is_for(request.method(), &path) {
+        return Ok(crate::console::answer(host, request, request_id).await);
     }
     let segments = segments(&path)?;
     match segments.first().map(String::as_str) {
@@ -213,8 +232,19 @@ async fn serve_one(
     }
 }
 
+/// What a function shows in a browser is none of the console's pages, though it comes from the same
+/// address: the browser treats it as an origin of its own. A custom domain is one anyway.
+fn isolated(mut response: Response<Body>) -> Response<Body> {
+    let policy = "sandbox allow-downloads allow-forms allow-modals allow-popups allow-scripts";
+    let policy = HeaderValue::from_static(policy);
+    response
+        .headers_mut()
+        .append(header::CONTENT_SECURITY_POLICY, policy);
+    response
+}
+
 /// The segments of a path, decoded.
-fn segments(path: &str) -> Result<Vec<String>, Refusal> {
+pub(crate) fn segments(path: &str) -> Result<Vec<String>, Refusal> {
     let decoded = path.split('/').filter(|part| !part.is_empty()).map(|part| {
         let text = percent_encoding::percent_decode_str(part).decode_utf8();
         let text = text.map_err(|_| Refusal::invalid("the path is no UTF-8"))?;
@@ -267,36 +297,53 @@ async fn call(
     peer: Peer,
     request_id: &str,
 ) -> Result<Response<Body>, Refusal> {
-    let is_invocation = segments.last().is_some_and(|last| last == "invocations");
-    let most = if is_invocation { MAX_EVENT } else { MAX_CALL };
     let open = peer == Peer::Local || host.settings.no_auth;
     // Who has no key at all does not get to send a body.
     let claim = if open { None } else { Some(claim(&request)?) };
     if let Some(claim) = &claim {
         known(host, claim)?;
     }
-    let (head, body) = request.into_parts();
-    let body = read(body, most).await?;
-    let request = Request::from_parts(head, ());
+    let request = receive(request, &segments).await?;
     if let Some(claim) = &claim {
         let digest = if claim.signs_body() {
-            digest(&body)
+            digest(request.body())
         } else {
             String::new()
         };
         check(host, claim, &request, &digest)?;
     }
-    let origin = request.headers().get(header::HOST);
+    perform(host, request, dialect, segments, request_id).await
+}
+
+/// A call of the API with all of its body.
+pub(crate) async fn receive(
+    request: Request<Incoming>,
+    segments: &[String],
+) -> Result<Request<Bytes>, Refusal> {
+    let is_invocation = segments.last().is_some_and(|last| last == "invocations");
+    let most = if is_invocation { MAX_EVENT } else { MAX_CALL };
+    let (head, body) = request.into_parts();
+    Ok(Request::from_parts(head, read(body, most).await?))
+}
+
+/// Carries out a call of somebody who may.
+pub(crate) async fn perform(
+    host: &Arc<Host>,
+    request: Request<Bytes>,
+    dialect: Dialect,
+    segments: Vec<String>,
+    request_id: &str,
+) -> Result<Response<Body>, Refusal> {
+    let (head, body) = request.into_parts();
+    let origin = head.headers.get(header::HOST);
     let origin = origin
         .and_then(|host| host.to_str().ok())
         .unwrap_or("localhost");
-    let origin = format!("http://{origin}");
-    let (head, ()) = request.into_parts();
     let call = Call {
         dialect,
         segments,
         query: Query::parse(head.uri.query().unwrap_or_default()),
-        origin,
+        origin: format!("http://{origin}"),
         method: head.method,
         headers: head.headers,
         body,
@@ -305,7 +352,8 @@ async fn call(
     crate::api::answer(host, call).await
 }
 
-async fn read(body: Incoming, most: usize) -> Result<Bytes, Refusal> {
+/// A body that comes in time.
+pub(crate) async fn read(body: Incoming, most: usize) -> Result<Bytes, Refusal> {
     let read = tokio::time::timeout(BODY_PATIENCE, collect(body, most)).await;
     read.map_err(|_| Refusal::invalid("the body did not come in time"))?
 }

@@ -84,6 +84,10 @@ pub(crate) struct Counted {
     pub(crate) errors: u64,
     /// GB-seconds that invocations have taken.
     pub(crate) gb_seconds: f64,
+    /// Those of them that came after the image's acceleration was ready.
+    pub(crate) accelerated_gb_seconds: f64,
+    /// Invocations that did.
+    pub(crate) accelerated_invocations: u64,
     pub(crate) cold_starts: VecDeque<ColdStart>,
     pub(crate) last: VecDeque<Invocation>,
 }
@@ -107,8 +111,12 @@ impl Stats {
         self.counted.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(crate) fn of(&self, function: &FunctionName) -> Counted {
-        self.lock().get(function).cloned().unwrap_or_default()
+    /// Looks at what is counted of a function; nothing else is counted meanwhile.
+    pub(crate) fn read<T>(&self, function: &FunctionName, look: impl FnOnce(&Counted) -> T) -> T {
+        match self.lock().get(function) {
+            Some(counted) => look(counted),
+            None => look(&Counted::default()),
+        }
     }
 
     pub(crate) fn forget(&self, function: &FunctionName) {
@@ -132,7 +140,12 @@ impl Stats {
         };
         counted.invocations += 1;
         counted.errors += u64::from(invocation.error.is_some());
-        counted.gb_seconds += f64::from(memory) / 1024.0 * invocation.took / 1000.0;
+        let gb_seconds = f64::from(memory) / 1024.0 * invocation.took / 1000.0;
+        counted.gb_seconds += gb_seconds;
+        if invocation.accelerated {
+            counted.accelerated_gb_seconds += gb_seconds;
+            counted.accelerated_invocations += 1;
+        }
         push(&mut counted.last, invocation);
     }
 }

@@ -4,6 +4,8 @@ use std::sync::OnceLock;
 
 use ring::rand::{SecureRandom, SystemRandom};
 
+use crate::error::Refusal;
+
 fn random() -> &'static SystemRandom {
     static RANDOM: OnceLock<SystemRandom> = OnceLock::new();
     RANDOM.get_or_init(SystemRandom::new)
@@ -28,6 +30,17 @@ pub(crate) fn id() -> String {
         &hex[16..20],
         &hex[20..]
     )
+}
+
+/// 32 bytes that nobody can guess, in hexadecimal.
+///
+/// # Errors
+/// There is no randomness.
+pub(crate) fn secret() -> Result<String, Refusal> {
+    let mut bytes = [0; 32];
+    let filled = random().fill(&mut bytes);
+    filled.map_err(|_| Refusal::internal("there are no random numbers"))?;
+    Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
 /// A number from 0 to below 1.

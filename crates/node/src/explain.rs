@@ -7,6 +7,7 @@
 //! told all of them, and of the others.
 
 mod files;
+mod set;
 mod words;
 
 use std::collections::{BTreeMap, BTreeSet};

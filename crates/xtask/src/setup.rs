@@ -81,6 +81,17 @@ const NEEDS: &[Need] = &[
     need("libcap2-bin", "setcap", "file capabilities in tests"),
     need("python3", "python3", "the real images' programs"),
     need("python3-pip", "pip3", "fetches the real images' packages"),
+    need(
+        "chromium",
+        "chromium",
+        "the browser that the console is tested in",
+    ),
+    need("chromium-driver", "chromedriver", "steers that browser"),
+    need(
+        "fonts-noto-cjk",
+        "/usr/share/fonts/opentype/noto/NotoSansCJK-Regular.ttc",
+        "the console's Chinese",
+    ),
 ];
 
 /// What `guest` needs beside those.

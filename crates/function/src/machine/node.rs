@@ -1,6 +1,6 @@
 //! A node as the machine.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -193,6 +193,14 @@ impl Machine for NodeMachine {
         Ok(Indexed {
             compressed: accelerated.compressed,
             not_pushed: accelerated.not_pushed,
+        })
+    }
+
+    fn working_set(&self, manifest: &Digest, profile: &str) -> BTreeMap<String, u64> {
+        let files = self.node.working_set_files(manifest, profile);
+        files.unwrap_or_else(|error| {
+            tracing::warn!(%manifest, error = words(&error), "its working set cannot be shown");
+            BTreeMap::new()
         })
     }
 
