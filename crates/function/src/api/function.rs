@@ -108,9 +108,8 @@ fn hook(fields: &Fields<'_>) -> Result<Option<Hook>, Refusal> {
 fn image(config: &mut Config, fields: &Fields<'_>, dialect: Dialect) -> Result<(), Refusal> {
     let container = &mut config.container;
     if let Some(image) = fields.text("image")? {
-        if image != container.image {
-            container.digest = None;
-        }
+        // A tag that was moved is followed when its image is named again, and only then.
+        container.digest = None;
         image.clone_into(&mut container.image);
     }
     let (program, arguments) = match dialect {
