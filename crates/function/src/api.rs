@@ -259,7 +259,12 @@ pub(crate) fn json(value: &Value) -> Result<Response<Body>, Refusal> {
 
 /// An answer with a resource that has an `Etag`.
 fn tagged(value: &Value) -> Result<Response<Body>, Refusal> {
-    answered(StatusCode::OK, value, Some(etag(value)))
+    tagged_as(value, value)
+}
+
+/// The same, where not all that is shown is what callers can change: that is `content`.
+fn tagged_as(value: &Value, content: &Value) -> Result<Response<Body>, Refusal> {
+    answered(StatusCode::OK, value, Some(etag(content)))
 }
 
 /// A resource is gone.
