@@ -431,9 +431,7 @@ fn a_trigger_that_nothing_fires_is_kept_with_a_warning() {
     let template = Template::parse(&text).unwrap();
     assert_eq!(
         template.warnings,
-        [
-            "Resources.demo.web.Events.q is left out: nothing here fires such a trigger (line 9)"
-        ]
+        ["Resources.demo.web.Events.q is left out: nothing here fires such a trigger (line 9)"]
     );
     assert!(template.services[0].functions[0].triggers.is_empty());
 }
