@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that fails says where")]
 
 mod accelerating;
+mod clients;
 mod commands;
 mod invoking;
 mod scaling;
