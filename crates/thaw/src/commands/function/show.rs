@@ -173,9 +173,9 @@ pub(super) fn acceleration(facts: &Value) -> String {
         let _ = writeln!(shown, "kept on this host only: {reason}");
     }
     let set = &facts["workingSet"];
-    if let Some(blocks) = set["blocks"].as_u64() {
-        let packed = bytes(set["packed"].as_u64().unwrap_or(0));
-        let _ = writeln!(shown, "working set: {blocks} blocks, {packed} packed");
+    if let (Some(blocks), Some(packed)) = (set["blocks"].as_u64(), set["packed"].as_u64()) {
+        let (blocks, packed) = (bytes(blocks), bytes(packed));
+        let _ = writeln!(shown, "working set: {blocks}, packed {packed}");
     }
     shown
 }
@@ -206,7 +206,7 @@ mod tests {
              the image could not be indexed: no such image (tried 2 times, again at \
              2026-01-01T00:00:00Z)\n"
         );
-        let ready = json!({ "status": "Ready", "workingSet": { "blocks": 7, "packed": 3584 } });
-        assert!(acceleration(&ready).ends_with("working set: 7 blocks, 3.50 KiB packed\n"));
+        let ready = json!({ "status": "Ready", "workingSet": { "blocks": 7168, "packed": 3584 } });
+        assert!(acceleration(&ready).ends_with("working set: 7.00 KiB, packed 3.50 KiB\n"));
     }
 }
