@@ -301,6 +301,7 @@ async fn call(
         headers: head.headers,
         body,
         request_id: request_id.to_owned(),
+        place: Arc::clone(&host.place),
     };
     crate::api::answer(host, call).await
 }

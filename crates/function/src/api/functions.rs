@@ -64,7 +64,7 @@ pub(super) fn code(call: &Call) -> Result<Response<Body>, Refusal> {
 }
 
 fn show(host: &Host, call: &Call, it: &Function) -> Value {
-    function::show(it, host.acceleration.status(it), call.dialect)
+    function::show(it, host.acceleration.status(it), call)
 }
 
 /// An answer with a function. Its `Etag` does not change while its image is being accelerated: nobody
@@ -75,7 +75,9 @@ fn answered(host: &Host, call: &Call, it: &Function) -> Result<Response<Body>, R
 
 /// A function without what becomes of it by itself.
 fn stored(call: &Call, it: &Function) -> Value {
-    function::show(it, None, call.dialect)
+    let mut it = it.clone();
+    it.previous = None;
+    function::show(&it, None, call)
 }
 
 fn missing(name: &FunctionName) -> Refusal {

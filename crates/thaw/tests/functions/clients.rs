@@ -24,7 +24,7 @@ struct Place {
 
 impl Place {
     fn new() -> Self {
-        let host = Host::start();
+        let host = Host::with(&["--account", "1234", "--region", "far"]);
         let key = host.thaw.run(["key", "create", "--json"]).unwrap();
         Self {
             host,

@@ -48,7 +48,7 @@ def create(name):
 
 made = create("web3")
 assert made.state == "Active" and made.last_update_status == "Successful", made
-assert made.function_arn.endswith("functions/web3"), made
+assert made.function_arn == f"acs:fc:far:{ENV['ACCOUNT']}:functions/web3", made
 container = made.custom_container_config
 assert container.entrypoint == ["/function"] and container.port == 9000, container
 assert "@sha256:" in container.resolved_image_uri, container
