@@ -56,64 +56,63 @@ pub(super) fn table_of(functions: &Value) -> String {
 }
 
 pub(super) fn function(facts: &Value) -> String {
-    let mut shown = String::new();
-    let mut line = |what: &str, value: &str| {
-        let _ = writeln!(shown, "{what:13} {value}");
-    };
+    let mut lines = configuration(facts);
+    lines.extend(use_of(facts));
+    for (index, line) in acceleration(&facts["acceleration"]).lines().enumerate() {
+        let what = if index == 0 { "acceleration" } else { "" };
+        lines.push((what, line.to_owned()));
+    }
+    let triggers = list(facts, "triggers").iter();
+    lines.extend(triggers.map(|it| ("trigger", trigger(it))));
+    let starts = list(facts, "coldStarts").iter().rev().take(COLD_STARTS);
+    lines.extend(starts.map(|start| {
+        let (at, how) = (text(start, "at"), text(start, "how"));
+        let ready = milliseconds(&start["ready"]);
+        ("cold start", format!("{at}  {ready}, {how}"))
+    }));
+    let line = |(what, value): &(&str, String)| format!("{what:13} {value}\n");
+    lines.iter().map(line).collect()
+}
+
+/// What a function was made as.
+fn configuration(facts: &Value) -> Vec<(&'static str, String)> {
     let config = &facts["configuration"];
-    line("function", text(facts, "name"));
-    line("image", text(facts, "image"));
-    line("digest", text(facts, "digest"));
-    let (memory, cpu) = (&config["memorySize"], &config["cpu"]);
-    line(
-        "size",
-        &format!(
-            "{memory} MiB, {cpu} CPUs, {} MiB of disk",
-            config["diskSize"]
-        ),
-    );
+    let (memory, cpu, disk) = (&config["memorySize"], &config["cpu"], &config["diskSize"]);
     let (timeout, each) = (&config["timeout"], &config["instanceConcurrency"]);
     let port = &config["customContainerConfig"]["port"];
-    line(
-        "requests",
-        &format!("port {port}, timeout {timeout} s, {each} at once in each instance"),
-    );
+    vec![
+        ("function", text(facts, "name").to_owned()),
+        ("image", text(facts, "image").to_owned()),
+        ("digest", text(facts, "digest").to_owned()),
+        (
+            "size",
+            format!("{memory} MiB, {cpu} CPUs, {disk} MiB of disk"),
+        ),
+        (
+            "requests",
+            format!("port {port}, timeout {timeout} s, {each} at once in each instance"),
+        ),
+    ]
+}
+
+/// What it does now, and has done.
+fn use_of(facts: &Value) -> Vec<(&'static str, String)> {
     let count = &facts["instances"];
     let (running, busy) = (&count["running"], &count["busy"]);
     let (starting, waiting) = (&count["starting"], &count["waiting"]);
-    line(
-        "instances",
-        &format!("{running} running, {busy} busy, {starting} starting; {waiting} requests wait"),
-    );
     let (count, errors) = (&facts["invocations"], &facts["errors"]);
     let used = facts["gbSeconds"].as_f64().unwrap_or(0.0);
-    line(
-        "invocations",
-        &format!("{count}, {errors} failed, {used:.3} GB-seconds"),
-    );
-    line("scaling", bounds(&facts["scaling"]).trim_end());
-    let mut state = indented(&acceleration(&facts["acceleration"]));
-    let first = state.remove(0);
-    line("acceleration", &first);
-    state.iter().for_each(|rest| line("", rest));
-    for trigger in list(facts, "triggers") {
-        line("trigger", &self::trigger(trigger));
-    }
-    for start in list(facts, "coldStarts").iter().rev().take(COLD_STARTS) {
-        let (at, how) = (text(start, "at"), text(start, "how"));
-        let ready = milliseconds(&start["ready"]);
-        line("cold start", &format!("{at}  {ready}, {how}"));
-    }
-    shown
-}
-
-fn indented(text: &str) -> Vec<String> {
-    let lines = text.lines().map(str::to_owned);
-    let lines: Vec<String> = lines.collect();
-    match lines.is_empty() {
-        true => vec![String::new()],
-        false => lines,
-    }
+    vec![
+        (
+            "instances",
+            format!("{running} running, {busy} busy, {starting} starting; {waiting} requests wait"),
+        ),
+        ("scaling", bounds(&facts["scaling"]).trim_end().to_owned()),
+        (
+            "invocations",
+            format!("{count}, {errors} failed, {used:.3} GB-seconds"),
+        ),
+    ]
 }
 
 fn trigger(trigger: &Value) -> String {
