@@ -3,6 +3,7 @@
 //!
 //! ```text
 //! GET    /thaw/functions[?name=]       functions: image, acceleration, instances, counts
+//! GET    /thaw/image?reference=        the manifest that a reference names now
 //! POST   /thaw/acceleration?name=&to=  on, off or retry
 //! GET    /thaw/logs?name=&lines=&follow=
 //! GET POST DELETE /thaw/keys[/ID]
@@ -68,6 +69,14 @@ fn operate(
                 crate::api::json(&json!({ "functions": all }))
             }
         },
+        (&Method::GET, ["image"]) => {
+            let image = query.get("reference");
+            let image = image.ok_or_else(|| Refusal::invalid("reference is missing"))?;
+            let digest = host.fleet.machine.resolve(image).map_err(|error| {
+                Refusal::invalid(format!("the image {image} cannot be used: {error}"))
+            })?;
+            crate::api::json(&json!({ "digest": digest.to_string() }))
+        }
         (&Method::POST, ["acceleration"]) => acceleration(host, query),
         (&Method::GET, ["keys"]) => {
             crate::api::json(&json!({ "keys": host.keys.list(&host.catalog)? }))

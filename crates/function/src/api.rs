@@ -19,11 +19,14 @@ mod services;
 mod triggers;
 mod versions;
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use hyper::header::{self, HeaderMap};
 use hyper::{Method, Response, StatusCode};
 use serde_json::Value;
 
+use crate::contract::Place;
 use crate::error::Refusal;
 use crate::fields::Fields;
 use crate::host::Host;
@@ -64,6 +67,7 @@ pub(crate) struct Call {
     pub(crate) request_id: String,
     /// How the caller reached the host: `http://HOST:PORT`.
     pub(crate) origin: String,
+    pub(crate) place: Arc<Place>,
 }
 
 impl Call {
@@ -92,10 +96,7 @@ impl Call {
 }
 
 /// Carries a call out.
-pub(crate) async fn answer(
-    host: &std::sync::Arc<Host>,
-    call: Call,
-) -> Result<Response<Body>, Refusal> {
+pub(crate) async fn answer(host: &Arc<Host>, call: Call) -> Result<Response<Body>, Refusal> {
     if let Some(invocation) = invocation(&call)? {
         return crate::invoke::by_api(host, call, invocation).await;
     }
@@ -259,7 +260,12 @@ pub(crate) fn json(value: &Value) -> Result<Response<Body>, Refusal> {
 
 /// An answer with a resource that has an `Etag`.
 fn tagged(value: &Value) -> Result<Response<Body>, Refusal> {
-    answered(StatusCode::OK, value, Some(etag(value)))
+    tagged_as(value, value)
+}
+
+/// The same, where not all that is shown is what callers can change: that is `content`.
+fn tagged_as(value: &Value, content: &Value) -> Result<Response<Body>, Refusal> {
+    answered(StatusCode::OK, value, Some(etag(content)))
 }
 
 /// A resource is gone.

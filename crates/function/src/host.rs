@@ -3,8 +3,9 @@
 //! What a name and a version lead to is worked out once and remembered until the catalog changes.
 
 use std::collections::{HashMap, HashSet};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -96,6 +97,8 @@ pub struct Host {
     pub(crate) timers: Timers,
     pub(crate) replays: Mutex<crate::auth::Replays>,
     pub(crate) console: crate::console::Console,
+    /// Where the host listens for everybody: what root is told of URLs.
+    pub(crate) address: OnceLock<SocketAddr>,
     /// What names and versions lead to.
     targets: Remembered<(FunctionName, String), Choices>,
     /// HTTP triggers of functions.
@@ -167,6 +170,7 @@ impl Host {
             timers: Timers::default(),
             replays: Mutex::default(),
             console: crate::console::Console::default(),
+            address: OnceLock::new(),
             targets: Remembered::default(),
             triggers: Remembered::default(),
             following: Mutex::default(),

@@ -16,7 +16,8 @@
 //! - `acceleration` makes the sentence true that this is all about: a function's image is accelerated
 //!   while the function serves, and its next instance starts faster.
 //! - `queue`, `timers` and `events` invoke functions when nobody waits for an answer.
-//! - `admin` is for the commands of this machine, `console` for browsers.
+//! - `admin` is for the commands of this machine, `console` for browsers; `template` reads what commands
+//!   deploy.
 //!
 //! The machine blocks, so it is asked on threads of its own; everything else is asynchronous.
 
@@ -50,7 +51,6 @@ mod remembered;
 mod schedule;
 mod server;
 mod stats;
-#[allow(dead_code, reason = "the command that deploys is on its way")]
 mod template;
 mod timers;
 mod unique;
@@ -60,3 +60,7 @@ pub use error::Refusal;
 pub use fleet::Limits;
 pub use host::{Host, HostError, Settings};
 pub use server::{Listeners, serve};
+pub use template::{
+    DomainSpec, FunctionSpec, MAX_TEMPLATE_BYTES, Mistake, ServiceSpec, Template, TemplateError,
+    TriggerSpec,
+};

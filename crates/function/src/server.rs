@@ -13,6 +13,7 @@
 //! [`MAX_HEADERS`], bodies by what they are for, and the time for a head by [`HEAD_PATIENCE`].
 
 use std::convert::Infallible;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -87,6 +88,9 @@ pub async fn serve(
     mut stop: watch::Receiver<bool>,
     patience: Duration,
 ) {
+    if let Ok(address) = listeners.tcp.local_addr() {
+        host.address.set(address).ok();
+    }
     let room = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     let open = watch::Sender::new(());
     loop {
@@ -312,7 +316,7 @@ async fn call(
         };
         check(host, claim, &request, &digest)?;
     }
-    perform(host, request, dialect, segments, request_id).await
+    perform(host, request, dialect, segments, peer, request_id).await
 }
 
 /// A call of the API with all of its body.
@@ -332,24 +336,41 @@ pub(crate) async fn perform(
     request: Request<Bytes>,
     dialect: Dialect,
     segments: Vec<String>,
+    peer: Peer,
     request_id: &str,
 ) -> Result<Response<Body>, Refusal> {
+    let origin = origin(host, &request, peer);
     let (head, body) = request.into_parts();
-    let origin = head.headers.get(header::HOST);
-    let origin = origin
-        .and_then(|host| host.to_str().ok())
-        .unwrap_or("localhost");
     let call = Call {
         dialect,
         segments,
         query: Query::parse(head.uri.query().unwrap_or_default()),
-        origin: format!("http://{origin}"),
+        origin,
         method: head.method,
         headers: head.headers,
         body,
         request_id: request_id.to_owned(),
+        place: Arc::clone(&host.place),
     };
     crate::api::answer(host, call).await
+}
+
+/// How a caller reaches the host. Root, at the socket, gets to know how others do.
+fn origin<B>(host: &Host, request: &Request<B>, peer: Peer) -> String {
+    if peer == Peer::Local
+        && let Some(address) = host.address.get()
+    {
+        let loopback: IpAddr = match address {
+            SocketAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
+            SocketAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
+        };
+        let everywhere = address.ip().is_unspecified();
+        let ip = if everywhere { loopback } else { address.ip() };
+        return format!("http://{}", SocketAddr::new(ip, address.port()));
+    }
+    let named = request.headers().get(header::HOST);
+    let named = named.and_then(|host| host.to_str().ok());
+    format!("http://{}", named.unwrap_or("localhost"))
 }
 
 /// A body that comes in time.

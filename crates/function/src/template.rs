@@ -22,66 +22,67 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 
 /// Most bytes of a template.
-pub(crate) const MAX_TEMPLATE_BYTES: usize = 1 << 20;
+pub const MAX_TEMPLATE_BYTES: usize = 1 << 20;
 
 /// What a template asks for.
 #[derive(Clone, PartialEq, Debug, Default, Serialize)]
-pub(crate) struct Template {
+pub struct Template {
     /// In the order of the template.
-    pub(crate) services: Vec<ServiceSpec>,
+    pub services: Vec<ServiceSpec>,
     /// In the order of the template.
-    pub(crate) domains: Vec<DomainSpec>,
+    pub domains: Vec<DomainSpec>,
     /// What was left out or looks wrong, with its path.
-    pub(crate) warnings: Vec<String>,
+    pub warnings: Vec<String>,
 }
 
 /// A service and what belongs to it.
 #[derive(Clone, PartialEq, Debug, Serialize)]
-pub(crate) struct ServiceSpec {
+pub struct ServiceSpec {
     /// Its name.
-    pub(crate) name: String,
+    pub name: String,
     /// The body of `POST /services`.
-    pub(crate) fields: Map<String, Value>,
+    pub fields: Map<String, Value>,
     /// In the order of the template.
-    pub(crate) functions: Vec<FunctionSpec>,
+    pub functions: Vec<FunctionSpec>,
 }
 
 /// A function and what belongs to it.
 #[derive(Clone, PartialEq, Debug, Serialize)]
-pub(crate) struct FunctionSpec {
+pub struct FunctionSpec {
     /// Its name.
-    pub(crate) name: String,
+    pub name: String,
     /// The body of `POST /services/{service}/functions`.
-    pub(crate) fields: Map<String, Value>,
+    pub fields: Map<String, Value>,
     /// In the order of the template.
-    pub(crate) triggers: Vec<TriggerSpec>,
+    pub triggers: Vec<TriggerSpec>,
     /// The body of `PUT …/async-invoke-config`.
-    pub(crate) async_config: Option<Map<String, Value>>,
+    pub async_config: Option<Map<String, Value>>,
 }
 
 /// A trigger.
 #[derive(Clone, PartialEq, Debug, Serialize)]
-pub(crate) struct TriggerSpec {
+pub struct TriggerSpec {
     /// Its name.
-    pub(crate) name: String,
+    pub name: String,
     /// As the API calls it: `http`, `timer`, `oss`, ….
-    pub(crate) kind: &'static str,
-    /// The body of `POST …/triggers`. A template does not know region and account: a `sourceArn` has `*` for them.
-    pub(crate) fields: Map<String, Value>,
+    pub kind: &'static str,
+    /// The body of `POST …/triggers`. A template does not know region and account: a `sourceArn` has
+    /// `*` for them.
+    pub fields: Map<String, Value>,
 }
 
 /// A custom domain.
 #[derive(Clone, PartialEq, Debug, Serialize)]
-pub(crate) struct DomainSpec {
+pub struct DomainSpec {
     /// Its name, a host's.
-    pub(crate) name: String,
+    pub name: String,
     /// The body of `POST /custom-domains`.
-    pub(crate) fields: Map<String, Value>,
+    pub fields: Map<String, Value>,
 }
 
-/// Why a text is no template.
+/// Why a text is no template. What is printed is for whoever wrote it: one line for each mistake.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
-pub(crate) enum TemplateError {
+pub enum TemplateError {
     /// More than [`MAX_TEMPLATE_BYTES`].
     #[error("a template of {0} bytes, over the limit of {MAX_TEMPLATE_BYTES}")]
     TooLarge(usize),
@@ -96,13 +97,13 @@ pub(crate) enum TemplateError {
 /// Something that a template says wrongly.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[error("{path} {what} (line {line})")]
-pub(crate) struct Mistake {
+pub struct Mistake {
     /// From the root, like `Resources.demo.web.Properties.MemorySize`.
-    pub(crate) path: String,
+    pub path: String,
     /// Completes the sentence that the path begins.
-    pub(crate) what: String,
+    pub what: String,
     /// From 1.
-    pub(crate) line: u64,
+    pub line: u64,
 }
 
 fn lines(mistakes: &[Mistake]) -> String {
@@ -115,7 +116,7 @@ impl Template {
     ///
     /// # Errors
     /// [`TemplateError`], with every mistake of the template.
-    pub(crate) fn parse(text: &str) -> Result<Self, TemplateError> {
+    pub fn parse(text: &str) -> Result<Self, TemplateError> {
         if text.len() > MAX_TEMPLATE_BYTES {
             return Err(TemplateError::TooLarge(text.len()));
         }

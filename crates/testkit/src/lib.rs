@@ -12,6 +12,7 @@
 //!
 //! Whatever a value here starts, mounts or writes, its `Drop` ends, unmounts and removes.
 
+pub mod clients;
 pub mod far;
 pub mod http;
 pub mod image;

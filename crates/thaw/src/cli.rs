@@ -5,6 +5,8 @@
     reason = "what stands here is printed as help, where brackets mean options"
 )]
 
+pub(crate) mod function;
+
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -108,6 +110,9 @@ pub(crate) enum Command {
     Daemon(Daemon),
     /// Own a store and serve functions in the foreground: Function Compute's API and HTTP triggers
     Serve(Serve),
+    /// Deploy and invoke functions, and see what they do; asks the function host of this store
+    #[command(subcommand, name = "fn")]
+    Function(function::Function),
     /// Make, list and delete access keys of the function host
     #[command(subcommand)]
     Key(Key),

@@ -6,6 +6,7 @@ mod daemon;
 mod doctor;
 mod explain;
 mod facts;
+mod function;
 mod image;
 mod key;
 mod run;
@@ -117,6 +118,7 @@ pub(crate) fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Config(_) => config::show(&context),
         Command::Daemon(args) => daemon::daemon(&context, &args),
         Command::Serve(args) => serve::serve(&context, &args),
+        Command::Function(command) => function::function(&context, &command),
         Command::Key(command) => key::key(&context, &command),
         Command::Doctor { explain: None } => doctor::doctor(&context),
         Command::Doctor {

@@ -80,7 +80,13 @@ const NEEDS: &[Need] = &[
     need("acl", "setfacl", "POSIX ACLs in tests"),
     need("libcap2-bin", "setcap", "file capabilities in tests"),
     need("python3", "python3", "the real images' programs"),
-    need("python3-pip", "pip3", "fetches the real images' packages"),
+    need(
+        "python3-pip",
+        "pip3",
+        "fetches the real images' packages, and clients of the function host",
+    ),
+    need("nodejs", "node", "runs clients of the function host"),
+    need("npm", "npm", "fetches clients of the function host"),
     need(
         "chromium",
         "chromium",

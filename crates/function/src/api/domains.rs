@@ -168,7 +168,7 @@ fn show(call: &Call, domain: &Domain) -> Value {
     };
     let mut shown = json!({
         "domainName": domain.name,
-        "accountId": "1",
+        "accountId": call.place.account,
         "protocol": domain.protocol,
         "apiVersion": "2016-08-15",
         "routeConfig": { "routes": domain.routes.iter().map(route).collect::<Vec<_>>() },

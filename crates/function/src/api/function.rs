@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 
-use super::Dialect;
+use super::{Call, Dialect};
+use crate::contract::Place;
 use crate::error::Refusal;
 use crate::fields::Fields;
 use crate::model::{Acceleration, Config, Container, Function, HealthCheck, Hook};
@@ -108,9 +109,8 @@ fn hook(fields: &Fields<'_>) -> Result<Option<Hook>, Refusal> {
 fn image(config: &mut Config, fields: &Fields<'_>, dialect: Dialect) -> Result<(), Refusal> {
     let container = &mut config.container;
     if let Some(image) = fields.text("image")? {
-        if image != container.image {
-            container.digest = None;
-        }
+        // A tag that was moved is followed when its image is named again, and only then.
+        container.digest = None;
         image.clone_into(&mut container.image);
     }
     let (program, arguments) = match dialect {
@@ -265,7 +265,8 @@ pub(super) fn time(time: Timestamp) -> String {
 }
 
 /// A function as the API shows it. `status`: of its image's acceleration, where it has one.
-pub(super) fn show(function: &Function, status: Option<&str>, dialect: Dialect) -> Value {
+pub(super) fn show(function: &Function, status: Option<&str>, call: &Call) -> Value {
+    let dialect = call.dialect;
     let config = &function.config;
     let mut shown = json!({
         "functionName": function.name.function,
@@ -290,7 +291,7 @@ pub(super) fn show(function: &Function, status: Option<&str>, dialect: Dialect) 
     };
     fields.extend(config.kept.clone());
     if dialect == Dialect::V2023 {
-        in_2023(fields, function);
+        in_2023(fields, function, &call.place);
     } else {
         before_2023(fields, config);
     }
@@ -365,10 +366,11 @@ fn before_2023(shown: &mut Map<String, Value>, config: &Config) {
     }
 }
 
-fn in_2023(shown: &mut Map<String, Value>, function: &Function) {
+fn in_2023(shown: &mut Map<String, Value>, function: &Function, place: &Place) {
     let config = &function.config;
     let name = function.name.flat();
-    let arn = format!("acs:fc:local:1:functions/{name}");
+    let Place { region, account } = place;
+    let arn = format!("acs:fc:{region}:{account}:functions/{name}");
     let hooks = json!({
         "initializer": show_hook(config.initializer.as_ref()),
         "preStop": show_hook(config.pre_stop.as_ref()),

@@ -4,7 +4,7 @@ use hyper::{Method, Response};
 use jiff::Timestamp;
 use serde_json::Value;
 
-use super::{Call, Dialect, deleted, fields, function, json, list, not_supported, tagged};
+use super::{Call, Dialect, deleted, fields, function, json, list, not_supported};
 use crate::catalog::function_key;
 use crate::error::Refusal;
 use crate::host::Host;
@@ -48,7 +48,7 @@ pub(super) fn one(
     qualifier: &str,
 ) -> Result<Response<Body>, Refusal> {
     match call.method {
-        Method::GET => tagged(&show(host, call, &host.function(name, qualifier)?)),
+        Method::GET => answered(host, call, &host.function(name, qualifier)?),
         Method::PUT => update(host, call, name),
         Method::DELETE => remove(host, call, name),
         _ => Err(not_supported(call)),
@@ -64,7 +64,20 @@ pub(super) fn code(call: &Call) -> Result<Response<Body>, Refusal> {
 }
 
 fn show(host: &Host, call: &Call, it: &Function) -> Value {
-    function::show(it, host.acceleration.status(it), call.dialect)
+    function::show(it, host.acceleration.status(it), call)
+}
+
+/// An answer with a function. Its `Etag` does not change while its image is being accelerated: nobody
+/// has changed the function then.
+fn answered(host: &Host, call: &Call, it: &Function) -> Result<Response<Body>, Refusal> {
+    super::tagged_as(&show(host, call, it), &stored(call, it))
+}
+
+/// A function without what becomes of it by itself.
+fn stored(call: &Call, it: &Function) -> Value {
+    let mut it = it.clone();
+    it.previous = None;
+    function::show(&it, None, call)
 }
 
 fn missing(name: &FunctionName) -> Refusal {
@@ -112,7 +125,7 @@ fn create(host: &Host, call: &Call, service: &str) -> Result<Response<Body>, Ref
         Ok(open.put(&function)?)
     })?;
     host.function_changed(&function);
-    tagged(&show(host, call, &function))
+    answered(host, call, &function)
 }
 
 fn update(host: &Host, call: &Call, name: &FunctionName) -> Result<Response<Body>, Refusal> {
@@ -120,7 +133,7 @@ fn update(host: &Host, call: &Call, name: &FunctionName) -> Result<Response<Body
     let fields = fields(&body)?;
     let key = function_key(name);
     let before: Function = host.catalog.get(&key)?.ok_or_else(|| missing(name))?;
-    call.expect(&show(host, call, &before))?;
+    call.expect(&stored(call, &before))?;
     let mut config = before.config.clone();
     function::patch(&mut config, &fields, call.dialect)?;
     // The registry is asked outside of the change, which others wait for.
@@ -138,14 +151,14 @@ fn update(host: &Host, call: &Call, name: &FunctionName) -> Result<Response<Body
         Ok(function)
     })?;
     host.function_changed(&function);
-    tagged(&show(host, call, &function))
+    answered(host, call, &function)
 }
 
 fn remove(host: &Host, call: &Call, name: &FunctionName) -> Result<Response<Body>, Refusal> {
     let key = function_key(name);
     host.catalog.change(|open| {
         let function: Function = open.get(&key)?.ok_or_else(|| missing(name))?;
-        call.expect(&show(host, call, &function))?;
+        call.expect(&stored(call, &function))?;
         let below = format!("{key}/");
         let triggers: Vec<Trigger> = open.list(&below)?;
         if let Some(trigger) = triggers.first() {

@@ -139,7 +139,7 @@ pub(super) fn most(
         }
         _ => return Err(not_supported(call)),
     }
-    let mut shown = json!({ "resource": resource(function, &scaling.qualifier) });
+    let mut shown = json!({ "resource": resource(call, function, &scaling.qualifier) });
     if let Some(most) = scaling.most {
         shown[field] = json!(most);
     }
@@ -178,7 +178,7 @@ pub(super) fn least(
         "target": scaling.least,
         "minInstances": scaling.least,
         "current": current,
-        "resource": resource(function, &scaling.qualifier),
+        "resource": resource(call, function, &scaling.qualifier),
     }))
 }
 
@@ -203,14 +203,15 @@ fn plain(qualifier: &str) -> &str {
     if qualifier == LATEST { "" } else { qualifier }
 }
 
-fn resource(function: &FunctionName, qualifier: &str) -> String {
+fn resource(call: &Call, function: &FunctionName, qualifier: &str) -> String {
+    let account = &call.place.account;
     let qualifier = if qualifier.is_empty() {
         LATEST
     } else {
         qualifier
     };
     match function.service.as_str() {
-        "" => format!("1#{}#{qualifier}", function.function),
-        service => format!("1#{service}#{qualifier}#{}", function.function),
+        "" => format!("{account}#{}#{qualifier}", function.function),
+        service => format!("{account}#{service}#{qualifier}#{}", function.function),
     }
 }

@@ -31,7 +31,7 @@ use crate::host::Host;
 use crate::http::{Body, until};
 use crate::model::{Function, FunctionName};
 use crate::query::Query;
-use crate::server::{Stop, perform, read, receive, segments};
+use crate::server::{Peer, Stop, perform, read, receive, segments};
 
 /// Bytes of a sign-in.
 const MAX_SIGN_IN: usize = 4 << 10;
@@ -90,7 +90,7 @@ pub(super) async fn answer(
         (_, [version, rest @ ..]) if let Some(dialect) = Dialect::of(version) => {
             let rest: Vec<String> = rest.iter().map(|&it| it.to_owned()).collect();
             let request = receive(request, &rest).await?;
-            perform(host, request, dialect, rest, request_id).await
+            perform(host, request, dialect, rest, Peer::Remote, request_id).await
         }
         _ => Err(nothing()),
     }

@@ -244,7 +244,7 @@ impl Report {
 }
 
 /// As the API writes it: every key begins with a lower-case letter.
-pub(super) fn camel(node: &Node) -> Json {
+fn camel(node: &Node) -> Json {
     match &node.value {
         Value::Null => Json::Null,
         Value::Flag(flag) => (*flag).into(),

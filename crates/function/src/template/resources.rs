@@ -2,9 +2,9 @@
 
 use serde_json::{Map, Value as Json};
 
-use super::report::{At, Report, camel};
+use super::report::{At, Report};
 use super::schema::{
-    ASYNC_FIELD, BUCKET, DOMAIN, FUNCTION, ROUTE, SERVICE, TRIGGER, TRIGGERS, TriggerKind,
+    ASYNC_FIELD, BUCKET, DOMAIN, FUNCTION, Property, ROUTE, SERVICE, TRIGGER, TRIGGERS,
 };
 use super::yaml::{Node, Value};
 use super::{DomainSpec, FunctionSpec, ServiceSpec, Template, TemplateError, TriggerSpec};
@@ -235,7 +235,11 @@ fn trigger(name: &str, at: &At<'_>, report: &mut Report) -> Option<TriggerSpec> 
         report.missing(at, "Properties");
         return None;
     };
-    let mut config = config(known, &properties, report);
+    let Some(table) = known.table else {
+        report.warn(at, "is left out: nothing here fires such a trigger");
+        return None;
+    };
+    let mut config = config(table, &properties, report);
     let mut fields = Map::new();
     if let Some(Json::String(bucket)) = config.remove(BUCKET) {
         config.insert(
@@ -256,14 +260,7 @@ fn trigger(name: &str, at: &At<'_>, report: &mut Report) -> Option<TriggerSpec> 
 }
 
 /// What a trigger's properties are, in the words of the API.
-fn config(kind: &TriggerKind, at: &At<'_>, report: &mut Report) -> Map<String, Json> {
-    let Some(table) = kind.table else {
-        report.warn(at, "is kept, but nothing here fires such a trigger");
-        return match camel(at.node) {
-            Json::Object(config) => config,
-            _ => Map::new(),
-        };
-    };
+fn config(table: &[Property], at: &At<'_>, report: &mut Report) -> Map<String, Json> {
     let mut config = report.fields(at, table);
     if let Some(Json::String(auth)) = config.get_mut("authType") {
         *auth = auth.to_ascii_lowercase();

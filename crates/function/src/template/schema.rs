@@ -193,7 +193,7 @@ pub(super) struct TriggerKind {
     pub(super) name: &'static str,
     /// In the API.
     pub(super) kind: &'static str,
-    /// What its `triggerConfig` has; none where it is handed on as it is, for there is nothing here that fires it.
+    /// What its `triggerConfig` has; none where nothing here fires such a trigger.
     pub(super) table: Option<&'static [Property]>,
 }
 

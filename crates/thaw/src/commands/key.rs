@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::Context;
 use crate::cli::Key;
-use crate::functions::Host;
+use crate::functions::{Host, escaped};
 
 pub(super) fn key(context: &Context, command: &Key) -> anyhow::Result<ExitCode> {
     let host = Host::of(context.client.root())?;
@@ -43,15 +43,4 @@ pub(super) fn key(context: &Context, command: &Key) -> anyhow::Result<ExitCode> 
         }
     }
     Ok(ExitCode::SUCCESS)
-}
-
-/// For a path or query (RFC 3986, section 2.3).
-fn escaped(text: &str) -> String {
-    let escape = |byte: u8| match byte {
-        b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b'~' => {
-            char::from(byte).to_string()
-        }
-        byte => format!("%{byte:02X}"),
-    };
-    text.bytes().map(escape).collect()
 }

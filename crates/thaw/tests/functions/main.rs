@@ -3,6 +3,8 @@
 #![allow(clippy::unwrap_used, reason = "a test that fails says where")]
 
 mod accelerating;
+mod clients;
+mod commands;
 mod console;
 mod invoking;
 mod scaling;
