@@ -54,6 +54,8 @@ pub(crate) struct Answered {
     took: Duration,
     peak_memory: Option<u64>,
     log: Option<Vec<u8>>,
+    /// Where that is to be read.
+    tail: Option<Tail>,
 }
 
 impl Answered {
@@ -65,6 +67,7 @@ impl Answered {
             took: Duration::ZERO,
             peak_memory: None,
             log: None,
+            tail: None,
         }
     }
 }
@@ -103,8 +106,15 @@ pub(crate) async fn by_api(
         }
     }
     let with_log = header("x-fc-log-type").is_some_and(|kind| kind.eq_ignore_ascii_case("tail"));
-    let answered = event(host, &target, call.body, &call.request_id, with_log).await?;
-    Ok(to_response(&target, answered))
+    // It goes on when the caller does not wait for it: an instance that works is not to be frozen.
+    let (host, id) = (Arc::clone(host), call.request_id);
+    let invocation = {
+        let target = Arc::clone(&target);
+        async move { event(&host, &target, call.body, &id, with_log).await }
+    };
+    let answered = tokio::spawn(invocation).await;
+    let answered = answered.map_err(|error| Refusal::internal(error.to_string()))?;
+    Ok(to_response(&target, answered?))
 }
 
 fn to_response(target: &Target, answered: Answered) -> Response<Body> {
@@ -150,7 +160,7 @@ pub(crate) async fn event(
     let begin = Instant::now();
     host.acceleration.invoked(&target.name);
     let mut cold = false;
-    let outcome = try_event(host, target, body, request_id, with_log, &mut cold).await;
+    let mut outcome = try_event(host, target, body, request_id, with_log, &mut cold).await;
     let error = match &outcome {
         Ok(answered) => answered.error.map(|kind| {
             let text: String = String::from_utf8_lossy(&answered.body)
@@ -162,6 +172,11 @@ pub(crate) async fn event(
         Err(refusal) => Some(refusal.message.clone()),
     };
     count(host, target, request_id, cold, begin.elapsed(), error);
+    if let Ok(answered) = &mut outcome
+        && let Some(tail) = answered.tail.take()
+    {
+        answered.log = Some(printed(&tail, request_id).await);
+    }
     outcome
 }
 
@@ -224,9 +239,7 @@ async fn try_event(
     answered.peak_memory = instance.peak_memory();
     note_missed(host, &lease);
     drop(lease);
-    if let Some(tail) = tail {
-        answered.log = Some(printed(&tail, request_id).await);
-    }
+    answered.tail = tail;
     Ok(answered)
 }
 
@@ -303,6 +316,7 @@ async fn converse(
         took: Duration::ZERO,
         peak_memory: None,
         log: None,
+        tail: None,
     };
     if status >= 400 {
         answered.error = Some("UnhandledInvocationError");

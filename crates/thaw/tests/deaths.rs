@@ -300,6 +300,11 @@ fn leftovers(node: &Thaw) -> Vec<PathBuf> {
 fn nothing_is_left(node: &Thaw) {
     node.run(["unmount", "--all"]).unwrap();
     node.run(["gc", "--all"]).unwrap();
+    // The keeper is told to end, and takes its socket with it.
+    let begin = Instant::now();
+    while !leftovers(node).is_empty() && begin.elapsed() < Duration::from_secs(10) {
+        thread::sleep(Duration::from_millis(20));
+    }
     assert_eq!(leftovers(node), Vec::<PathBuf>::new());
     let root = node.root().to_str().unwrap();
     let mounts = fs::read_to_string("/proc/mounts").unwrap();
