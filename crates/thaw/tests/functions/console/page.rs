@@ -89,9 +89,8 @@ fn a_function_is_made_invoked_and_accelerated_in_a_browser() {
     browser.see("#live", "Ready");
     invoke("cold again", "cold again");
     browser.see("#cold-title ~ div", "Accelerated · n = 1");
-    browser.see("#instances-title ~ div", "lazy start");
     invoke("warm again", "warm again");
-    browser.see("#waterfall-title ~ div:last-of-type", "program");
+    browser.see("#waterfall-title ~ div:last-of-type", "Accelerated");
     browser.see("#set-title ~ div", "/");
     browser.see(".tiles", "compressed");
     browser.picture("function");
