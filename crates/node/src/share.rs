@@ -42,15 +42,19 @@ impl Node {
         let is_used = Arc::strong_count(mount) > 2;
         let by = &parts.by;
         let policy = self.settings.policy(&resolved.image.reference);
-        match policy.allows(by) {
-            true if self.joins(mount, parts, resolved) => return Ok(true),
-            true if is_used => {
-                let layers = layer_refs(&resolved.image);
-                self.fetch_layers(resolved, &layers, progress)?;
-                return Ok(self.joins(mount, parts, resolved));
+        if policy.allows(by) {
+            if self.joins(mount, parts, resolved) {
+                return Ok(true);
             }
-            false if is_used => {}
-            _ => return Ok(false),
+            if is_used {
+                self.fetch_partial(resolved, progress)?;
+                if self.joins(mount, parts, resolved) {
+                    return Ok(true);
+                }
+            }
+        }
+        if !is_used {
+            return Ok(false);
         }
         let from = by.repository.clone().unwrap_or_default();
         Err(NodeError::Untrusted {
@@ -58,6 +62,18 @@ impl Node {
             reason: policy.refusal(&from),
             from,
         })
+    }
+
+    /// Fetches the layers whole that are not.
+    fn fetch_partial(
+        &self,
+        resolved: &Resolved,
+        progress: &dyn Progress,
+    ) -> Result<(), NodeError> {
+        let whole = self.whole_layers(&resolved.image)?;
+        let mut layers = layer_refs(&resolved.image);
+        layers.retain(|layer| !whole.contains_key(&layer.diff_id));
+        self.fetch_layers(resolved, &layers, progress)
     }
 
     /// Adds the name by which an image is wanted now to those of its mount, for the next node, too.
