@@ -128,7 +128,12 @@ fn main() -> Result<(), Box<dyn Error>> {
     for level in 0..=9 {
         let mut encoder = DeflateEncoder::new(Vec::new(), Compression::new(level));
         encoder.write_all(&data)?;
-        put("inflate", &format!("level-{level}"), &encoder.finish()?)?;
+        let stream = encoder.finish()?;
+        put("inflate", &format!("level-{level}"), &stream)?;
+        for spacing in [3, 90] {
+            let indexed = [&[spacing], stream.as_slice()].concat();
+            put("index", &format!("level-{level}-every-{spacing}"), &indexed)?;
+        }
         let mut encoder = GzEncoder::new(Vec::new(), Compression::new(level));
         encoder.write_all(&data)?;
         let member = encoder.finish()?;

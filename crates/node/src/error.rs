@@ -73,7 +73,7 @@ pub enum NodeError {
     },
     /// It is mounted by an acceleration that others trust.
     #[error(
-        "{image} is mounted already, by an acceleration from {from} that is not trusted for it as it is \
+        "{image} is mounted already, by what came from {from}, which is not trusted for it as it is \
          named here: {reason}; end what uses it (thaw ps, thaw mount), or name it as they did"
     )]
     Untrusted {

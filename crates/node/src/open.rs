@@ -134,7 +134,7 @@ impl Node {
         let shared: Slot = Arc::clone(lock(&self.images).entry(resolved.image.digest).or_default());
         let mut slot = lock(&shared);
         if let Some(mount) = slot.clone() {
-            if self.may_share(&mount, &resolved, progress)? {
+            if self.may_share(&mount, &resolved)? {
                 drop(slot);
                 self.share(&mount, &resolved, wish, search, progress, timing)?;
                 return Ok(mount);

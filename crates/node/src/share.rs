@@ -9,13 +9,15 @@ use crate::Node;
 use crate::error::NodeError;
 use crate::memo::Memo;
 use crate::open::ImageMount;
+use crate::records::ArtifactRecord;
 use crate::reports::How;
 use crate::resolve::Resolved;
 use crate::root::{Body, Parts};
 use crate::search::{KnownSet, Search};
 use crate::settings::{ImageWish, Pull, Transport};
-use crate::source::{Choice, layer_refs};
+use crate::source::Choice;
 use crate::timing::Timing;
+use crate::words::Joined;
 
 /// How long one layer's completion is waited for before it is looked at again.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -23,36 +25,33 @@ const PATIENCE: Duration = Duration::from_secs(60);
 impl Node {
     /// Whether a mount that is there may be shared with whoever wants `resolved`: the acceleration
     /// that it is made of has to be one that is trusted for the image as it is named now. `false`:
-    /// it may not, and nobody uses it. So have the words by which its layers were filled; where they have
-    /// not, and somebody uses it, they are fetched whole.
+    /// it may not, and nobody uses it. So have the words by which its layers were filled: what came by
+    /// them may be in the page cache, whatever the layers have now.
     ///
     /// # Errors
-    /// [`NodeError::Untrusted`] where it may not and somebody does; those of fetching layers. The slot is
-    /// locked and holds one reference, the caller the other.
+    /// [`NodeError::Untrusted`] where it may not and somebody does. The slot is locked and holds one
+    /// reference, the caller the other.
     pub(crate) fn may_share(
         &self,
         mount: &Arc<ImageMount>,
         resolved: &Resolved,
-        progress: &dyn Progress,
     ) -> Result<bool, NodeError> {
         // Directories are unpacked from layers that are what the image says, with nobody's word.
         let Body::Layout(parts) = &mount.body else {
             return Ok(true);
         };
-        let is_used = Arc::strong_count(mount) > 2;
-        let by = &parts.by;
         let policy = self.settings.policy(&resolved.image.reference);
-        match policy.allows(by) {
-            true if self.joins(mount, parts, resolved) => return Ok(true),
-            true if is_used => {
-                let layers = layer_refs(&resolved.image);
-                self.fetch_layers(resolved, &layers, progress)?;
-                return Ok(self.joins(mount, parts, resolved));
-            }
-            false if is_used => {}
-            _ => return Ok(false),
+        let by = match policy.allows(&parts.by) {
+            true => match self.joins(mount, parts, resolved) {
+                None => return Ok(true),
+                Some(word) => *word,
+            },
+            false => parts.by.clone(),
+        };
+        if Arc::strong_count(mount) <= 2 {
+            return Ok(false);
         }
-        let from = by.repository.clone().unwrap_or_default();
+        let from = by.repository.unwrap_or_default();
         Err(NodeError::Untrusted {
             image: resolved.image.reference.to_string(),
             reason: policy.refusal(&from),
@@ -60,19 +59,27 @@ impl Node {
         })
     }
 
-    /// Adds the name by which an image is wanted now to those of its mount, for the next node, too.
-    fn joins(&self, mount: &ImageMount, parts: &Parts, resolved: &Resolved) -> bool {
-        let name = &resolved.image.reference;
-        let joined = self.may_join(&parts.names, &parts.layers, name);
-        if joined.is_some_and(|joined| joined.is_new) {
-            let fill = Memo::of(mount.dir()).is_some_and(|memo| memo.fill);
-            let memo = Memo {
-                fill,
-                ..mount.memo()
-            };
-            memo.leave(mount.dir());
+    /// Adds the name by which an image is wanted now to those of its mount, for the next node, too; or
+    /// answers with the word that does not count for it.
+    fn joins(
+        &self,
+        mount: &ImageMount,
+        parts: &Parts,
+        resolved: &Resolved,
+    ) -> Option<Box<ArtifactRecord>> {
+        match self.join(&parts.names, &resolved.image.reference) {
+            Err(word) => return Some(word),
+            Ok(Joined::Known) => {}
+            Ok(Joined::New) => {
+                let fill = Memo::of(mount.dir()).is_some_and(|memo| memo.fill);
+                let memo = Memo {
+                    fill,
+                    ..mount.memo()
+                };
+                memo.leave(mount.dir());
+            }
         }
-        joined.is_some()
+        None
     }
 
     /// Makes a mount that others use do what `wish` asks: a full pull completes its layers, and

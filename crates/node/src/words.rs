@@ -11,7 +11,8 @@
 //!   as it reads a layer, no other words bring anything into it.
 //!
 //! Where that keeps an image from having a layer in common with others, a layer that nobody reads is
-//! begun afresh, and any other is fetched whole before the image is mounted, which checks it.
+//! begun afresh, and any other is fetched whole before the image is mounted, which checks it. A mount is
+//! shared by those names only for which all counts that it ever read by.
 //!
 //! Lock: `readers` is a leaf but for the locks of layers. A record is written under it, so that none
 //! is lost.
@@ -36,28 +37,58 @@ use crate::timing::Timing;
 #[derive(Debug, Default)]
 pub(crate) struct Readers(Mutex<HashMap<DiffId, Vec<Weak<Names>>>>);
 
-/// The names by which the image of one mount was started.
+/// The names by which the image of one mount was started, and all words by which something came into
+/// its layers: what was read is in the page cache, also when the layers have been put right.
 #[derive(Debug)]
-pub(crate) struct Names(Mutex<Vec<ImageReference>>);
+pub(crate) struct Names {
+    names: Mutex<Vec<ImageReference>>,
+    heard: Mutex<Vec<ArtifactRecord>>,
+}
+
+/// A name that a mount has now.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Joined {
+    /// It had it before.
+    Known,
+    /// It had not.
+    New,
+}
 
 impl Names {
     pub(crate) fn of(names: Vec<ImageReference>) -> Arc<Self> {
-        Arc::new(Self(Mutex::new(names)))
+        Arc::new(Self {
+            names: Mutex::new(names),
+            heard: Mutex::default(),
+        })
     }
 
     /// All of them.
     pub(crate) fn list(&self) -> Vec<ImageReference> {
-        lock(&self.0).clone()
+        lock(&self.names).clone()
     }
 
-    /// Adds one; `false`: it is known.
-    fn add(&self, name: &ImageReference) -> bool {
-        let mut names = lock(&self.0);
-        let is_new = !names.contains(name);
-        if is_new {
-            names.push(name.clone());
+    fn add(&self, name: &ImageReference) -> Joined {
+        let mut names = lock(&self.names);
+        if names.contains(name) {
+            return Joined::Known;
         }
-        is_new
+        names.push(name.clone());
+        Joined::New
+    }
+
+    fn hear(&self, words: &[ArtifactRecord]) {
+        add(&mut lock(&self.heard), words);
+    }
+}
+
+/// Adds those that are not there: who speaks, not about what, makes the difference.
+fn add(all: &mut Vec<ArtifactRecord>, words: &[ArtifactRecord]) {
+    for word in words {
+        let same =
+            |it: &ArtifactRecord| (&it.repository, &it.signed) == (&word.repository, &word.signed);
+        if !all.iter().any(same) {
+            all.push(word.clone());
+        }
     }
 }
 
@@ -134,15 +165,18 @@ impl Node {
             let fits = self.counts(&names.list(), &had)
                 && others.iter().all(|other| self.counts(&other.list(), words));
             match fits {
-                true => shared.push((layer.diff_id, had)),
+                true => shared.push((layer.diff_id, had, others)),
                 false => apart.push(layer),
             }
         }
         if apart.is_empty() {
-            for (layer, had) in shared {
+            for (layer, had, others) in shared {
+                names.hear(&had);
+                others.iter().for_each(|other| other.hear(words));
                 self.note(&layer, had, words)?;
                 join(&mut readers, layer, names);
             }
+            names.hear(words);
         }
         Ok(apart)
     }
@@ -160,42 +194,50 @@ impl Node {
             .filter(|word| word.repository.is_some())
             .collect();
         let partial = || layers.iter().filter(|layer| !layer.is_whole());
-        let counts = partial().all(|layer| {
-            let others = others(&readers, &layer.diff_id());
-            others
-                .iter()
-                .all(|other| self.counts(&other.list(), &words))
-        });
+        let of = |layer: &Arc<LayerTar>| others(&readers, &layer.diff_id());
+        let counts = partial()
+            .flat_map(of)
+            .all(|other| self.counts(&other.list(), &words));
         if counts {
             for layer in partial() {
+                of(layer).iter().for_each(|other| other.hear(&words));
                 self.note(&layer.diff_id(), self.words_in(layer, true), &words)?;
             }
         }
         Ok(counts)
     }
 
-    /// Has `name` be one of the names of a mount of `layers`, if what they have counts for it.
-    pub(crate) fn may_join(
+    /// Has `name` be one of the names of a mount, if all counts for it that its layers were filled by.
+    ///
+    /// # Errors
+    /// A word that does not.
+    pub(crate) fn join(
         &self,
         names: &Names,
-        layers: &[Arc<LayerTar>],
         name: &ImageReference,
-    ) -> Option<Joined> {
+    ) -> Result<Joined, Box<ArtifactRecord>> {
         let _readers = lock(&self.readers.0);
-        let mut partial = layers.iter().filter(|layer| !layer.is_whole());
-        let own = [name.clone()];
-        partial
-            .all(|layer| self.counts(&own, &self.words_in(layer, true)))
-            .then(|| Joined {
-                is_new: names.add(name),
-            })
+        let policy = self.settings.policy(name);
+        let heard = lock(&names.heard);
+        match heard.iter().find(|word| !policy.shares(word)) {
+            Some(word) => Err(Box::new(word.clone())),
+            None => Ok(names.add(name)),
+        }
     }
 
     /// Of a mount that was there before this node: it read its layers, and goes on.
     pub(crate) fn goes_on(&self, names: &Arc<Names>, layers: &[Arc<LayerTar>]) {
         let mut readers = lock(&self.readers.0);
-        for layer in layers.iter().filter(|layer| !layer.is_whole()) {
-            join(&mut readers, layer.diff_id(), names);
+        for layer in layers {
+            let id = layer.diff_id();
+            match self.records.words(&id) {
+                Some(words) => names.hear(&words),
+                None if layer.is_whole() => {}
+                None => names.hear(&[unknown(&id)]),
+            }
+            if !layer.is_whole() {
+                join(&mut readers, id, names);
+            }
         }
     }
 
@@ -230,14 +272,7 @@ impl Node {
         words: &[ArtifactRecord],
     ) -> Result<(), NodeError> {
         let mut all = had;
-        for word in words {
-            let same = |it: &ArtifactRecord| {
-                (&it.repository, &it.signed) == (&word.repository, &word.signed)
-            };
-            if !all.iter().any(same) {
-                all.push(word.clone());
-            }
-        }
+        add(&mut all, words);
         if self.records.words(layer).as_ref() == Some(&all) {
             return Ok(());
         }
@@ -252,13 +287,6 @@ impl Node {
             words.iter().all(|word| policy.shares(word))
         })
     }
-}
-
-/// A name that a mount has now.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Joined {
-    /// Whether it had not before.
-    pub(crate) is_new: bool,
 }
 
 fn others(readers: &HashMap<DiffId, Vec<Weak<Names>>>, layer: &DiffId) -> Vec<Arc<Names>> {

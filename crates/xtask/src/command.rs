@@ -13,6 +13,40 @@ pub(crate) fn cargo() -> Command {
     command
 }
 
+/// The cargo of the nightly toolchain, at the root of the workspace.
+///
+/// # Errors
+/// Where there is none.
+pub(crate) fn nightly() -> Result<Command> {
+    let there = rustup(["run", "nightly", "cargo", "--version"])?.is_some();
+    ensure!(
+        there,
+        "no nightly toolchain: rustup toolchain install nightly"
+    );
+    let mut command = Command::new("rustup");
+    command
+        .args(["run", "nightly", "cargo"])
+        .current_dir(root());
+    // That of the toolchain that runs us.
+    command.env_remove("CARGO").env_remove("RUSTUP_TOOLCHAIN");
+    Ok(command)
+}
+
+/// Whether the nightly toolchain has a component.
+pub(crate) fn has_component(name: &str) -> Result<bool> {
+    let list = rustup(["component", "list", "--toolchain", "nightly"])?.unwrap_or_default();
+    let installed = |line: &str| line.starts_with(name) && line.ends_with("(installed)");
+    Ok(list.lines().any(installed))
+}
+
+/// What rustup says; `None` if that is a failure.
+fn rustup<const N: usize>(args: [&str; N]) -> Result<Option<String>> {
+    let output = Command::new("rustup").args(args).output();
+    let output = output.context("cannot start rustup, which knows where a nightly toolchain is")?;
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    Ok(output.status.success().then_some(said))
+}
+
 /// The root of the workspace.
 pub(crate) fn root() -> PathBuf {
     let here = Path::new(env!("CARGO_MANIFEST_DIR"));

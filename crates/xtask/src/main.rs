@@ -7,6 +7,8 @@
 //! | `demo` | one real image, cold by a full pull and cold by thaw |
 //! | `bench` | cold starts against containerd, medians as a table and as JSON |
 //! | `chaos` | kills, faulty registry and full disk under readers, for minutes |
+//! | `fuzz` | all fuzz targets, in turns |
+//! | `sanitize` | Miri and AddressSanitizer over what they can run |
 //! | `guest` | the program on other kernels, in virtual machines |
 //! | `fmt` | formats the workspace |
 //!
@@ -14,8 +16,10 @@
 //! does its work through the tools that are there: cargo, apt-get, the kernel's text files.
 
 mod command;
+mod fuzz;
 mod guest;
 mod leaks;
+mod sanitize;
 mod setup;
 mod test;
 
@@ -34,6 +38,8 @@ const USAGE: &str = "usage: cargo xtask COMMAND
   bench micro [FILE]   what a mount costs: faults, warm reads, memory, indexing
   bench functions [FILE]   what the function host adds: invocations, cold starts, memory
   chaos [--minutes N] [--seed N]   trouble of all kinds under readers that compare every byte
+  fuzz [--minutes N] [NAME...]   all fuzz targets, or those whose names begin so, in turns (nightly)
+  sanitize       Miri and AddressSanitizer over what they can run (nightly)
   guest [KERNEL...]    run the program on other kernels, in virtual machines: Debian packages
                  [default: linux-image-amd64 linux-image-6.12-amd64], or files of such
   fmt            format the workspace";
@@ -65,6 +71,8 @@ fn run() -> Result<()> {
         }
         "bench" => bench(&[&["compare".to_owned()], rest.as_slice()].concat()),
         "chaos" => chaos(&rest),
+        "fuzz" => fuzz::run(&rest),
+        "sanitize" => sanitize::run(),
         "guest" => guest::run(&rest),
         "fmt" => command::run(cargo().args(["fmt", "--all"])),
         "" | "help" | "-h" | "--help" => {

@@ -14,7 +14,7 @@ use thaw_testkit::scratch;
 use thaw_testkit::thaw::Thaw;
 
 use crate::signing::{Keys, Signed};
-use crate::support::{Scene, image, json, kill_daemon, target, thaw};
+use crate::support::{Scene, image, json, kill_daemon, refused, target, thaw};
 
 const TRUTH: &str = "read from the second layer\n";
 const LIE: &str = "READ FROM THE SECOND LAYER\n";
@@ -156,6 +156,37 @@ fn a_lie_that_comes_later_does_not_reach_an_image_that_wants_a_signature() {
     assert_eq!(message(&pinned), TRUTH);
     assert_eq!(message(&liar), TRUTH, "the layer was fetched whole");
     node.run(["unmount", &pinned]).unwrap();
+}
+
+#[test]
+fn a_mount_that_was_lied_to_is_not_shared_with_who_believes_only_its_acceleration() {
+    let two = Two::new();
+    let node = thaw();
+    let tag = &two.signed.scene.image;
+    let (repository, _) = tag.rsplit_once(':').unwrap();
+    let config = node.root().with_file_name("config.toml");
+    fs::write(
+        &config,
+        format!("trusted-repositories = [\"{repository}\"]\n"),
+    )
+    .unwrap();
+    let config = config.to_str().unwrap();
+    node.run(["--config", config, "images"]).unwrap();
+    let dirs = ["1", "2", "3"].map(|dir| format!("{}-{dir}", target(&node)));
+    two.mount_liar(&node, &dirs[0]);
+    two.mount(&node, tag, &dirs[1]);
+    assert_eq!(message(&dirs[1]), LIE, "tags share what they have");
+    fs::create_dir(&dirs[2]).unwrap();
+    let mount = ["mount", "--pull", "lazy", &two.pinned(), &dirs[2]];
+    let (_, said) = refused(&node, &mount);
+    assert!(
+        said.contains("by what came from") && said.contains("liar"),
+        "{said}"
+    );
+    // By itself it is mounted, with the layer put right.
+    node.run(["unmount", &dirs[1]]).unwrap();
+    two.mount(&node, &two.pinned(), &dirs[2]);
+    assert_eq!(message(&dirs[2]), TRUTH);
 }
 
 #[test]
