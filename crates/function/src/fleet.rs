@@ -72,6 +72,9 @@ fn machine_memory() -> u64 {
     kib.map_or(1024, |kib| kib / 1024)
 }
 
+/// Least and most instances, by function and version.
+pub(crate) type Bounds = HashMap<(FunctionName, String), (u32, Option<u32>)>;
+
 /// All instances of a host.
 pub(crate) struct Fleet {
     pub(crate) machine: Arc<dyn Machine>,
@@ -83,7 +86,7 @@ pub(crate) struct Fleet {
     /// By function and configuration.
     pools: Mutex<HashMap<(String, u64), Arc<Pool>>>,
     /// Least and most instances, by function and version.
-    bounds: Mutex<HashMap<(FunctionName, String), (u32, Option<u32>)>>,
+    bounds: Mutex<Bounds>,
     memory: Arc<Memory>,
     starts: Semaphore,
     /// Containers that are being taken away.
@@ -150,7 +153,7 @@ impl Fleet {
     }
 
     /// Says how many instances there have to be and may be.
-    pub(crate) fn set_bounds(&self, bounds: HashMap<(FunctionName, String), (u32, Option<u32>)>) {
+    pub(crate) fn set_bounds(&self, bounds: Bounds) {
         *self.bounds.lock().unwrap_or_else(PoisonError::into_inner) = bounds;
     }
 

@@ -167,7 +167,7 @@ impl Queue {
     pub(crate) fn list(&self, function: &FunctionName) -> Result<Vec<Value>, Refusal> {
         let prefix = format!("{}/", function_key(function));
         let mut tasks: Vec<Task> = self.catalog.list(&prefix)?;
-        tasks.sort_by(|a, b| b.enqueued.cmp(&a.enqueued));
+        tasks.sort_by_key(|task| std::cmp::Reverse(task.enqueued));
         Ok(tasks.iter().map(show).collect())
     }
 
