@@ -419,7 +419,7 @@ fn absent_values_are_as_if_they_were_not_there() {
 }
 
 #[test]
-fn a_trigger_that_nothing_fires_is_kept_with_a_warning() {
+fn a_trigger_that_nothing_fires_is_left_out_with_a_warning() {
     let text = function(WEB)
         + "      Events: {q: {Type: MNSTopic, Properties: {TopicName: t, InvocationRole: r}}, no: {Type: HTTP}}\n";
     assert_eq!(
