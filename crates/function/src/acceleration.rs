@@ -400,7 +400,7 @@ impl Acceleration {
 
     /// Does what there is to do, as long as the host lives.
     pub(crate) async fn work(self: Arc<Self>, fleet: Arc<Fleet>) {
-        loop {
+        while !fleet.is_closing() {
             let next = tokio::task::block_in_place(|| self.next());
             let outcome = match next {
                 Ok(Some(Job::Index(index))) => self.index(&fleet, index).await,
@@ -421,6 +421,14 @@ impl Acceleration {
                 tracing::error!(%error, "accelerating");
                 tokio::time::sleep(Duration::from_secs(1)).await;
             }
+        }
+    }
+
+    /// Returns when nothing is being done, or after `patience`.
+    pub(crate) async fn rest(&self, patience: Duration) {
+        let begin = std::time::Instant::now();
+        while lock(&self.running).is_some() && begin.elapsed() < patience {
+            tokio::time::sleep(Duration::from_millis(10)).await;
         }
     }
 

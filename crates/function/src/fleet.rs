@@ -4,6 +4,7 @@
 //! aside, and what is idle for longest ends to make room.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -89,6 +90,8 @@ pub(crate) struct Fleet {
     bounds: Mutex<Bounds>,
     memory: Arc<Memory>,
     starts: Semaphore,
+    /// Whether the host is about to end.
+    closing: AtomicBool,
     /// Containers that are being taken away.
     ending: tokio::sync::watch::Sender<usize>,
 }
@@ -121,6 +124,7 @@ impl Fleet {
             bounds: Mutex::default(),
             memory: Arc::new(Memory::new(limits.memory)),
             starts: Semaphore::new(limits.starts),
+            closing: AtomicBool::new(false),
             ending: tokio::sync::watch::Sender::new(0),
             limits,
         }))
@@ -326,6 +330,16 @@ impl Fleet {
             drop(instance);
             ending.send_modify(|count| *count -= 1);
         });
+    }
+
+    /// Whether the host is about to end.
+    pub(crate) fn is_closing(&self) -> bool {
+        self.closing.load(Ordering::Acquire)
+    }
+
+    /// Nothing is begun any more that nobody asks for.
+    pub(crate) fn begin_closing(&self) {
+        self.closing.store(true, Ordering::Release);
     }
 
     /// Ends everything; returns when that is done, or after `patience`.

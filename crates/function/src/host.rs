@@ -224,6 +224,8 @@ impl Host {
 
     /// Ends all instances: what they have begun they may finish within `patience`.
     pub async fn close(&self, patience: Duration) {
+        self.fleet.begin_closing();
+        self.acceleration.rest(patience).await;
         self.fleet.close(patience).await;
     }
 

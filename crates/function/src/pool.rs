@@ -484,7 +484,8 @@ impl Pool {
         loop {
             tokio::time::sleep(Duration::from_millis(10)).await;
             let answered = instance.answered() > before && !busy();
-            if answered || instance.end().is_some() || Instant::now() >= deadline {
+            let over = answered || instance.end().is_some() || self.fleet.is_closing();
+            if over || Instant::now() >= deadline {
                 break;
             }
         }

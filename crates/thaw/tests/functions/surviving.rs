@@ -192,3 +192,18 @@ fn who_has_no_key_is_refused() {
         "{said}"
     );
 }
+
+#[test]
+fn a_host_that_ends_while_it_records_leaves_nothing() {
+    let mut host = Host::start();
+    host.deploy(&json!({ "customContainerConfig": { "accelerationType": "Default" } }));
+    until("a start is recorded", || {
+        let doing = host.facts()["acceleration"]["doing"].clone();
+        doing == "recording a start" && !host.containers().is_empty()
+    });
+    let path = "/2016-08-15/services/demo/functions/web";
+    assert_eq!(host.call("DELETE", path, &Value::Null).status, 204);
+    host.end();
+    assert!(host.containers().is_empty());
+    // What the store's owner leaves behind fails the test when it goes.
+}
