@@ -93,6 +93,7 @@ const NEEDS: &[Need] = &[
         "the browser that the console is tested in",
     ),
     need("chromium-driver", "chromedriver", "steers that browser"),
+    need("wrk", "wrk", "loads the function host in the bench"),
     need(
         "fonts-noto-cjk",
         "/usr/share/fonts/opentype/noto/NotoSansCJK-Regular.ttc",
