@@ -27,7 +27,7 @@ Resources:
       Type: 'Aliyun::Serverless::Function'
       Properties:
         Runtime: custom-container
-        MemorySize: 1024
+        MemorySize: 4096
         Timeout: 60
         CAPort: 8080
         CustomContainerConfig:
