@@ -115,6 +115,11 @@ mod tests {
             .spawn()
             .unwrap();
         let leak = format!("process {} thaw-leak", child.id());
+        // Whoever spawns goes on a moment before the kernel gives the child its name (fs/exec.c).
+        let comm = format!("/proc/{}/comm", child.id());
+        while !fs::read_to_string(&comm).unwrap().starts_with("thaw-leak") {
+            std::thread::yield_now();
+        }
         let leaked = before.new_things();
         child.kill().unwrap();
         child.wait().unwrap();
