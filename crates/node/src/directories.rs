@@ -36,7 +36,8 @@ impl Node {
         let why = match wanted {
             Transport::Directories => "asked for by --transport directories".to_owned(),
             _ => {
-                let layouts = self.capabilities().layouts();
+                let capabilities = self.capabilities();
+                let layouts = capabilities.layouts();
                 if layouts.available {
                     return None;
                 }

@@ -6,7 +6,7 @@
 
 use std::collections::HashMap;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use thaw_cache::{Fetcher, Fill, Store};
 use thaw_image::{DiffId, Digest, ImageReference};
@@ -36,7 +36,7 @@ pub struct Node {
     pub(crate) fetcher: Arc<Fetcher>,
     pub(crate) registry: thaw_registry::Client,
     pub(crate) containers: Containers,
-    capabilities: OnceLock<Capabilities>,
+    capabilities: Mutex<Option<Arc<Capabilities>>>,
     /// Started by the first lazy mount; the error is why it cannot be.
     pub(crate) transport: Mutex<Option<Arc<dyn FaultTransport>>>,
     /// Layers that raise events.
@@ -91,7 +91,7 @@ impl Node {
             fetcher: Fetcher::new(thaw_cache::Settings::default()).map_err(NodeError::threads)?,
             registry: thaw_registry::Client::new(settings.registry.clone())?,
             containers: Containers::open(&settings.root, container_settings)?,
-            capabilities: OnceLock::new(),
+            capabilities: Mutex::default(),
             transport: Mutex::default(),
             marks: Marks::default(),
             readers: Readers::default(),
@@ -110,10 +110,17 @@ impl Node {
         Ok(node)
     }
 
-    /// What this machine can do.
-    pub fn capabilities(&self) -> &Capabilities {
-        self.capabilities
-            .get_or_init(|| Capabilities::probe(&self.settings.root))
+    /// What this machine can do. It is tried once, or until all of it could be tried.
+    pub fn capabilities(&self) -> Arc<Capabilities> {
+        let mut known = lock(&self.capabilities);
+        if let Some(capabilities) = &*known {
+            return Arc::clone(capabilities);
+        }
+        let found = Arc::new(Capabilities::probe(&self.settings.root));
+        if found.decided {
+            *known = Some(Arc::clone(&found));
+        }
+        found
     }
 
     /// The repository, or the layout directory, that holds an image, with counters of its own.

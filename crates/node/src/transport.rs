@@ -54,7 +54,7 @@ impl Node {
         match running.filter(|kind| !wanted.is_met_by(*kind)) {
             None => self.transport(wanted).map(|_| ()),
             Some(kind) if marks.is_empty() => {
-                let selected = thaw_mount::select(wanted.choice(), self.capabilities());
+                let selected = thaw_mount::select(wanted.choice(), &self.capabilities());
                 tracing::debug!(running = kind.name(), "another transport is wished for");
                 selected.map(|_| ()).map_err(Into::into)
             }
@@ -69,7 +69,7 @@ impl Node {
         let running = self.running_transport().map(|running| running.kind());
         match running.filter(|kind| wanted.is_met_by(*kind)) {
             Some(kind) => Ok(kind),
-            None => thaw_mount::select(wanted.choice(), self.capabilities()),
+            None => thaw_mount::select(wanted.choice(), &self.capabilities()),
         }
     }
 
@@ -140,7 +140,7 @@ impl Node {
         });
         Ok(thaw_mount::start(
             wanted.choice(),
-            self.capabilities(),
+            &self.capabilities(),
             self.keeper_settings(),
             &handler,
         )?)

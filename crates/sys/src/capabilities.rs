@@ -98,6 +98,9 @@ pub struct Capabilities {
     pub user_namespaces: Ability,
     /// The control group hierarchy.
     pub cgroup: Cgroup,
+    /// Whether everything could be tried: what a store lacks that takes no files, because its disk is
+    /// full, say, is not known.
+    pub decided: bool,
 }
 
 impl Capabilities {
@@ -106,14 +109,19 @@ impl Capabilities {
     pub fn probe(store: &Path) -> Self {
         let uname = rustix::system::uname();
         let kernel = KernelVersion::parse(&uname.release().to_string_lossy());
+        let takes_files = || probe_files(store).is_ok();
+        let before = takes_files();
         let erofs = probe_filesystem("erofs", "CONFIG_EROFS_FS");
         let file_backed_erofs = probe_file_backed_erofs(store, &erofs);
+        let pre_content_events = probe_events(store, &kernel);
+        let loop_devices = probe_loop_devices(store, &erofs, &file_backed_erofs);
         Self {
+            decided: before && takes_files(),
             root: probe_root(),
-            pre_content_events: probe_events(store, &kernel),
+            pre_content_events,
             fuse: probe_device("/dev/fuse", "load the fuse module"),
             overlayfs: probe_filesystem("overlay", "CONFIG_OVERLAY_FS"),
-            loop_devices: probe_loop_devices(store, &erofs, &file_backed_erofs),
+            loop_devices,
             user_namespaces: probe_user_namespaces(),
             cgroup: probe_cgroup(),
             file_backed_erofs,
@@ -320,7 +328,14 @@ mod tests {
             assert!(ability.available, "{name}: {}", ability.evidence);
         }
         assert_ne!(found.cgroup, Cgroup::None);
+        assert!(found.decided);
         assert_eq!(fs::read_dir(store.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn a_store_that_takes_no_files_decides_nothing() {
+        let found = Capabilities::probe(Path::new("/proc/self"));
+        assert!(!found.decided && !found.pre_content_events.available);
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! The store's filesystem is full, or becomes read-only, under containers.
 
 use std::fs::{self, File};
-use std::io::Write;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::thread;
@@ -140,6 +140,37 @@ fn a_store_that_becomes_read_only() {
 }
 
 #[test]
+fn a_daemon_that_looked_at_a_full_disk_starts_lazily_once_there_is_space() {
+    let scene = Scene::new();
+    let disk = Disk::new(48);
+    let node = disk.store();
+    node.run(["images"]).unwrap();
+    let rest = disk.path().join("rest");
+    fill(&rest, &disk.path(), 0);
+    let lazily = [
+        "run",
+        "--net",
+        "none",
+        "--pull",
+        "lazy",
+        &scene.image,
+        "--",
+        "sh",
+        "-c",
+        "exit 0",
+    ];
+    // What this machine can do cannot be tried now.
+    let output = node.output(lazily).unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(
+        !output.status.success() && said.contains("No space left"),
+        "{said}"
+    );
+    fs::remove_file(rest).unwrap();
+    node.run(lazily).unwrap();
+}
+
+#[test]
 fn a_disk_that_is_full_while_ten_containers_start() {
     let scene = Scene::new();
     let disk = Disk::new(48);
@@ -219,8 +250,11 @@ fn fill(path: &Path, disk: &Path, left: u64) {
     let mut written = 0;
     while written < bytes {
         let now = (bytes - written).min(piece.len() as u64);
-        file.write_all(&piece[..usize::try_from(now).unwrap()])
-            .unwrap();
+        match file.write_all(&piece[..usize::try_from(now).unwrap()]) {
+            // The filesystem's own blocks come out of the same space.
+            Err(error) if error.kind() == io::ErrorKind::StorageFull => return,
+            wrote => wrote.unwrap(),
+        }
         written += now;
     }
 }
