@@ -10,12 +10,14 @@
 //! recorded. One job runs at a time: it uses all processors, and functions that serve go before it.
 //! Images of functions that are being invoked come first, then whoever has waited longest.
 //!
-//! What later starts had to wait for is kept by the node as it is read. When [`OFTEN`] starts have missed
-//! more than [`MUCH`] up to their first answers, the working set is published anew, with all of that.
-//!
 //! A recording is a start of the function with nothing of the image in a cache. It takes part in
 //! serving: where a request comes within [`GUEST_PATIENCE`] it is recorded up to that request's
 //! answer, else up to the moment at which the function listens.
+//!
+//! What later starts had to wait for is kept by the node as it is read. When [`OFTEN`] starts have missed
+//! more than [`MUCH`] up to their first answers, the working set is published anew, with all of that.
+//! Where no request came to the recording, the first such start is enough: it is the first to show what
+//! an answer takes.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -126,9 +128,17 @@ struct Recording {
     /// Starts since it was published that had to wait for much that is not in it.
     #[serde(default)]
     missed: u32,
+    /// Whether it reaches up to an answer.
+    #[serde(default)]
+    answered: bool,
 }
 
 impl Recording {
+    /// Whether enough starts have missed much for it to be published anew.
+    fn is_poor(&self) -> bool {
+        self.missed >= if self.answered { OFTEN } else { 1 }
+    }
+
     fn key_of(function: &FunctionName) -> String {
         crate::catalog::function_key(function)
     }
@@ -240,6 +250,7 @@ impl Acceleration {
                     blocks: 0,
                     packed: 0,
                     missed: 0,
+                    answered: false,
                 })?;
             }
             Ok(())
@@ -341,9 +352,12 @@ impl Acceleration {
             failure("notRecorded", &recording.stage);
             if recording.stage == Stage::Done {
                 let (blocks, packed) = (recording.blocks, recording.packed);
-                let missed = recording.missed;
-                facts["workingSet"] =
-                    json!({ "blocks": blocks, "packed": packed, "missed": missed });
+                facts["workingSet"] = json!({
+                    "blocks": blocks,
+                    "packed": packed,
+                    "missed": recording.missed,
+                    "answered": recording.answered,
+                });
             }
         }
         facts
@@ -447,7 +461,7 @@ impl Acceleration {
                 Some(recording) if index.stage == Stage::Done && recording.stage.is_due(now) => {
                     Job::Record(recording, Box::new(function))
                 }
-                Some(recording) if recording.missed >= OFTEN => {
+                Some(recording) if recording.stage == Stage::Done && recording.is_poor() => {
                     Job::Improve(recording, Box::new(function))
                 }
                 _ => continue,
@@ -501,8 +515,10 @@ impl Acceleration {
         let recorded = self.observe(fleet, function).await;
         *lock(&self.running) = None;
         match recorded {
-            Ok(set) => {
+            Ok((set, answered)) => {
                 recording.stage = Stage::Done;
+                recording.answered = answered;
+                recording.missed = 0;
                 recording.blocks = set.blocks;
                 recording.packed = set.packed;
             }
@@ -538,6 +554,7 @@ impl Acceleration {
         match improved.map_err(|error| error.to_string()).flatten() {
             Ok(set) => {
                 tracing::info!(function = %recording.function, "its working set is better now");
+                recording.answered = true;
                 recording.blocks = set.blocks;
                 recording.packed = set.packed;
             }
@@ -549,11 +566,12 @@ impl Acceleration {
         tokio::task::block_in_place(|| self.catalog.put(&recording))
     }
 
+    /// A recorded start, and whether it has answered a request.
     async fn observe(
         &self,
         fleet: &Arc<Fleet>,
         function: &Function,
-    ) -> Result<crate::machine::WorkingSet, String> {
+    ) -> Result<(crate::machine::WorkingSet, bool), String> {
         let target = Arc::new(as_target(function));
         let words = |refusal: Refusal| refusal.message;
         let memory = fleet.set_aside(&target).await.map_err(words)?;
@@ -562,18 +580,20 @@ impl Acceleration {
         let (fleet, runtime) = (Arc::clone(fleet), tokio::runtime::Handle::current());
         let work = move || {
             let machine = Arc::clone(&fleet.machine);
-            machine.record(&order, &mut |started| {
+            let mut answered = false;
+            let set = machine.record(&order, &mut |started| {
                 runtime.block_on(async {
                     let taken = fleet.guest(started, &target, memory.take()).await;
                     let instance = taken.map_err(|(refusal, _)| refusal.message)?;
                     let pool = fleet.pool(&target);
-                    pool.invite(&instance, GUEST_PATIENCE).await;
+                    answered = pool.invite(&instance, GUEST_PATIENCE).await;
                     match instance.end() {
                         None => Ok(()),
                         Some(end) => Err(crate::instance::describe(&end, &target)),
                     }
                 })
-            })
+            })?;
+            Ok((set, answered))
         };
         let done = tokio::task::spawn_blocking(work).await;
         done.map_err(|error| error.to_string()).flatten()

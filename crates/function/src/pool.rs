@@ -461,8 +461,12 @@ impl Pool {
     }
 
     /// Lets an instance that somebody else has started, and ends, take part until it has answered a
-    /// request, or for `patience`.
-    pub(crate) async fn invite(self: &Arc<Self>, instance: &Arc<Instance>, patience: Duration) {
+    /// request, or for `patience`. Whether it has answered one.
+    pub(crate) async fn invite(
+        self: &Arc<Self>,
+        instance: &Arc<Instance>,
+        patience: Duration,
+    ) -> bool {
         let before = instance.answered();
         {
             let mut state = self.lock();
@@ -493,6 +497,7 @@ impl Pool {
         while !self.dismiss(instance) {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
+        instance.answered() > before
     }
 
     /// Takes a guest away if it is idle; whether it was.

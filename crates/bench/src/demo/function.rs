@@ -64,7 +64,15 @@ pub(super) fn run(world: &World, image: &str) -> Result<()> {
     host.call("POST", "/2016-08-15/custom-domains", &route)?;
 
     let original = invoke(world, &host)?;
+    let mut meanwhile = 0;
     let ready = host.until("the image is accelerated", || {
+        let answer = host.ask("GET", "/", &[("Host", DOMAIN)], b"")?;
+        ensure!(
+            answer.status < 400,
+            "{} while it is prepared",
+            answer.status
+        );
+        meanwhile += 1;
         let function = host.call("GET", FUNCTION, &Value::Null)?;
         let info = &function["customContainerConfig"]["accelerationInfo"];
         ensure!(
@@ -74,7 +82,7 @@ pub(super) fn run(world: &World, image: &str) -> Result<()> {
         Ok(info["status"] == "Ready")
     })?;
     println!(
-        "accelerated in the background: Ready {:.1} s later",
+        "accelerated in the background: Ready {:.1} s later; {meanwhile} requests answered meanwhile",
         ready.as_secs_f64()
     );
     host.until("it is scaled to zero", || Ok(host.containers()? == 0))?;

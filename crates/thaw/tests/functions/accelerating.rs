@@ -54,6 +54,71 @@ fn an_image_is_accelerated_behind_a_function_that_serves() {
     assert!(inspected["acceleration"].is_object(), "{inspected}");
 }
 
+/// A start with nothing cached, that reads all of a file of two megabytes for its answer.
+fn start_that_reads_much(host: &Host) {
+    until("all instances have ended", || host.containers().is_empty());
+    host.thaw.run(["gc", "--all"]).unwrap();
+    let answer = host.invoke("read /srv/data").text();
+    assert!(answer.starts_with("2097152 bytes, "), "{answer}");
+}
+
+fn working_set(host: &Host) -> (u64, u64, bool) {
+    let set = &host.facts()["acceleration"]["workingSet"];
+    let number = |name: &str| set[name].as_u64().unwrap();
+    let answered = set["answered"].as_bool().unwrap();
+    (number("blocks"), number("missed"), answered)
+}
+
+#[test]
+fn the_first_answer_completes_a_working_set_that_was_recorded_without_one() {
+    let host = Host::with(&["--keep", "1s"]);
+    host.deploy(&json!({ "customContainerConfig": { "accelerationType": "Default" } }));
+    until("it is ready", || status(&host) == "Ready");
+    let (before, _, answered) = working_set(&host);
+    assert!(
+        before < 2 << 20 && !answered,
+        "nobody has asked it: {before}"
+    );
+    start_that_reads_much(&host);
+    until("what it read is in the working set", || {
+        let (blocks, missed, answered) = working_set(&host);
+        blocks >= before + (2 << 20) && missed == 0 && answered
+    });
+    start_that_reads_much(&host);
+    let facts = host.facts();
+    assert_eq!(facts["coldStarts"][1]["accelerated"], true, "{facts}");
+    assert_eq!(working_set(&host).1, 0, "it was all there in time");
+    // The registry has it: a node that has seen nothing yet.
+    let other = thaw_testkit::thaw::Thaw::new(env!("CARGO_BIN_EXE_thaw")).unwrap();
+    let inspected = other.run(["inspect", "--json", &host.image]).unwrap();
+    let inspected: Value = serde_json::from_str(&inspected).unwrap();
+    let mut sets = inspected["working_sets"].as_array().unwrap().iter();
+    let set = sets.find(|set| set["profile"] == "fn.demo.web").unwrap();
+    assert!(set["blocks"].as_u64().unwrap() >= 2 << 20, "{inspected}");
+}
+
+#[test]
+fn a_working_set_that_three_starts_missed_much_of_is_published_anew() {
+    let host = Host::with(&["--keep", "1s"]);
+    host.deploy(&json!({ "customContainerConfig": { "accelerationType": "Default" } }));
+    until("it is ready", || {
+        host.invoke("meanwhile");
+        status(&host) == "Ready"
+    });
+    let (before, _, answered) = working_set(&host);
+    assert!(answered, "it was recorded up to an answer");
+    for missed in 1..3 {
+        start_that_reads_much(&host);
+        until("it is counted", || working_set(&host).1 == missed);
+        assert_eq!(working_set(&host).0, before, "once is not often");
+    }
+    start_that_reads_much(&host);
+    until("what they missed is in the working set", || {
+        let (blocks, missed, _) = working_set(&host);
+        blocks >= before + (2 << 20) && missed == 0
+    });
+}
+
 #[test]
 fn acceleration_that_fails_says_why_and_is_tried_again() {
     let mut host = Host::start();
