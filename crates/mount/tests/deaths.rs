@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process};
 use support::{FILE, Rig, World, finish, noise, start, unmount};
 use thaw_mount::{FaultHandler, FaultTransport, Keeper, Keepsake, WritableMount};
+use thaw_sys::socket;
 
 const ROUNDS: u64 = 20;
 const FILES: u64 = 32;
@@ -32,6 +33,7 @@ every_world!(
     a_dead_daemon_costs_time_and_nothing_else,
     daemon_and_keeper_may_die_together,
     a_keeper_is_taken_over_where_none_could_be_begun,
+    a_keeper_of_another_version_is_replaced,
     a_second_daemon_is_refused_while_the_first_lives,
     a_keeper_with_nothing_to_keep_ends_by_itself,
 );
@@ -161,7 +163,26 @@ fn holding_process() {
     let daemon = std::env::var("DEATHS_DAEMON").unwrap().parse().unwrap();
     let tars = fs::read_dir(root.join("layers")).unwrap();
     let tars: Vec<_> = tars.map(|dir| dir.unwrap().path().join("tar")).collect();
-    let _held = Keepsake::of(daemon, &tars, root.join("keeper.sock")).unwrap();
+    let socket = root.join("keeper.sock");
+    let _held = Keepsake::of(daemon, &tars, socket.clone()).unwrap();
+    if let Ok(version) = std::env::var("DEATHS_VERSION") {
+        // A welcome, as this version decodes it, or one of another form.
+        let mut welcome = [[64].as_slice(), &[0; 16]].concat();
+        match version.parse::<u8>() {
+            Ok(number) => welcome[1] = number,
+            Err(_) => welcome.truncate(5),
+        }
+        let listener = socket::listen(&socket).unwrap();
+        fs::write(root.join("held"), "").unwrap();
+        wait_for(|| match socket::accept(&listener).unwrap() {
+            Some((daemon, _)) => {
+                socket::send(&daemon, &welcome, &[], socket::Wait::Block).unwrap();
+                thread::sleep(LONG);
+                true
+            }
+            None => false,
+        });
+    }
     fs::write(root.join("held"), "").unwrap();
     thread::sleep(LONG);
 }
@@ -300,6 +321,34 @@ fn daemon_and_keeper_may_die_together(world: World) {
     holder.kill().unwrap();
     holder.wait().unwrap();
     finish(&rig, &keeper);
+}
+
+/// A daemon comes with an upgrade, and the keeper that it finds is of the version before: it has all
+/// that another one needs.
+fn a_keeper_of_another_version_is_replaced(world: World) {
+    for version in ["99", "of another form"] {
+        let place = Place::new(world);
+        let root = place.root.clone();
+        let mut daemon = spawn_daemon(&root, world, 0);
+        let mut foreign = spawn("holding_process")
+            .env("DEATHS_ROOT", &root)
+            .env("DEATHS_DAEMON", daemon.id().to_string())
+            .env("DEATHS_VERSION", version)
+            .spawn()
+            .unwrap();
+        wait_for(|| root.join("held").exists());
+        place.kill_keeper();
+        daemon.kill().unwrap();
+        daemon.wait().unwrap();
+        let (keeper, rig) = succeed(&root, world, 0, &[]);
+        for file in 0..4 {
+            rig.read(0, file, 0, FILE).unwrap();
+        }
+        assert!(!foreign.wait().unwrap().success(), "two read one source");
+        let mount = thaw_mount::LayoutMount::adopt(&rig.target()).unwrap();
+        unmount(mount.unwrap());
+        finish(&rig, &keeper);
+    }
 }
 
 /// FUSE fails closed where an event group would let holes be read.

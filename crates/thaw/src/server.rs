@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail};
 use rustix::fs::{FlockOperation, flock};
 use rustix::process::{Pid, Signal, kill_process};
+use serde::Deserialize as _;
 use serde_json::Value;
 use thaw_node::Node;
 use thaw_sys::peer::Peer;
@@ -339,17 +340,30 @@ impl Server {
     }
 }
 
+/// Whoever speaks another version of the protocol, as after an upgrade, can have us end, and nothing
+/// else.
 fn understand(line: &[u8]) -> anyhow::Result<Envelope> {
-    let version = serde_json::from_slice::<Value>(line)
-        .ok()
-        .and_then(|value| value.get("version").and_then(Value::as_u64));
-    if version != Some(u64::from(VERSION)) {
-        bail!(
-            "this command speaks version {version:?} of the protocol, the daemon {VERSION}: \
-             stop the daemon (thaw daemon --stop) and try again"
-        );
+    let value: Value = serde_json::from_slice(line).context("malformed request")?;
+    let version = value.get("version").and_then(Value::as_u64);
+    if version == Some(u64::from(VERSION)) {
+        return serde_json::from_value(value).context("malformed request");
     }
-    serde_json::from_slice(line).context("malformed request")
+    if let Some(Request::Shutdown) = value
+        .get("request")
+        .and_then(|request| Request::deserialize(request).ok())
+    {
+        return Ok(Envelope {
+            version: VERSION,
+            plain_http: Vec::new(),
+            request: Request::Shutdown,
+        });
+    }
+    let version = version.map_or("none".to_owned(), |version| version.to_string());
+    bail!(
+        "this command speaks version {version} of the protocol, the daemon {VERSION}: have the \
+         daemon end (thaw daemon --stop) or one of this version take its place (thaw daemon \
+         --replace), and try again; containers go on"
+    )
 }
 
 /// Says no, and why.

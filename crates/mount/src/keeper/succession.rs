@@ -121,12 +121,13 @@ fn has_ended(socket: &Path) -> bool {
     true
 }
 
-/// Another keeper for the source of one that hangs: what it holds is duplicated before it is killed.
-fn replace(hung: &Link, settings: &KeeperSettings) -> Result<Succession, MountError> {
-    tracing::error!(pid = hung.pid(), "the keeper hangs and is replaced");
-    let saved = keepsake::find(Vec::new(), &[hung.pid()]);
-    hung.kill();
-    hung.wait_dead();
+/// Another keeper for the source of one that is of no use: what it holds is duplicated before it is
+/// killed.
+fn replace(other: &Link, settings: &KeeperSettings, why: &str) -> Result<Succession, MountError> {
+    tracing::error!(pid = other.pid(), why, "the keeper is replaced");
+    let saved = keepsake::find(Vec::new(), &[other.pid()]);
+    other.kill();
+    other.wait_dead();
     revive(settings, saved.ok_or(MountError::Gone)?)
 }
 
@@ -194,18 +195,40 @@ pub(crate) fn spawn(settings: &KeeperSettings, source: &Source) -> Result<Link, 
     Ok(link)
 }
 
-/// Takes over a keeper that lives: its source and its layers.
+/// Takes over a keeper that lives: its source and its layers. One that says nothing, or speaks
+/// another version of the protocol, as after an upgrade, is replaced.
 fn take_over(socket: OwnedFd, settings: &KeeperSettings) -> Result<Succession, MountError> {
     let failed = |source| MountError::Socket {
         what: "take over",
         source,
     };
     let link = Link::to_stranger(socket).map_err(failed)?;
+    let (source, inherited) = match listen_to(&link, settings) {
+        Ok(Some(told)) => told,
+        Ok(None) => return replace(&link, settings, "it hangs"),
+        Err(MountError::Protocol(why)) => return replace(&link, settings, why),
+        Err(error) => return Err(error),
+    };
+    // A keeper whose daemon died too early does not serve yet.
+    link.tell(&Command::Serve, None).map_err(failed)?;
+    Ok(Succession {
+        link,
+        source,
+        inherited,
+        over_a_dead_fuse: false,
+    })
+}
+
+/// What a keeper says that it has; `None` if it says nothing.
+fn listen_to(
+    link: &Link,
+    settings: &KeeperSettings,
+) -> Result<Option<(Source, Vec<Inherited>)>, MountError> {
     let mut source = None;
     let mut inherited = Vec::new();
     loop {
         if !link.wait(GREETING_TIMEOUT) {
-            return replace(&link, settings);
+            return Ok(None);
         }
         let (notice, mut fds) = link.receive()?.ok_or(MountError::Gone)?;
         match notice {
@@ -225,12 +248,5 @@ fn take_over(socket: OwnedFd, settings: &KeeperSettings) -> Result<Succession, M
         }
     }
     let source = source.ok_or(MountError::Protocol("no source"))?;
-    // A keeper whose daemon died too early does not serve yet.
-    link.tell(&Command::Serve, None).map_err(failed)?;
-    Ok(Succession {
-        link,
-        source,
-        inherited,
-        over_a_dead_fuse: false,
-    })
+    Ok(Some((source, inherited)))
 }
