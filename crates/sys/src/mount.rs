@@ -289,8 +289,11 @@ pub fn erofs(layout: &Path, devices: &[&Path]) -> Result<Mount, Error> {
     }
 }
 
+/// Of what is an image's alone. Its device nodes and setuid files are not to be used on the host; in a
+/// container they are seen through an overlay with a mount of its own.
 fn read_only() -> new::MountAttrFlags {
-    new::MountAttrFlags::MOUNT_ATTR_RDONLY
+    use new::MountAttrFlags as Flags;
+    Flags::MOUNT_ATTR_RDONLY | Flags::MOUNT_ATTR_NODEV | Flags::MOUNT_ATTR_NOSUID
 }
 
 fn erofs_superblock(layout: &Path, devices: &[&Path]) -> Result<Context, Error> {

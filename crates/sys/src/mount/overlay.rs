@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use rustix::fs::{Mode, OFlags};
 use rustix::mount as new;
 
-use super::{Context, Error, MAX_STRING, Mount};
+use super::{Context, Error, MAX_STRING, Mount, read_only};
 
 /// Most lower directories of an overlay (`OVL_MAX_STACK`).
 pub const MAX_LOWER: usize = 500;
@@ -27,7 +27,8 @@ pub struct Overlay {
     /// Read-only layers, the uppermost first.
     pub lower: Vec<PathBuf>,
     /// Where writes go, and an empty directory beside it for the kernel's work; `None` for a
-    /// read-only overlay (which needs two lower layers).
+    /// read-only overlay (which needs two lower layers), whose device nodes and setuid files have no
+    /// power.
     pub upper: Option<(PathBuf, PathBuf)>,
     /// Whether to leave out syncs of the upper filesystem (`volatile`): for what nobody needs
     /// after a crash.
@@ -101,7 +102,7 @@ fn by_layer(overlay: &Overlay) -> Result<Mount, Error> {
 fn attributes(overlay: &Overlay) -> new::MountAttrFlags {
     match overlay.upper {
         Some(_) => new::MountAttrFlags::empty(),
-        None => new::MountAttrFlags::MOUNT_ATTR_RDONLY,
+        None => read_only(),
     }
 }
 
@@ -170,7 +171,7 @@ fn mount_in_descriptors(overlay: &Overlay, target: &Path, options: &str) -> io::
     let options = CString::new(options)?;
     let flags = match overlay.upper {
         Some(_) => new::MountFlags::empty(),
-        None => new::MountFlags::RDONLY,
+        None => new::MountFlags::RDONLY | new::MountFlags::NODEV | new::MountFlags::NOSUID,
     };
     new::mount(
         overlay.source(),

@@ -39,6 +39,13 @@ impl Image {
         }
     }
 
+    /// With one more layer on top.
+    #[must_use]
+    pub fn layer(mut self, layer: Layer) -> Self {
+        self.layers.push(layer);
+        self
+    }
+
     /// Sets a field of the configuration's `config` object, e.g. `Cmd` or `ExposedPorts`
     /// (OCI image-spec, config.md).
     #[must_use]

@@ -12,6 +12,7 @@ mod images;
 mod messages;
 mod metrics;
 mod mount;
+mod powers;
 mod run;
 mod signing;
 mod space;
