@@ -4,14 +4,17 @@
 
 mod support;
 
+use std::ffi::OsString;
+use std::fs;
 use std::process::{Command, ExitCode};
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use support::{FILE, Rig, World, finish, noise, start, unmount};
 use thaw_image::Extent;
-use thaw_mount::{Denial, FaultTransport, MountError, Released, Unmount};
+use thaw_mount::{Denial, FaultHandler, FaultTransport, Keeper, MountError, Released, Unmount};
 
 const LONG: Duration = Duration::from_secs(30);
 
@@ -23,6 +26,7 @@ every_world!(
     readers_in_parallel_are_served_in_parallel,
     the_trace_has_each_block_once_in_the_order_of_reads,
     an_image_of_128_layers_is_mounted,
+    a_keeper_that_may_open_few_files_says_so_and_serves,
 );
 
 #[test]
@@ -293,6 +297,36 @@ fn an_image_of_128_layers_is_mounted(world: World) {
         rig.read(layer, 0, 0, 8192).unwrap();
     }
     assert!(handler.calls() >= 128);
+    unmount(mount);
+    finish(&rig, &keeper);
+}
+
+fn a_keeper_that_may_open_few_files_says_so_and_serves(world: World) {
+    let rig = Rig::new(world, vec![noise(1, 64 * FILE)]);
+    let handler = rig.handler();
+    let said = rig.root.join("said");
+    let mut settings = support::settings(&rig.root, world);
+    let script = "RUST_LOG=warn exec setpriv --bounding-set=-sys_resource \
+                  prlimit --nofile=64:64 \"$@\" 2> \"$0\"";
+    let mut args: Vec<OsString> = vec!["-c".into(), script.into(), said.clone().into()];
+    args.push(settings.exe.into());
+    args.append(&mut settings.args);
+    (settings.exe, settings.args) = ("/bin/sh".into(), args);
+    let for_keeper: Arc<dyn FaultHandler> = Arc::clone(&handler) as _;
+    let (keeper, _) = Keeper::start(settings, &for_keeper).unwrap();
+    keeper.serve();
+    let mount = rig.mount(&rig.attach(&keeper));
+    thread::scope(|scope| {
+        for file in 0..64 {
+            let rig = &rig;
+            scope.spawn(move || rig.read(0, file, 0, FILE).unwrap());
+        }
+    });
+    let said = fs::read_to_string(said).unwrap();
+    assert!(
+        said.contains("open files") && said.contains("limit=64"),
+        "{said}"
+    );
     unmount(mount);
     finish(&rig, &keeper);
 }

@@ -42,6 +42,11 @@ const NEEDS: &[Need] = &[
     ),
     need("util-linux", "setpriv", "other users in the tests"),
     need(
+        "systemd",
+        "systemd-analyze",
+        "reads the units, in the tests",
+    ),
+    need(
         "e2fsprogs",
         "mke2fs",
         "a fresh ext4 for each run of the bench",

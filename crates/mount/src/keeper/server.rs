@@ -67,8 +67,15 @@ fn live_alone() {
         tracing::debug!(%error, "the keeper is not spared when memory runs out");
     }
     // The daemon denies numbers below this limit when we die, so it is never higher.
-    if let Err(error) = process::raise_open_files(u64::from(EVENT_FD_LIMIT)) {
-        tracing::warn!(%error, "cannot raise the limit of open files");
+    let wanted = u64::from(EVENT_FD_LIMIT);
+    match process::raise_open_files(wanted) {
+        Ok(limit) if limit < wanted => tracing::warn!(
+            limit,
+            wanted,
+            "the limit of open files cannot be raised: so few reads can wait at once"
+        ),
+        Ok(_) => {}
+        Err(error) => tracing::warn!(%error, "cannot raise the limit of open files"),
     }
 }
 

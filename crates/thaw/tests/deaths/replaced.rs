@@ -1,8 +1,9 @@
 //! The daemon is replaced on purpose: by a command, or by a service manager.
 
 use std::fs;
+use std::io::{Read as _, Write as _};
 use std::os::fd::OwnedFd;
-use std::os::unix::net::{UnixDatagram, UnixListener};
+use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::AtomicUsize;
@@ -155,13 +156,93 @@ fn the_units_are_right() {
     let verify = Command::new("systemd-analyze")
         .args(["verify", "--man=no", "--recursive-errors=no"])
         .args(names.map(|name| dir.path().join(name)))
-        .output();
-    let Ok(verify) = verify else {
-        eprintln!("skipped: systemd-analyze is not here, which reads units");
-        return;
-    };
+        .output()
+        .expect("systemd-analyze, which reads units");
     let said = String::from_utf8_lossy(&verify.stderr);
     let ours = said.lines().filter(|line| line.contains("thaw"));
     assert_eq!(ours.collect::<Vec<_>>(), [""; 0], "{said}");
     assert!(verify.status.success(), "{said}");
+}
+
+/// What the code relies on: without it everything works until something dies.
+#[test]
+fn the_units_say_what_the_daemon_relies_on() {
+    let units = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../packaging/systemd");
+    let both = [
+        "Type=notify",
+        "KillMode=process",
+        "Restart=always",
+        "WatchdogSec=60s",
+        "OOMScoreAdjust=-500",
+        "FileDescriptorStoreMax=1024",
+        "TasksMax=infinity",
+        "Delegate=yes",
+    ];
+    let expected: [(&str, &[&str]); 4] = [
+        (
+            "thaw.service",
+            &[
+                "Requires=thaw.socket",
+                "ExecStart=/usr/bin/thaw --root /var/lib/thaw daemon --replace",
+                "StartLimitIntervalSec=0",
+            ],
+        ),
+        (
+            "thaw-serve.service",
+            &[
+                "Requires=thaw-serve.socket",
+                "Conflicts=thaw.service thaw.socket",
+            ],
+        ),
+        (
+            "thaw.socket",
+            &["ListenStream=/var/lib/thaw/thaw.sock", "SocketMode=0600"],
+        ),
+        ("thaw-serve.socket", &["ListenStream=127.0.0.1:7000"]),
+    ];
+    for (name, own) in expected {
+        let text = fs::read_to_string(units.join(name)).unwrap();
+        let shared = both.iter().filter(|_| name.ends_with(".service"));
+        for line in shared.chain(own) {
+            assert!(text.lines().any(|it| it == *line), "{name}: {line}");
+        }
+    }
+}
+
+#[test]
+fn the_keeper_is_spared_when_memory_runs_out() {
+    let scene = Scene::new();
+    let node = thaw();
+    scene.start(&node, &["--net", "none"]);
+    let keeper = fs::read_to_string(node.root().join("keeper.lock")).unwrap();
+    let score = fs::read_to_string(format!("/proc/{keeper}/oom_score_adj")).unwrap();
+    let mut may = Command::new("sh");
+    may.args(["-c", "echo -900 > /proc/self/oom_score_adj"]);
+    if may.stderr(Stdio::null()).status().unwrap().success() {
+        assert_eq!(score.trim(), "-900");
+    } else {
+        eprintln!("skipped: this machine lets nobody be spared (CAP_SYS_RESOURCE)");
+        assert_eq!(score.trim(), "0", "it is a warning, and the keeper serves");
+    }
+    node.run(["rm", "-f", "box"]).unwrap();
+}
+
+/// A daemon of another version, as far as its callers can tell.
+#[test]
+fn a_daemon_of_another_version_can_be_ended() {
+    let node = thaw();
+    node.run(["images"]).unwrap();
+    let ask = |request: &str| {
+        let mut stream = UnixStream::connect(node.root().join("thaw.sock")).unwrap();
+        let line = format!("{{\"version\":9999,\"request\":\"{request}\",\"new\":1}}\n");
+        stream.write_all(line.as_bytes()).unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        answer
+    };
+    let refused = ask("images");
+    assert!(refused.contains("thaw daemon --replace"), "{refused}");
+    assert!(node.daemon().is_some());
+    ask("shutdown");
+    eventually("the end of the daemon", || node.daemon().is_none());
 }
