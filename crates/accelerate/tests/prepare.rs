@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
 
 use common::{Here, Loaded, Memory, load};
-use thaw_accelerate::{PrepareError, Prepared, prepare};
+use thaw_accelerate::{PrepareError, Prepared, fetch, prepare, unpack};
 use thaw_erofs::{Attributes, Content, FileData, InodeId, Tree};
 use thaw_image::{BLOCK, BlobSource, CodecState, DiffId, Digest, Silent};
 use thaw_layer::Options;
@@ -366,29 +366,38 @@ fn images_that_lie_are_refused_by_layer() {
     }
 }
 
+/// By each way in which layers are read: for a layout, to be pulled, to be unpacked.
 #[test]
 fn a_bomb_is_refused() {
     let loaded = load(&Image::new([Layer::new([Entry::file(
         "zeros",
         vec![0; 8 << 20],
     )])]));
-    let options = Options {
+    let refused = |options: &Options, words: &str| {
+        let (layers, source) = (&loaded.layers, &loaded.source);
+        let here = Here::new(false);
+        let errors = [
+            prepare(layers, source, &here, options, &Silent).err(),
+            fetch(layers, source, &here, options, &Silent).err(),
+            unpack(layers, source, &here, options, &Silent).err(),
+        ];
+        for error in errors {
+            let story = story(&error.unwrap());
+            assert!(story.contains(words), "{story}");
+        }
+        assert!(here.tars.lock().unwrap().is_empty(), "something is kept");
+    };
+    let small = Options {
         max_tar_size: 1 << 20,
         ..options()
     };
-    let error = prepare(
-        &loaded.layers,
-        &loaded.source,
-        &Here::new(false),
-        &options,
-        &Silent,
-    )
-    .unwrap_err();
-    assert!(
-        story(&error).contains("more than 1048576 bytes"),
-        "{}",
-        story(&error)
-    );
+    refused(&small, "more than 1048576 bytes");
+    let dense = Options {
+        max_ratio: 1,
+        small_tar: 1 << 20,
+        ..options()
+    };
+    refused(&dense, "a decompression bomb");
 }
 
 #[test]

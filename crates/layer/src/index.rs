@@ -59,8 +59,14 @@ pub struct Options {
     /// Bytes of tar in a chunk of a compressed layer: each has at least so many, and less than
     /// 64 KiB more. At least 1 and at most 1 MiB; what is beyond is taken for that.
     pub spacing: u64,
-    /// Most bytes that the tar may have: what stops a decompression bomb.
+    /// Most bytes that the tar may have.
     pub max_tar_size: u64,
+    /// How many times the blob's size the tar may have, if that is more than [`Options::small_tar`]:
+    /// what stops a decompression bomb. Layers of programs and data reach 10; gzip's most is 1,032,
+    /// zstd knows none.
+    pub max_ratio: u64,
+    /// Bytes of tar that any blob may have.
+    pub small_tar: u64,
     /// Most bytes of memory for what grows with the image: the limit of the [`Budget`] that all of
     /// its layers take from.
     pub max_memory: u64,
@@ -72,8 +78,40 @@ impl Default for Options {
             // A fault brings and inflates a whole chunk: half a MiB is some 200 KiB of blob. Half of
             // that would double the index once more and save little beside the round trip.
             spacing: 512 << 10,
-            max_tar_size: 1 << 40,
+            max_tar_size: 256 << 30,
+            max_ratio: 250,
+            small_tar: 1 << 30,
             max_memory: 256 << 20,
+        }
+    }
+}
+
+impl Options {
+    /// What the tar of a blob of this size may have.
+    fn bound(&self, blob_size: u64) -> Bound {
+        let by_ratio = blob_size.saturating_mul(self.max_ratio).max(self.small_tar);
+        Bound {
+            bytes: by_ratio.min(self.max_tar_size),
+            ratio: (by_ratio < self.max_tar_size).then_some(self.max_ratio),
+        }
+    }
+}
+
+/// Most bytes of a tar.
+#[derive(Clone, Copy, Debug)]
+struct Bound {
+    bytes: u64,
+    /// Whether that is because of its blob's size.
+    ratio: Option<u64>,
+}
+
+impl Bound {
+    fn check(self, bytes: u64) -> Result<(), LayerError> {
+        let limit = self.bytes;
+        match self.ratio {
+            _ if bytes <= limit => Ok(()),
+            Some(ratio) => Err(LayerError::Bomb { limit, ratio }),
+            None => Err(LayerError::TooLarge { limit }),
         }
     }
 }
@@ -208,6 +246,17 @@ pub enum LayerError {
         /// [`Options::max_tar_size`].
         limit: u64,
     },
+    /// The tar is larger than [`Options::max_ratio`] allows.
+    #[error(
+        "the layer unpacks to more than {limit} bytes, over {ratio} times its own: a \
+         decompression bomb"
+    )]
+    Bomb {
+        /// Bytes that it might have had.
+        limit: u64,
+        /// [`Options::max_ratio`].
+        ratio: u64,
+    },
     /// The table takes too much memory.
     #[error(transparent)]
     Memory(#[from] OverBudget),
@@ -241,7 +290,7 @@ pub fn index<'a>(
     };
     let pass = Pass {
         packing,
-        max_tar_size: options.max_tar_size,
+        bound: options.bound(expected.blob_size),
         spacing: options.spacing.clamp(1, MAX_CHUNK_TAR - SLACK),
         budget,
     };
@@ -271,7 +320,7 @@ pub fn index<'a>(
 /// One pass over a layer.
 struct Pass<'a> {
     packing: Packing,
-    max_tar_size: u64,
+    bound: Bound,
     spacing: u64,
     budget: &'a Budget,
 }
@@ -285,7 +334,7 @@ impl<'a> Pass<'a> {
             empty,
             events: Vec::new(),
             sent: 0,
-            max_tar_size: self.max_tar_size,
+            bound: self.bound,
         };
         let consumer = Consumer::new(outputs.tar, Windows::new(outputs.windows), self.budget);
         std::thread::scope(|scope| {

@@ -14,7 +14,7 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use thaw_cache::{Fill, LayerTar};
 use thaw_image::DiffId;
@@ -143,14 +143,14 @@ impl Node {
         memo.leave(image.dir());
         let mut fills = lock(&self.fills);
         for layer in image.diff_ids() {
-            fills.insert(layer, Some(self.fetcher.fill(&layer)));
+            fills.insert(layer, Filling::begin(self.fetcher.fill(&layer), true));
         }
     }
 
     /// Stops completing a layer.
     pub(crate) fn stop_fill(&self, id: &DiffId) {
-        if let Some(Some(fill)) = lock(&self.fills).remove(id) {
-            fill.cancel();
+        if let Some(filling) = lock(&self.fills).remove(id) {
+            filling.work.cancel();
         }
     }
 
@@ -196,22 +196,72 @@ impl Node {
         let id = layer.diff_id();
         lock(&self.fills)
             .entry(id)
-            .or_insert_with(|| Some(self.fetcher.fill(&id)));
+            .or_insert_with(|| Filling::begin(self.fetcher.fill(&id), false));
     }
 
-    /// Says why a layer was not completed, once.
+    /// Says why a layer was not completed, and has it tried again after a pause.
     fn look_at_fill(&self, id: &DiffId) {
         let mut fills = lock(&self.fills);
-        let ended = |fill: &Fill| fill.wait(Instant::now());
-        match fills.get(id).and_then(Option::as_ref).and_then(ended) {
+        let Some(filling) = fills.get_mut(id) else {
+            return;
+        };
+        let now = Instant::now();
+        if let Some(again) = filling.again {
+            if filling.wanted && now >= again {
+                filling.work = self.fetcher.fill(id);
+                filling.again = None;
+            }
+            return;
+        }
+        match filling.work.wait(now) {
             None => {}
             Some(Ok(())) => {
                 fills.remove(id);
             }
             Some(Err(error)) => {
-                tracing::warn!(layer = %id, error = chain(&error), "not completed");
-                fills.insert(*id, None);
+                let pause = filling.failed(now);
+                tracing::warn!(layer = %id, error = chain(&error), ?pause, "not completed");
             }
         }
+    }
+}
+
+/// A layer that is being completed, or was and could not be.
+#[derive(Debug)]
+pub(crate) struct Filling {
+    work: Fill,
+    /// Whether somebody has asked for it; else its blocks had come, and were to be checked.
+    wanted: bool,
+    failures: u32,
+    /// It has failed; when it is tried again, if it is wanted.
+    again: Option<Instant>,
+}
+
+impl Filling {
+    /// After the first failure; doubled after each further one.
+    const FIRST_PAUSE: Duration = Duration::from_secs(2);
+    const LONGEST_PAUSE: Duration = Duration::from_secs(300);
+
+    fn begin(work: Fill, wanted: bool) -> Self {
+        Self {
+            work,
+            wanted,
+            failures: 0,
+            again: None,
+        }
+    }
+
+    /// Whether it is at work.
+    pub(crate) fn goes_on(&self) -> bool {
+        self.again.is_none()
+    }
+
+    /// Notes a failure; how long nothing is done.
+    fn failed(&mut self, now: Instant) -> Duration {
+        let doubled = Self::FIRST_PAUSE * (1 << self.failures.min(10));
+        let pause = doubled.min(Self::LONGEST_PAUSE);
+        self.failures += 1;
+        self.again = Some(now + pause);
+        pause
     }
 }

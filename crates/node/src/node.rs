@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use thaw_cache::{Fetcher, Fill, Store};
+use thaw_cache::{Fetcher, Store};
 use thaw_image::{DiffId, Digest, ImageReference};
 use thaw_mount::{Capabilities, FaultTransport, MountError};
 use thaw_registry::Repository;
@@ -17,7 +17,7 @@ use crate::adopt::Found;
 use crate::container::Containers;
 use crate::containers::Held;
 use crate::error::NodeError;
-use crate::marks::Marks;
+use crate::marks::{Filling, Marks};
 use crate::measures::Spared;
 use crate::open::ImageMount;
 use crate::records::Records;
@@ -44,7 +44,7 @@ pub struct Node {
     /// Who reads layers that are not whole.
     pub(crate) readers: Readers,
     /// Layers that are being completed and checked; `None`: that failed.
-    pub(crate) fills: Mutex<HashMap<DiffId, Option<Fill>>>,
+    pub(crate) fills: Mutex<HashMap<DiffId, Filling>>,
     pub(crate) images: Mutex<HashMap<Digest, Slot>>,
     /// Root filesystems of containers, by id.
     pub(crate) held: Mutex<HashMap<String, Held>>,

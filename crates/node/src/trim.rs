@@ -27,6 +27,7 @@ use thaw_image::{BlockRun, DiffId};
 
 use crate::Node;
 use crate::error::NodeError;
+use crate::marks::Filling;
 use crate::reports::Removal;
 use crate::source::chain;
 
@@ -243,7 +244,9 @@ impl Node {
     ) -> Option<(Arc<LayerTar>, Arc<dyn thaw_mount::FaultTransport>)> {
         let tar = attached.filter(|tar| !tar.is_whole())?;
         let transport = self.running_transport()?;
-        let filling = crate::node::lock(&self.fills).contains_key(layer);
+        let filling = crate::node::lock(&self.fills)
+            .get(layer)
+            .is_some_and(Filling::goes_on);
         (self.serves_by_fuse() && !filling).then_some((tar, transport))
     }
 

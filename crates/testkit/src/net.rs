@@ -144,6 +144,11 @@ impl Link {
         self.far
     }
 
+    /// Cuts the wire, or mends it. Packets get lost meanwhile, and nobody is told.
+    pub fn cut(&self, cut: bool) {
+        self.relay.cut(cut);
+    }
+
     /// Bytes that came to us over the wire so far, headers included.
     #[must_use]
     pub fn received(&self) -> u64 {

@@ -6,7 +6,7 @@ use std::sync::mpsc::{Receiver, SyncSender};
 
 use thaw_image::{Digest, Hasher, MAX_CHUNK_BLOB};
 
-use super::{Expected, LayerError, Unseekable};
+use super::{Bound, Expected, LayerError, Unseekable};
 use crate::inflate::{Decoder, Input, Output, Stop, WINDOW, Window};
 
 /// Bytes of the blob that are read ahead.
@@ -128,7 +128,7 @@ pub(super) struct Link {
     pub(super) events: Vec<(usize, Event)>,
     /// Bytes of tar sent.
     pub(super) sent: u64,
-    pub(super) max_tar_size: u64,
+    pub(super) bound: Bound,
 }
 
 impl Link {
@@ -138,10 +138,7 @@ impl Link {
 
     fn send(&mut self, buffer: Vec<u8>, fresh: Range<usize>) -> Result<(), Failure> {
         self.sent += fresh.len() as u64;
-        if self.sent > self.max_tar_size {
-            let limit = self.max_tar_size;
-            return Err(LayerError::TooLarge { limit }.into());
-        }
+        self.bound.check(self.sent)?;
         let events = std::mem::take(&mut self.events);
         let batch = Batch {
             buffer,

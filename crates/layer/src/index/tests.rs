@@ -424,6 +424,33 @@ fn a_bomb_is_stopped() {
     assert!(matches!(error, Some(LayerError::TooLarge { limit }) if limit == 1 << 20));
 }
 
+#[test]
+fn a_bomb_is_stopped_by_its_ratio() {
+    let zeros = vec![0; 8 << 20];
+    let zstd = zstd::bulk::compress(&zeros, 3).unwrap();
+    for (packing, blob) in [(Packing::Gzip, member(&zeros, 9)), (Packing::Zstd, zstd)] {
+        let options = Options {
+            max_ratio: 100,
+            small_tar: 1 << 20,
+            ..Options::default()
+        };
+        let expected = expected(b"", &blob);
+        let error = run(packing, &blob, &expected, &options, 1 << 20).err();
+        let allowed = (blob.len() as u64 * 100).max(1 << 20);
+        assert!(
+            matches!(error, Some(LayerError::Bomb { limit, ratio: 100 }) if limit == allowed),
+            "{error:?}"
+        );
+        // What is small may be as empty as it likes.
+        let options = Options {
+            small_tar: 8 << 20,
+            ..options
+        };
+        let expected = self::expected(&zeros, &blob);
+        run(packing, &blob, &expected, &options, 1 << 20).unwrap();
+    }
+}
+
 /// One deflate block of `matches` matches of 258 zeros: a fixed block with a literal zero first.
 fn one_block(matches: usize) -> Vec<u8> {
     let mut bits: Vec<bool> = Vec::new();

@@ -7,6 +7,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use rustix::net::sockopt::set_socket_linger;
+
 /// A request as it came.
 #[derive(Clone, Debug)]
 pub struct Seen {
@@ -63,6 +65,8 @@ enum Fault {
     None,
     /// The connection is reset after so many bytes of the body.
     Reset(usize),
+    /// The connection ends after so many bytes of the body, as if that were all.
+    End(usize),
     /// Nothing more comes after so many bytes of the body.
     Stall(usize),
     /// The body has no length and simply ends.
@@ -93,6 +97,12 @@ impl Reply {
 
     pub fn reset_after(mut self, bytes: usize) -> Self {
         self.fault = Fault::Reset(bytes);
+        self
+    }
+
+    /// The connection ends in good order, too early.
+    pub fn end_after(mut self, bytes: usize) -> Self {
+        self.fault = Fault::End(bytes);
         self
     }
 
@@ -227,8 +237,14 @@ fn write_reply(mut stream: &TcpStream, request: &Seen, reply: &Reply) -> Option<
         }
         Fault::Reset(bytes) => {
             stream.write_all(&reply.body[..bytes]).ok()?;
-            // Let the bytes arrive: a reset may overtake them.
+            // Let the bytes arrive: a reset overtakes them.
             std::thread::sleep(Duration::from_millis(50));
+            // Closed with nothing to linger for, it ends with RST.
+            set_socket_linger(stream, Some(Duration::ZERO)).ok()?;
+            None
+        }
+        Fault::End(bytes) => {
+            stream.write_all(&reply.body[..bytes]).ok()?;
             stream.shutdown(std::net::Shutdown::Both).ok()?;
             None
         }

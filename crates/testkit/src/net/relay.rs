@@ -26,6 +26,7 @@ const LOOK_UP: Timespec = Timespec {
 
 pub(super) struct Relay {
     stop: Arc<AtomicBool>,
+    cut: Arc<AtomicBool>,
     received: Arc<AtomicU64>,
     sent: Arc<AtomicU64>,
     threads: Vec<JoinHandle<()>>,
@@ -35,6 +36,7 @@ impl Relay {
     pub(super) fn start(near: Arc<SyncDevice>, far: Arc<SyncDevice>, shape: Shape) -> Result<Self> {
         let mut relay = Self {
             stop: Arc::default(),
+            cut: Arc::default(),
             received: Arc::default(),
             sent: Arc::default(),
             threads: Vec::new(),
@@ -43,6 +45,10 @@ impl Relay {
         relay.direction(near.clone(), far.clone(), shape, sent)?;
         relay.direction(far, near, shape, received)?;
         Ok(relay)
+    }
+
+    pub(super) fn cut(&self, cut: bool) {
+        self.cut.store(cut, Ordering::Relaxed);
     }
 
     pub(super) fn received(&self) -> u64 {
@@ -61,9 +67,9 @@ impl Relay {
         counter: Arc<AtomicU64>,
     ) -> Result<()> {
         let (sender, receiver) = channel();
-        let stop = self.stop.clone();
+        let (stop, cut) = (self.stop.clone(), self.cut.clone());
         self.thread("link-read", move || {
-            read(&from, &sender, shape, &counter, &stop)
+            read(&from, &sender, shape, &counter, &stop, &cut)
         })?;
         self.thread("link-write", move || write(&to, &receiver))
     }
@@ -102,13 +108,15 @@ impl fmt::Debug for Relay {
 }
 
 /// Reads packets and says when each arrives: once the wire is free, after the time that its bits
-/// take, after the delay. Ends when told to, or when the device goes.
+/// take, after the delay. While the wire is cut they are lost. Ends when told to, or when the device
+/// goes.
 fn read(
     device: &SyncDevice,
     out: &Sender<(Instant, Vec<u8>)>,
     shape: Shape,
     counter: &AtomicU64,
     stop: &AtomicBool,
+    cut: &AtomicBool,
 ) {
     let mut buffer = vec![0; MAX_PACKET];
     let mut wire_free = Instant::now();
@@ -122,6 +130,9 @@ fn read(
             Err(rustix::io::Errno::INTR) => continue,
             Err(_) => return,
         };
+        if cut.load(Ordering::Relaxed) {
+            continue;
+        }
         let packet = buffer[..length].to_vec();
         let bytes = wire_bytes(&packet);
         counter.fetch_add(bytes, Ordering::Relaxed);

@@ -93,17 +93,15 @@ fn round(
 ) {
     unruly.calm(true);
     let config = disk.path().join("config.toml");
-    let more = [
-        "--net",
-        "none",
-        "--transport",
-        transport,
-        "--profile",
-        "none",
-    ];
+    let all = ["--net", "none", "--transport", transport];
     let config = ["--config", config.to_str().unwrap()];
-    let roots = ["one", "two"]
-        .map(|name| scene.start_as(node, name, image, &[&config[..], &more[..]].concat()));
+    // Mostly all is read on demand; else fill and working set bring it, as long as they live.
+    let more: &[&str] = match chance.below(4) {
+        0 => &["--fill"],
+        _ => &["--profile", "none"],
+    };
+    let flags = [&config[..], &all, more].concat();
+    let roots = ["one", "two"].map(|name| scene.start_as(node, name, image, &flags));
     let over = AtomicBool::new(false);
     unruly.calm(false);
     thread::scope(|scope| {

@@ -6,7 +6,8 @@ use std::process::Command;
 use std::time::Instant;
 
 use thaw_testkit::image::{Entry, Image, Layer};
-use thaw_testkit::registry::Registry;
+use thaw_testkit::net::{Link, Namespace, Shape};
+use thaw_testkit::registry::{Options, Registry};
 use thaw_testkit::thaw::Thaw;
 
 use super::{BOUND, NAME, Scene, bound, eventually, nothing_is_left, registry, target, thaw};
@@ -58,6 +59,83 @@ fn a_registry_that_is_gone_for_long() {
     scene.read(&dir, "srv/f0-1").unwrap();
     scene.restore();
     heals(&scene, &node, &dir);
+}
+
+/// The scene's registry once more, behind a link that can be cut. Fields end in this order.
+struct Behind {
+    registry: Registry,
+    link: Link,
+    _namespace: Namespace,
+}
+
+impl Behind {
+    fn new(scene: &Scene) -> Self {
+        let namespace = Namespace::new().unwrap();
+        let link = Link::new(&namespace, Shape::GIGABIT).unwrap();
+        let options = Options {
+            address: format!("{}:5000", link.far()),
+            namespace: Some(namespace.path()),
+            storage: Some(scene.directory.path().join("registry")),
+            ..Options::default()
+        };
+        Self {
+            registry: Registry::start_with(&options).unwrap(),
+            link,
+            _namespace: namespace,
+        }
+    }
+
+    /// The image as it is there, and a configuration with a bound of two seconds.
+    fn image(&self, scene: &Scene, node: &Thaw) -> (String, String) {
+        let host = self.registry.host();
+        let config = bound(node, 2);
+        let text = fs::read_to_string(&config).unwrap();
+        fs::write(&config, format!("{text}plain-http = [\"{host}\"]\n")).unwrap();
+        (scene.image.replace(&scene.host, host), config)
+    }
+}
+
+/// No refusal and no reset: packets are lost, also those of connections that are there.
+#[test]
+fn a_network_that_swallows_everything() {
+    let scene = Scene::new();
+    let behind = Behind::new(&scene);
+    let node = thaw();
+    let (image, config) = behind.image(&scene, &node);
+    let dir = target(&node);
+    let at = dir.to_str().unwrap();
+    let options = ["mount", "--pull", "lazy", "--profile", "none", "--config"];
+    node.run([&options[..], &[&config, &image, at]].concat())
+        .unwrap();
+    scene.read(&dir, "srv/f0-1").unwrap();
+    behind.link.cut(true);
+    fails(&scene, &dir, "srv/f1-3");
+    fails(&scene, &dir, "srv/f2-3");
+    scene.read(&dir, "srv/f0-1").unwrap();
+    behind.link.cut(false);
+    heals(&scene, &node, &dir);
+}
+
+#[test]
+fn a_fill_goes_on_when_the_registry_has_the_image_again() {
+    let mut scene = Scene::new();
+    let (node, dir) = mount(&scene);
+    fs::read(dir.join("bin/busybox")).unwrap();
+    scene.registry = None;
+    let empty = registry(&scene.host, &scene.directory.path().join("empty"));
+    // The image is mounted already: nobody need be asked for the start.
+    scene.start(&node, &["--net", "none", "--fill"]);
+    let log = || fs::read_to_string(node.root().join("daemon.log")).unwrap();
+    eventually("a failure", || log().contains("not completed"));
+    drop(empty);
+    scene.restore();
+    eventually("all of it", || {
+        let images = node.run(["images", "--json"]).unwrap();
+        let images: serde_json::Value = serde_json::from_str(&images).unwrap();
+        images[0]["whole"] == true
+    });
+    node.run(["rm", "-f", "box"]).unwrap();
+    nothing_is_left(&node);
 }
 
 #[test]

@@ -8,6 +8,8 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
+use rustix::net::sockopt::set_socket_linger;
+
 /// Longest head of a request or an answer.
 const MAX_HEAD: u64 = 64 << 10;
 /// How long a connection that stalls does.
@@ -45,9 +47,14 @@ impl Chance {
 enum Fault {
     /// An answer of the server's own: status and headers.
     Status(&'static str),
-    /// The connection ends, before or in the middle of the answer.
+    /// Credentials are asked for, and given to whoever asks.
+    Challenge,
+    /// The blob is somewhere else, for a while.
+    Redirect,
+    /// The connection ends, before or in the middle of the answer; or is reset there.
     Nothing,
     Half,
+    Reset,
     /// Nothing comes for a while, and then the end.
     Stall,
     /// All of the blob, where a range was asked for.
@@ -58,24 +65,32 @@ enum Fault {
     Slow,
 }
 
-const FAULTS: [Fault; 12] = [
+const FAULTS: [Fault; 16] = [
     Fault::Status("429 Too Many Requests\r\nRetry-After: 1"),
     Fault::Status("503 Service Unavailable\r\nRetry-After: 0"),
     Fault::Status("500 Internal Server Error"),
     Fault::Status("401 Unauthorized"),
     Fault::Status("403 Forbidden"),
     Fault::Status("404 Not Found"),
+    Fault::Status("416 Range Not Satisfiable"),
+    Fault::Challenge,
+    Fault::Redirect,
     Fault::Nothing,
     Fault::Half,
+    Fault::Reset,
     Fault::Stall,
     Fault::Whole,
     Fault::Flip,
     Fault::Slow,
 ];
 
+/// Where a blob is for a while, behind its address.
+const ELSEWHERE: &str = "?until=soon";
+
 #[derive(Debug)]
 struct Shared {
     registry: String,
+    address: SocketAddr,
     chance: Chance,
     calm: AtomicBool,
     over: AtomicBool,
@@ -96,6 +111,7 @@ impl Unruly {
         let address = listener.local_addr().unwrap();
         let shared = Arc::new(Shared {
             registry: registry.to_owned(),
+            address,
             chance: Chance::new(seed),
             calm: AtomicBool::new(true),
             over: AtomicBool::new(false),
@@ -149,6 +165,21 @@ fn head(stream: &mut impl Read) -> io::Result<String> {
     String::from_utf8(bytes).map_err(io::Error::other)
 }
 
+/// An answer that is the server's own.
+fn answer(
+    client: &mut TcpStream,
+    status: &str,
+    headers: &[(&str, &str)],
+    body: &str,
+) -> io::Result<()> {
+    let mut text = format!("HTTP/1.1 {status}\r\nConnection: close\r\n");
+    for (name, value) in headers {
+        text += &format!("{name}: {value}\r\n");
+    }
+    text += &format!("Content-Length: {}\r\n\r\n{body}", body.len());
+    client.write_all(text.as_bytes())
+}
+
 impl Shared {
     fn choose(&self) -> Option<Fault> {
         if self.calm.load(Ordering::SeqCst) || self.chance.below(10) >= BAD {
@@ -163,12 +194,32 @@ impl Shared {
     fn serve(&self, mut client: TcpStream) -> io::Result<()> {
         client.set_read_timeout(Some(Duration::from_secs(30)))?;
         let asked = head(&mut client)?;
+        let path = asked.split(' ').nth(1).unwrap_or_default();
+        if path.starts_with("/token") {
+            let token = "{\"token\":\"any\",\"expires_in\":60}";
+            return answer(&mut client, "200 OK", &[], token);
+        }
         let fault = self.choose();
         match fault {
+            // It was good for a while only.
+            Some(_) if path.ends_with(ELSEWHERE) => {
+                return answer(&mut client, "403 Forbidden", &[], "");
+            }
+            Some(Fault::Challenge) => {
+                let realm = format!(
+                    "Bearer realm=\"http://{}/token\",service=\"s\"",
+                    self.address
+                );
+                let headers = [("WWW-Authenticate", realm.as_str())];
+                return answer(&mut client, "401 Unauthorized", &headers, "");
+            }
+            Some(Fault::Redirect) if path.contains("/blobs/sha256:") => {
+                let to = format!("http://{}{path}{ELSEWHERE}", self.address);
+                let headers = [("Location", to.as_str())];
+                return answer(&mut client, "307 Temporary Redirect", &headers, "");
+            }
             Some(Fault::Status(status)) => {
-                let answer =
-                    format!("HTTP/1.1 {status}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
-                return client.write_all(answer.as_bytes());
+                return answer(&mut client, status, &[], "");
             }
             Some(Fault::Nothing) => return client.shutdown(Shutdown::Both),
             Some(Fault::Stall) => {
@@ -182,9 +233,10 @@ impl Shared {
         let mut passed = String::new();
         for line in asked.trim_end().split("\r\n") {
             let name = line.split(':').next().unwrap_or_default().to_lowercase();
-            let dropped = name == "range" && fault == Some(Fault::Whole);
+            let dropped = name == "range" && fault == Some(Fault::Whole) || name == "authorization";
+            let line = line.replace(ELSEWHERE, "");
             if !dropped && name != "connection" {
-                passed += line;
+                passed += &line;
                 passed += "\r\n";
             }
         }
@@ -196,7 +248,7 @@ impl Shared {
         let mut body = Vec::new();
         server.read_to_end(&mut body)?;
         match fault {
-            Some(Fault::Half) => body.truncate(body.len() / 2),
+            Some(Fault::Half | Fault::Reset) => body.truncate(body.len() / 2),
             Some(Fault::Flip) if !body.is_empty() => {
                 let at = usize::try_from(self.chance.below(body.len() as u64)).unwrap();
                 body[at] ^= 0x10;
@@ -205,6 +257,11 @@ impl Shared {
         }
         client.write_all(answer.as_bytes())?;
         client.write_all(&body)?;
+        if fault == Some(Fault::Reset) {
+            // Closed with nothing to linger for, it ends with RST.
+            set_socket_linger(&client, Some(Duration::ZERO))?;
+            return Ok(());
+        }
         client.shutdown(Shutdown::Write)
     }
 }

@@ -4,17 +4,23 @@ use std::fs;
 use std::io::Read;
 use std::path::PathBuf;
 use std::process::Stdio;
-use std::time::Instant;
+use std::sync::atomic::AtomicUsize;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rustix::process::Signal;
 
 use thaw_testkit::scratch;
 use thaw_testkit::thaw::Thaw;
 
-use super::{BOUND, Scene, eventually, inside, kill, nothing_is_left, processes, thaw};
+use super::{BOUND, Scene, eventually, inside, kill, nothing_is_left, processes, signal, thaw};
 
 by_every_transport!(
     a_monitor_starts_the_next_daemon,
     a_monitor_starts_the_next_daemon_of_a_keeper,
     without_any_daemon_reads_fail_within_the_bound,
+    a_killed_monitor_costs_no_bytes,
+    a_stopped_monitor_costs_no_bytes,
 );
 
 fn kill_both(node: &Thaw) -> u32 {
@@ -54,6 +60,43 @@ fn a_monitor_starts_the_next_daemon_of_a_keeper(transport: &str) {
         keeper,
         "it has outlived its daemon"
     );
+    node.run(["rm", "-f", "box"]).unwrap();
+    nothing_is_left(&node);
+}
+
+/// Daemon and keeper hold what it held. The container has nobody who waits for it any more, and can be
+/// removed.
+fn a_killed_monitor_costs_no_bytes(transport: &str) {
+    let scene = Scene::new();
+    let node = thaw();
+    let inside = scene.start(&node, &["--net", "none", "--transport", transport]);
+    let (monitors, daemon) = (processes(&node, "monitor"), node.daemon());
+    assert_eq!(monitors.len(), 1);
+    kill(&monitors);
+    assert_eq!(scene.read_all(&inside, &AtomicUsize::new(0)), 0);
+    assert_eq!(node.daemon(), daemon);
+    node.run(["rm", "-f", "box"]).unwrap();
+    nothing_is_left(&node);
+}
+
+/// A monitor that does nothing holds all the same: when the others die, reads wait for the next
+/// daemon.
+fn a_stopped_monitor_costs_no_bytes(transport: &str) {
+    let scene = Scene::new();
+    let node = thaw();
+    let inside = scene.start(&node, &["--net", "none", "--transport", transport]);
+    let monitor = processes(&node, "monitor")[0];
+    signal(monitor, Signal::STOP);
+    scene.read(&inside, "srv/f1-3").unwrap();
+    kill_both(&node);
+    thread::scope(|scope| {
+        let reader = scope.spawn(|| scene.read(&inside, "srv/f2-3"));
+        thread::sleep(Duration::from_millis(500));
+        assert!(!reader.is_finished(), "nobody could have served this read");
+        node.run(["images"]).unwrap();
+        reader.join().unwrap().unwrap();
+    });
+    signal(monitor, Signal::CONT);
     node.run(["rm", "-f", "box"]).unwrap();
     nothing_is_left(&node);
 }
