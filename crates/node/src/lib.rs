@@ -55,6 +55,7 @@ mod share;
 mod source;
 mod space;
 mod stream;
+mod throttle;
 mod timing;
 mod transport;
 mod trim;

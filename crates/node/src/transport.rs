@@ -23,6 +23,7 @@ use crate::error::NodeError;
 use crate::node::lock;
 use crate::settings::Transport;
 use crate::source::chain;
+use crate::throttle::Throttle;
 use crate::waits::{Wait, Waits};
 
 impl Transport {
@@ -137,6 +138,7 @@ impl Node {
         let handler: Arc<dyn FaultHandler> = Arc::new(Faults {
             fetcher: Arc::clone(&self.fetcher),
             waits: Arc::clone(&self.waits),
+            failures: Throttle::default(),
         });
         Ok(thaw_mount::start(
             wanted.choice(),
@@ -182,6 +184,8 @@ fn taken(kind: TransportKind) -> NodeError {
 struct Faults {
     fetcher: Arc<Fetcher>,
     waits: Arc<Waits>,
+    /// A program may try again and again what fails.
+    failures: Throttle,
 }
 
 impl FaultHandler for Faults {
@@ -197,8 +201,10 @@ impl FaultHandler for Faults {
             failed: failed.as_deref().map(Into::into),
         });
         demanded.map_err(|error| {
-            tracing::error!(%layer, offset = extent.offset, len = extent.len,
-                error = chain(&error), "a read fails");
+            if let Some(untold) = self.failures.pass(Instant::now()) {
+                tracing::error!(%layer, offset = extent.offset, len = extent.len, untold,
+                    error = chain(&error), "a read fails");
+            }
             Denial::from_errno(error.errno())
         })
     }

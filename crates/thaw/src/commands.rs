@@ -125,7 +125,7 @@ pub(crate) fn run(cli: Cli) -> anyhow::Result<ExitCode> {
             explain: Some(container),
         } => explain::explain(&context, container),
         Command::Monitor { dir, rm } => {
-            daemon::log_to_stderr();
+            crate::log::to_stderr();
             Ok(container::monitor(&context.client, &dir, rm))
         }
         Command::Completions { .. } | Command::Man { .. } | Command::Keeper => {

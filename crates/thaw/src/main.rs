@@ -13,6 +13,7 @@ mod config;
 mod functions;
 mod handlers;
 mod http;
+mod log;
 mod metrics;
 mod output;
 mod progress;

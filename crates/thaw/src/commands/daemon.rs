@@ -26,7 +26,7 @@ pub(super) fn daemon(context: &Context, args: &Daemon) -> anyhow::Result<ExitCod
         }
         return Ok(ExitCode::SUCCESS);
     }
-    log_to_stderr();
+    crate::log::to_stderr();
     let root = context.client.root();
     // What is wrong in the configuration is said before the daemon before us is told to end.
     let access = Access::new(context.config.socket.as_ref())?;
@@ -84,32 +84,6 @@ fn say_ready() {
     }
 }
 
-/// Logs, in a process that nobody looks at.
-pub(super) fn log_to_stderr() {
-    let filter = tracing_subscriber::EnvFilter::try_from_env("THAW_LOG")
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(|| Lossy)
-        .with_ansi(false)
-        .init();
-}
-
-/// Standard error, which is a file of the store: what cannot be written there, because the disk is
-/// full, say, is lost. The thread that says it goes on; the subscriber would have it panic.
-struct Lossy;
-
-impl Write for Lossy {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        std::io::stderr().write_all(bytes).ok();
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
-}
-
 /// What the node is told, from file and flags.
 pub(super) fn settings(config: &Config) -> anyhow::Result<Settings> {
     Ok(Settings {
@@ -141,11 +115,11 @@ pub(super) fn settings(config: &Config) -> anyhow::Result<Settings> {
 /// The process that holds the event group or FUSE connection, on the socket that the daemon handed
 /// it as standard input.
 pub(super) fn keeper() -> ExitCode {
-    log_to_stderr();
+    crate::log::to_stderr();
     match std::io::stdin().as_fd().try_clone_to_owned() {
         Ok(control) => thaw_mount::keeper_main(control),
         Err(error) => {
-            writeln!(Lossy, "thaw: the keeper has no control socket: {error}").ok();
+            writeln!(crate::log::Lossy, "thaw: the keeper has no control socket: {error}").ok();
             ExitCode::FAILURE
         }
     }

@@ -17,7 +17,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
 use super::Context;
-use super::daemon::{log_to_stderr, settings};
+use super::daemon::settings;
 use crate::access::Access;
 use crate::cli::Serve;
 use crate::functions;
@@ -35,7 +35,7 @@ pub(super) fn serve(context: &Context, args: &Serve) -> anyhow::Result<ExitCode>
             args.listen
         );
     }
-    log_to_stderr();
+    crate::log::to_stderr();
     let root = context.client.root();
     let socket = functions::socket(root);
     if UnixStream::connect(&socket).is_ok() {
