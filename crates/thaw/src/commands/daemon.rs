@@ -119,7 +119,11 @@ pub(super) fn keeper() -> ExitCode {
     match std::io::stdin().as_fd().try_clone_to_owned() {
         Ok(control) => thaw_mount::keeper_main(control),
         Err(error) => {
-            writeln!(crate::log::Lossy, "thaw: the keeper has no control socket: {error}").ok();
+            writeln!(
+                crate::log::Lossy,
+                "thaw: the keeper has no control socket: {error}"
+            )
+            .ok();
             ExitCode::FAILURE
         }
     }

@@ -133,11 +133,10 @@ fn round(
         for name in scene.files.keys() {
             let begin = Instant::now();
             while let Err(error) = scene.read(root, name) {
-                let log = || fs::read_to_string(node.root().join("daemon.log")).unwrap();
                 assert!(
                     begin.elapsed() < BOUND,
                     "{name}: {error} after peace: {}",
-                    log()
+                    logs(node)
                 );
                 thread::sleep(Duration::from_millis(50));
             }
