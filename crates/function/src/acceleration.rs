@@ -33,7 +33,7 @@ use tokio::sync::Notify;
 use crate::catalog::{Catalog, Entity, Table};
 use crate::error::Refusal;
 use crate::fleet::Fleet;
-use crate::machine::Missed;
+use crate::machine::{Lazily, Missed};
 use crate::model::{Acceleration as Wanted, Function, FunctionName, LATEST, Target};
 
 /// For how long a recorded instance waits for a request.
@@ -97,7 +97,7 @@ impl Stage {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 struct Index {
     manifest: Digest,
-    /// As it is pinned.
+    /// As a user named it.
     image: String,
     stage: Stage,
     since: Timestamp,
@@ -233,7 +233,7 @@ impl Acceleration {
             if index.is_none() {
                 open.put(&Index {
                     manifest,
-                    image: container.pinned(),
+                    image: container.image.clone(),
                     stage: Stage::Queued,
                     since: now,
                     compressed: 0,
@@ -290,9 +290,21 @@ impl Acceleration {
         // The switch leaves the instances of the latest version as they are, and with them the target
         // of their pool: what it said when the pool was made says nothing of now.
         let wanted = target.version == LATEST || container.acceleration == Wanted::Default;
-        wanted
-            && container.digest.is_some()
-            && lock(&self.ready).get(&target.name) == container.digest.as_ref()
+        let Some(digest) = container.digest.filter(|_| wanted) else {
+            return false;
+        };
+        if lock(&self.ready).get(&target.name) == Some(&digest) {
+            return true;
+        }
+        // A version of before, or what serves until the image of the latest is ready: its working set
+        // is in the registry, and is not recorded again.
+        let recording: Option<Recording> = self
+            .catalog
+            .get(&Recording::key_of(&target.name))
+            .ok()
+            .flatten();
+        recording.is_none_or(|recording| recording.manifest != digest)
+            && self.is_indexed(Some(digest))
     }
 
     /// Whether an image has its index already.
@@ -487,7 +499,8 @@ impl Acceleration {
         let doing = self.begin(index.manifest, "indexing");
         let (machine, image) = (Arc::clone(&fleet.machine), index.image.clone());
         tracing::info!(image, "accelerating");
-        let work = move || machine.accelerate(&image, doing.as_ref());
+        let manifest = index.manifest;
+        let work = move || machine.accelerate(&image, manifest, doing.as_ref());
         let done = tokio::task::spawn_blocking(work).await;
         *lock(&self.running) = None;
         match done.map_err(|error| error.to_string()).flatten() {
@@ -548,7 +561,7 @@ impl Acceleration {
         mut recording: Recording,
         function: &Function,
     ) -> Result<(), Refusal> {
-        let order = fleet.order(&as_target(function), true)?;
+        let order = fleet.order(&as_target(function), Lazily::Ready)?;
         let machine = Arc::clone(&fleet.machine);
         let improved = tokio::task::spawn_blocking(move || machine.improve(&order)).await;
         match improved.map_err(|error| error.to_string()).flatten() {
@@ -576,7 +589,7 @@ impl Acceleration {
         let words = |refusal: Refusal| refusal.message;
         let memory = fleet.set_aside(&target).await.map_err(words)?;
         let mut memory = Some(memory);
-        let order = fleet.order(&target, true).map_err(words)?;
+        let order = fleet.order(&target, Lazily::Ready).map_err(words)?;
         let (fleet, runtime) = (Arc::clone(fleet), tokio::runtime::Handle::current());
         let work = move || {
             let machine = Arc::clone(&fleet.machine);

@@ -36,17 +36,23 @@ struct ObjectEvent {
     request_id: String,
 }
 
-/// Takes a notification for the trigger that a path names; how many events came of it.
+/// A trigger that somebody may notify.
+#[derive(Debug)]
+pub(crate) struct Found {
+    function: FunctionName,
+    trigger: Trigger,
+}
+
+/// The trigger that a path names, for somebody who knows its id.
 ///
 /// # Errors
-/// [`Refusal`]: no such trigger, a wrong token, or what is no notification.
-pub(crate) fn take(
+/// [`Refusal`]: no such trigger, or a wrong token.
+pub(crate) fn find(
     host: &Host,
     segments: &[&str],
     query: &Query,
     headers: &HeaderMap,
-    body: &Bytes,
-) -> Result<usize, Refusal> {
+) -> Result<Found, Refusal> {
     let [service, function, name] = segments else {
         let message = "the path has to be /events/SERVICE/FUNCTION/TRIGGER";
         return Err(Refusal::invalid(message));
@@ -68,6 +74,21 @@ pub(crate) fn take(
     if ring::hmac::verify(&same, token.as_bytes(), ours.as_ref()).is_err() {
         return Err(refused());
     }
+    Ok(Found { function, trigger })
+}
+
+/// Takes a notification for a trigger: an event each for what it names and the trigger wants; how
+/// many.
+///
+/// # Errors
+/// [`Refusal`]: a trigger of another kind, a notification that is none, and those of the catalog.
+pub(crate) fn take(
+    host: &Host,
+    found: &Found,
+    headers: &HeaderMap,
+    body: &Bytes,
+) -> Result<usize, Refusal> {
+    let Found { function, trigger } = found;
     let TriggerKind::Object {
         events,
         prefix,
@@ -75,7 +96,8 @@ pub(crate) fn take(
     } = &trigger.kind
     else {
         return Err(Refusal::invalid(format!(
-            "trigger '{name}' takes no object events"
+            "trigger '{}' takes no object events",
+            trigger.name
         )));
     };
     let body: Value = serde_json::from_slice(body)
@@ -86,7 +108,7 @@ pub(crate) fn take(
             && events.iter().any(|pattern| fits(pattern, &event.name))
     });
     let wanted: Vec<ObjectEvent> = wanted.collect();
-    put(host, &trigger, &function, &wanted)?;
+    put(host, trigger, function, &wanted)?;
     Ok(wanted.len())
 }
 

@@ -16,8 +16,8 @@ use crate::acceleration::Acceleration;
 use crate::contract::{Place, environment};
 use crate::error::Refusal;
 use crate::instance::Instance;
-use crate::machine::{Machine, Order, Started};
-use crate::model::{FunctionName, Target};
+use crate::machine::{Lazily, Machine, Order, Started};
+use crate::model::{Acceleration as Wanted, FunctionName, Target};
 use crate::pool::Pool;
 use crate::reach::Connector;
 use crate::stats::{ColdStart, Stats};
@@ -90,8 +90,9 @@ pub(crate) struct Fleet {
     bounds: Mutex<Bounds>,
     memory: Arc<Memory>,
     starts: Semaphore,
-    /// Whether the host is about to end.
+    /// Whether the host is about to end, and whether it ends: nothing is started any more.
     closing: AtomicBool,
+    closed: AtomicBool,
     /// Containers that are being taken away.
     ending: tokio::sync::watch::Sender<usize>,
 }
@@ -125,6 +126,7 @@ impl Fleet {
             memory: Arc::new(Memory::new(limits.memory)),
             starts: Semaphore::new(limits.starts),
             closing: AtomicBool::new(false),
+            closed: AtomicBool::new(false),
             ending: tokio::sync::watch::Sender::new(0),
             limits,
         }))
@@ -183,11 +185,19 @@ impl Fleet {
     /// [`Refusal`]; then nothing is left of it.
     pub(crate) async fn start(&self, target: &Arc<Target>) -> Result<Arc<Instance>, Refusal> {
         let begun = Instant::now();
+        if self.closed.load(Ordering::Acquire) {
+            return Err(Refusal::internal("the host is ending"));
+        }
         let memory = self.set_aside(target).await?;
         let permit = self.starts.acquire().await;
         let _permit = permit.map_err(|_| Refusal::internal("the host is ending"))?;
         let accelerated = self.acceleration.is_ready(target);
-        let order = self.order(target, accelerated)?;
+        let lazily = match (accelerated, target.config.container.acceleration) {
+            (true, _) => Lazily::Ready,
+            (false, Wanted::Default) => Lazily::IfThere,
+            (false, Wanted::None) => Lazily::Never,
+        };
+        let order = self.order(target, lazily)?;
         let machine = Arc::clone(&self.machine);
         let started = tokio::task::spawn_blocking(move || machine.start(&order)).await;
         let started = started.map_err(|error| Refusal::internal(error.to_string()))?;
@@ -200,9 +210,10 @@ impl Fleet {
                 return Err(refusal);
             }
         };
+        let moved = self.machine.moved(&instance.id);
         self.stats.cold_start(
             &target.name,
-            ColdStart::new(&instance, accelerated, made, begun.elapsed()),
+            ColdStart::new(&instance, accelerated, moved, made, begun.elapsed()),
         );
         Ok(instance)
     }
@@ -238,10 +249,16 @@ impl Fleet {
     pub(crate) async fn set_aside(&self, target: &Target) -> Result<SetAside, Refusal> {
         let wanted = u64::from(target.config.memory);
         let deadline = Instant::now() + self.limits.patience;
+        let mut hungry = None;
         loop {
             let freed = self.memory.freed.notified();
-            if let Some(memory) = self.memory.take(wanted) {
+            let has_some = self.has_instances(&target.name);
+            let yields = has_some && self.others_hunger(&target.name);
+            if !yields && let Some(memory) = self.memory.take(wanted) {
                 return Ok(memory);
+            }
+            if !has_some && hungry.is_none() {
+                hungry = Some(self.memory.hunger(&target.name));
             }
             if !self.make_room() && wanted > self.limits.memory {
                 break;
@@ -259,6 +276,17 @@ impl Fleet {
         )))
     }
 
+    fn has_instances(&self, function: &FunctionName) -> bool {
+        let mut pools = self.all().into_iter();
+        pools.any(|pool| pool.target.name == *function && pool.counts().running > 0)
+    }
+
+    /// Whether memory is wanted for the first instance of another function than this one.
+    pub(crate) fn others_hunger(&self, function: &FunctionName) -> bool {
+        let hungry = self.memory.hungry();
+        hungry.iter().any(|other| other != function)
+    }
+
     /// Ends the instance that is idle for longest; whether there was one.
     fn make_room(&self) -> bool {
         let idle = self.all().into_iter().filter_map(|pool| {
@@ -270,7 +298,7 @@ impl Fleet {
     }
 
     /// What the machine is told to start.
-    pub(crate) fn order(&self, target: &Target, accelerated: bool) -> Result<Order, Refusal> {
+    pub(crate) fn order(&self, target: &Target, lazily: Lazily) -> Result<Order, Refusal> {
         let config = &target.config;
         let container = &config.container;
         let manifest = container.digest.ok_or_else(|| {
@@ -283,7 +311,7 @@ impl Fleet {
         Ok(Order {
             image: container.image.clone(),
             manifest,
-            accelerated,
+            lazily,
             profile: crate::acceleration::profile(&target.name),
             options: Options {
                 name: Some(name),
@@ -344,6 +372,7 @@ impl Fleet {
 
     /// Ends everything; returns when that is done, or after `patience`.
     pub(crate) async fn close(&self, patience: Duration) {
+        self.closed.store(true, Ordering::Release);
         let all = self.all();
         let deadline = Instant::now() + patience;
         for pool in &all {
@@ -371,7 +400,27 @@ fn not_started(target: &Target, code: &'static str, error: &str) -> Refusal {
 struct Memory {
     all: u64,
     taken: Mutex<u64>,
+    /// Functions without an instance that wait for memory.
+    hungry: Mutex<Vec<FunctionName>>,
     freed: Notify,
+}
+
+/// That a function without an instance waits for memory, as long as it lives.
+#[derive(Debug)]
+struct Hunger {
+    memory: Arc<Memory>,
+    function: FunctionName,
+}
+
+impl Drop for Hunger {
+    fn drop(&mut self) {
+        let mut hungry = self.memory.hungry();
+        if let Some(at) = hungry.iter().position(|it| *it == self.function) {
+            hungry.swap_remove(at);
+        }
+        drop(hungry);
+        self.memory.freed.notify_waiters();
+    }
 }
 
 /// Memory that is set aside; given back when it is dropped.
@@ -386,7 +435,20 @@ impl Memory {
         Self {
             all,
             taken: Mutex::new(0),
+            hungry: Mutex::default(),
             freed: Notify::new(),
+        }
+    }
+
+    fn hungry(&self) -> MutexGuard<'_, Vec<FunctionName>> {
+        self.hungry.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn hunger(self: &Arc<Self>, function: &FunctionName) -> Hunger {
+        self.hungry().push(function.clone());
+        Hunger {
+            memory: Arc::clone(self),
+            function: function.clone(),
         }
     }
 

@@ -1,14 +1,18 @@
 //! The body of an answer on its way from a container to a client. As long as it flows the instance is
 //! busy; when it is over the connection is kept for the next request.
+//!
+//! The function's time may end while the client reads nothing, and so nobody asks for the next part:
+//! a task of its own looks at the clock.
 
 use std::pin::Pin;
-use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
 use hyper::body::{Frame, Incoming, SizeHint};
 use hyper::client::conn::http1::SendRequest;
-use tokio::time::{Instant, Sleep};
+use tokio::task::AbortHandle;
+use tokio::time::Instant;
 
 use crate::http::{Body, BodyError};
 use crate::pool::Lease;
@@ -18,12 +22,21 @@ type Over = Box<dyn FnOnce(Option<String>) + Send + Sync>;
 
 /// An answer's body.
 pub(crate) struct Flow {
-    body: Incoming,
-    deadline: Pin<Box<Sleep>>,
+    state: Arc<Mutex<State>>,
+    clock: AbortHandle,
+}
+
+struct State {
+    /// `None`: its time is over.
+    body: Option<Incoming>,
     sender: Option<SendRequest<Body>>,
     lease: Option<Lease>,
     over: Option<Over>,
+    /// Who waits for the container.
+    waiting: Option<Waker>,
 }
+
+const LATE: &str = "the function's time is over";
 
 impl Flow {
     /// Until `deadline`, with the connection it comes by. `over` is called at its end.
@@ -34,34 +47,70 @@ impl Flow {
         lease: Lease,
         over: Over,
     ) -> Self {
-        Self {
-            body,
-            deadline: Box::pin(tokio::time::sleep_until(deadline)),
+        let state = Arc::new(Mutex::new(State {
+            body: Some(body),
             sender: Some(sender),
             lease: Some(lease),
             over: Some(over),
+            waiting: None,
+        }));
+        let late = Arc::clone(&state);
+        let clock = tokio::spawn(async move {
+            tokio::time::sleep_until(deadline).await;
+            lock(&late).end();
+        });
+        Self {
+            state,
+            clock: clock.abort_handle(),
         }
     }
+}
 
-    fn finish(&mut self, error: Option<String>) {
+fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
+    state.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl State {
+    /// It is over. With `kept` the connection is in a known state, and good for the next request; a
+    /// container that is `guilty` gets no further one.
+    fn finish(&mut self, error: Option<String>, kept: bool, guilty: bool) {
+        let sender = self.sender.take().filter(|_| kept);
         if let Some(mut lease) = self.lease.take() {
-            match (&error, self.sender.take()) {
-                (None, Some(sender)) => Arc::clone(&lease.instance).keep(sender),
-                (Some(_), _) => lease.condemn(),
-                (None, None) => {}
+            if guilty {
+                lease.condemn();
+            } else if let Some(sender) = sender {
+                Arc::clone(&lease.instance).keep(sender);
             }
         }
         if let Some(over) = self.over.take() {
             over(error);
         }
     }
+
+    /// The function's time is over: through its own fault, if it was waited for.
+    fn end(&mut self) {
+        if self.lease.is_none() {
+            return;
+        }
+        self.body = None;
+        let waiting = self.waiting.take();
+        let guilty = waiting.is_some();
+        let who = match guilty {
+            true => LATE.to_owned(),
+            false => "the client did not read the answer in time".to_owned(),
+        };
+        self.finish(Some(who), false, guilty);
+        if let Some(waiting) = waiting {
+            waiting.wake();
+        }
+    }
 }
 
 impl Drop for Flow {
     fn drop(&mut self) {
+        self.clock.abort();
         // A client that goes away leaves a connection in an unknown state, and a sound instance.
-        self.sender = None;
-        self.finish(None);
+        lock(&self.state).finish(None, false, false);
     }
 }
 
@@ -70,41 +119,47 @@ impl hyper::body::Body for Flow {
     type Error = BodyError;
 
     fn poll_frame(
-        mut self: Pin<&mut Self>,
+        self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        let polled = Pin::new(&mut self.body).poll_frame(cx);
-        match polled {
+        let mut state = lock(&self.state);
+        state.waiting = None;
+        let Some(body) = &mut state.body else {
+            return Poll::Ready(Some(Err(LATE.into())));
+        };
+        match Pin::new(&mut *body).poll_frame(cx) {
             Poll::Ready(Some(Ok(frame))) => {
-                if self.body.is_end_stream() {
-                    self.finish(None);
+                if body.is_end_stream() {
+                    state.finish(None, true, false);
                 }
                 Poll::Ready(Some(Ok(frame)))
             }
             Poll::Ready(Some(Err(error))) => {
-                self.finish(Some(error.to_string()));
+                state.finish(Some(error.to_string()), false, true);
                 Poll::Ready(Some(Err(error.into())))
             }
             Poll::Ready(None) => {
-                self.finish(None);
+                state.finish(None, true, false);
                 Poll::Ready(None)
             }
-            Poll::Pending => match self.deadline.as_mut().poll(cx) {
-                Poll::Ready(()) => {
-                    let message = "the function's time is over";
-                    self.finish(Some(message.to_owned()));
-                    Poll::Ready(Some(Err(message.into())))
-                }
-                Poll::Pending => Poll::Pending,
-            },
+            Poll::Pending => {
+                state.waiting = Some(cx.waker().clone());
+                Poll::Pending
+            }
         }
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
+        let state = lock(&self.state);
+        state.body.as_ref().is_some_and(Incoming::is_end_stream)
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
+        let state = lock(&self.state);
+        state
+            .body
+            .as_ref()
+            .map(Incoming::size_hint)
+            .unwrap_or_default()
     }
 }

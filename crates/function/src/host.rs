@@ -6,7 +6,7 @@ use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use hyper::Response;
@@ -18,7 +18,7 @@ use crate::catalog::{Catalog, CatalogError, function_key};
 use crate::contract::Place;
 use crate::error::Refusal;
 use crate::fleet::{Fleet, Limits};
-use crate::http::Body;
+use crate::http::{Body, Room};
 use crate::keys::Keys;
 use crate::logs::Logs;
 use crate::machine::{Machine, NodeMachine};
@@ -34,6 +34,10 @@ use crate::timers::Timers;
 /// How often instances are looked after.
 const TEND_PAUSE: Duration = Duration::from_secs(1);
 
+/// Bytes of bodies that are being received, together.
+const MAX_BODIES: usize = 256 << 20;
+/// Between two looks for outcomes that are to be forgotten.
+const FORGET_PAUSE: Duration = Duration::from_secs(3600);
 /// For how long an image that is to be accelerated is waited for by a function that has another one.
 const FOLLOW_PATIENCE: SignedDuration = SignedDuration::from_mins(5);
 
@@ -97,6 +101,8 @@ pub struct Host {
     pub(crate) timers: Timers,
     pub(crate) replays: Mutex<crate::auth::Replays>,
     pub(crate) console: crate::console::Console,
+    /// For bodies of requests.
+    pub(crate) bodies: Room,
     /// Where the host listens for everybody: what root is told of URLs.
     pub(crate) address: OnceLock<SocketAddr>,
     /// What names and versions lead to.
@@ -170,6 +176,7 @@ impl Host {
             timers: Timers::default(),
             replays: Mutex::default(),
             console: crate::console::Console::default(),
+            bodies: Room::new(MAX_BODIES),
             address: OnceLock::new(),
             targets: Remembered::default(),
             triggers: Remembered::default(),
@@ -211,9 +218,17 @@ impl Host {
         tokio::spawn(Timers::work(Arc::clone(self)));
         let host = Arc::clone(self);
         tokio::spawn(async move {
+            let mut forgotten = None::<Instant>;
             loop {
                 if let Err(error) = tokio::task::block_in_place(|| host.go_over()) {
                     tracing::error!(%error, "functions that wait for their images");
+                }
+                if forgotten.is_none_or(|last| last.elapsed() >= FORGET_PAUSE) {
+                    forgotten = Some(Instant::now());
+                    let forget = || host.queue.forget(Timestamp::now());
+                    if let Err(error) = tokio::task::block_in_place(forget) {
+                        tracing::error!(%error, "old invocations are not forgotten");
+                    }
                 }
                 host.keep_least();
                 host.fleet.tend();
@@ -222,9 +237,14 @@ impl Host {
         });
     }
 
+    /// Begins nothing any more that nobody asks for.
+    pub(crate) fn begin_closing(&self) {
+        self.fleet.begin_closing();
+    }
+
     /// Ends all instances: what they have begun they may finish within `patience`.
     pub async fn close(&self, patience: Duration) {
-        self.fleet.begin_closing();
+        self.begin_closing();
         self.acceleration.rest(patience).await;
         self.fleet.close(patience).await;
     }
@@ -491,6 +511,9 @@ impl Host {
 
     /// Makes pools for what has to have instances.
     fn keep_least(&self) {
+        if self.fleet.is_closing() {
+            return;
+        }
         let all: Vec<Scaling> = self.catalog.list("").unwrap_or_default();
         for scaling in all.into_iter().filter(|scaling| scaling.least > 0) {
             let Some(name) = scaling.function else {

@@ -17,6 +17,7 @@ use serde_json::json;
 use tokio::time::Instant;
 
 use crate::api::{Call, Invocation as Wanted};
+use crate::client::Sent;
 use crate::contract::{Purpose, strip, tell};
 use crate::error::Refusal;
 use crate::flow::Flow;
@@ -400,12 +401,8 @@ where
         head.headers.insert(header::TRANSFER_ENCODING, chunked);
     }
     let patience = Duration::from_secs(target.config.timeout.into());
-    let limited = http_body_util::Limited::new(body, MAX_EVENT);
-    let mut body = Some(
-        limited
-            .map_err(|error| -> crate::http::BodyError { error })
-            .boxed(),
-    );
+    let (body, sending) = Sent::new(body, MAX_EVENT);
+    let mut body = Some(body.boxed());
     loop {
         let mut lease = room(host, target).await?;
         let (instance, cold) = (Arc::clone(&lease.instance), lease.cold);
@@ -421,6 +418,9 @@ where
                 continue;
             }
             Err(error) => {
+                if let Some(fault) = sending.fault() {
+                    return Err(fault);
+                }
                 lease.condemn();
                 let message = explain(&instance, &error).await;
                 count(

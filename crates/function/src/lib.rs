@@ -26,6 +26,7 @@ mod admin;
 mod api;
 mod auth;
 mod catalog;
+mod client;
 mod console;
 mod contract;
 mod destination;

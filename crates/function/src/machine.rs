@@ -20,13 +20,24 @@ pub(crate) struct Order {
     pub(crate) image: String,
     /// Its manifest, as of when that was resolved.
     pub(crate) manifest: Digest,
-    /// Whether its acceleration may be used; else all of the image is fetched first.
-    pub(crate) accelerated: bool,
+    /// Whether it may start before all of the image is here.
+    pub(crate) lazily: Lazily,
     /// Whose working set is streamed.
     pub(crate) profile: String,
     pub(crate) options: Options,
     /// Bytes of the writable part.
     pub(crate) storage: u64,
+}
+
+/// Whether a container may start before all of its image is here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Lazily {
+    /// It may not: all of it is fetched first.
+    Never,
+    /// With whatever acceleration the registry has already.
+    IfThere,
+    /// With what was made for its function.
+    Ready,
 }
 
 /// A container that was started.
@@ -97,8 +108,14 @@ pub(crate) trait Machine: Send + Sync + 'static {
     /// Containers with names that begin like this, of a host before this one.
     fn containers(&self, prefix: &str) -> Vec<(String, PathBuf)>;
 
-    /// Fetches all of an image once, indexes it, and publishes the index.
-    fn accelerate(&self, image: &str, progress: &dyn Progress) -> Result<Indexed, String>;
+    /// Fetches all of an image once, indexes it, and publishes the index; nothing of that where the
+    /// registry has it already.
+    fn accelerate(
+        &self,
+        image: &str,
+        manifest: Digest,
+        progress: &dyn Progress,
+    ) -> Result<Indexed, String>;
 
     /// The files of a profile's working set of an image, and how many bytes of each it has; empty where
     /// it is not known.
@@ -114,6 +131,12 @@ pub(crate) trait Machine: Send + Sync + 'static {
         order: &Order,
         until: &mut dyn FnMut(Started) -> Result<(), String>,
     ) -> Result<WorkingSet, String>;
+
+    /// Bytes that came over the network since the start of a container was asked for.
+    fn moved(&self, id: &str) -> u64 {
+        let _ = id;
+        0
+    }
 
     /// What a container has waited for so far.
     fn missed(&self, id: &str) -> Missed;

@@ -214,6 +214,10 @@ impl Pool {
         let idle = state.slots[index].busy == 0;
         let guest = state.slots[index].guest;
         let gone = broken || instance.end().is_some();
+        // One of several, and another function has none at all for lack of memory.
+        let yields =
+            idle && !guest && state.slots.len() > 1 && self.fleet.others_hunger(&self.target.name);
+        let gone = gone || yields;
         if gone {
             state.slots.remove(index);
         }

@@ -31,6 +31,8 @@ use crate::model::{AsyncConfig, FunctionName, LATEST};
 
 /// Invocations of the queue that run at once.
 const MAX_RUNNING: usize = 64;
+/// Invocations that may wait.
+const MAX_WAITING: usize = 100_000;
 /// Of one function: one that is slow leaves room for the others.
 const MAX_OF_FUNCTION: usize = 16;
 /// Pause before the first retry, in seconds; it doubles with each further one.
@@ -131,6 +133,10 @@ impl Queue {
         id: Option<String>,
         request_id: &str,
     ) -> Result<Response<Body>, Refusal> {
+        if lock(&self.waiting).len() >= MAX_WAITING {
+            let message = format!("{MAX_WAITING} asynchronous invocations wait already");
+            return Err(Refusal::exhausted(message));
+        }
         let task = new_task(function, qualifier, body, id, request_id)?;
         tokio::task::block_in_place(|| self.catalog.change(|open| put_new(open, &task)))?;
         self.has_been_put(&task);
@@ -207,6 +213,10 @@ impl Queue {
                 return;
             };
             let key = queue.next().await;
+            if host.fleet.is_closing() {
+                // The next host has it: it is in the catalog as one that waits.
+                return;
+            }
             let host = Arc::clone(&host);
             tokio::spawn(async move {
                 if let Err(error) = run(&host, &key).await {
@@ -217,19 +227,22 @@ impl Queue {
         }
     }
 
-    /// Those of a host before: what ran then waits again. Old outcomes are forgotten.
+    /// Those of a host before: what ran then waits again.
     fn load(&self) -> Result<(), Refusal> {
-        let forgotten = Timestamp::now() - SignedDuration::from_hours(REMEMBERED);
         let tasks: Vec<Task> = self.catalog.list("")?;
-        for task in tasks {
-            if task.status.is_over() {
-                if task.ended.is_some_and(|ended| ended < forgotten) {
-                    let key = task.key();
-                    self.catalog.change(|open| Ok(open.remove::<Task>(&key)?))?;
-                }
-                continue;
-            }
-            self.has_been_put(&task);
+        let open = tasks.iter().filter(|task| !task.status.is_over());
+        open.for_each(|task| self.has_been_put(task));
+        Ok(())
+    }
+
+    /// Forgets outcomes that are old by `now`.
+    pub(crate) fn forget(&self, now: Timestamp) -> Result<(), Refusal> {
+        let forgotten = now - SignedDuration::from_hours(REMEMBERED);
+        let tasks: Vec<Task> = self.catalog.list("")?;
+        let is_old = |task: &&Task| task.ended.is_some_and(|ended| ended < forgotten);
+        for task in tasks.iter().filter(is_old) {
+            let key = task.key();
+            self.catalog.change(|open| Ok(open.remove::<Task>(&key)?))?;
         }
         Ok(())
     }
@@ -361,13 +374,12 @@ async fn run(host: &Arc<Host>, key: &str) -> Result<(), Refusal> {
     };
     let config = config(host, &task)?;
     let now = Timestamp::now();
-    let age = now.duration_since(task.enqueued).as_secs();
     match &outcome {
         Ok(_) => task.status = Status::Succeeded,
         Err(error) => {
             task.attempts += 1;
             task.error = Some(error.clone());
-            let expired = age >= i64::from(config.max_age);
+            let expired = is_expired(&task, &config, now);
             task.status = match (expired, task.attempts > config.retries) {
                 (true, _) => Status::Expired,
                 (_, true) => Status::Failed,
@@ -454,6 +466,10 @@ async fn attempt(
     let Some(task) = task else {
         return Ok(None);
     };
+    if is_expired(&task, &config(host, &task)?, Timestamp::now()) {
+        let error = "it has waited for longer than its maximum age";
+        return Ok(Some((task, Err(error.to_owned()))));
+    }
     let body = Bytes::from(BASE64.decode(&task.body).unwrap_or_default());
     let outcome = match host.target(&task.function, &task.qualifier) {
         Err(refusal) => Err(refusal),
@@ -465,6 +481,11 @@ async fn attempt(
         Err(refusal) => Err(refusal.message),
     };
     Ok(Some((task, outcome)))
+}
+
+/// Whether an invocation is older than it may become.
+fn is_expired(task: &Task, config: &AsyncConfig, now: Timestamp) -> bool {
+    now.duration_since(task.enqueued).as_secs() >= i64::from(config.max_age)
 }
 
 fn config(host: &Host, task: &Task) -> Result<AsyncConfig, Refusal> {

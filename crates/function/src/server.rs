@@ -26,16 +26,16 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use jiff::Timestamp;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 use crate::api::{Call, Dialect};
 use crate::auth::{Claim, Signed};
 use crate::error::Refusal;
 use crate::host::Host;
-use crate::http::{Body, collect, full};
+use crate::http::{Body, full};
 use crate::invoke::MAX_EVENT;
 use crate::query::Query;
-use crate::{proxy, unique};
+use crate::{client, proxy, unique};
 
 /// Bytes of a request's head.
 const MAX_HEAD: usize = 64 << 10;
@@ -47,8 +47,11 @@ const HEAD_PATIENCE: Duration = Duration::from_secs(75);
 const BODY_PATIENCE: Duration = Duration::from_secs(120);
 /// Bytes of a call that is no invocation.
 const MAX_CALL: usize = 1 << 20;
-/// Connections at once.
+/// For how long a client may read nothing of an answer.
+const READ_PATIENCE: Duration = Duration::from_secs(75);
+/// Connections at once; and those of root, which are counted apart.
 const MAX_CONNECTIONS: usize = 4096;
+const MAX_LOCAL: usize = 256;
 /// Bytes of path and query.
 const MAX_TARGET: usize = 8 << 10;
 
@@ -85,41 +88,59 @@ pub struct Listeners {
 pub async fn serve(
     host: Arc<Host>,
     listeners: Listeners,
-    mut stop: watch::Receiver<bool>,
+    stop: watch::Receiver<bool>,
     patience: Duration,
 ) {
     if let Ok(address) = listeners.tcp.local_addr() {
         host.address.set(address).ok();
     }
-    let room = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let room = |most: usize| Arc::new(Semaphore::new(most));
+    let (all, local) = (room(MAX_CONNECTIONS), room(MAX_LOCAL));
     let open = watch::Sender::new(());
-    loop {
-        let Ok(permit) = Arc::clone(&room).acquire_owned().await else {
-            break;
-        };
-        let (host, stop_too, open) = (Arc::clone(&host), stop.clone(), open.subscribe());
-        tokio::select! {
-            accepted = listeners.tcp.accept() => match accepted {
+    let Listeners { tcp, unix } = listeners;
+    let remote = async {
+        loop {
+            let (permit, accepted) = (one_of(&all).await, tcp.accept().await);
+            let (host, stop, open) = (Arc::clone(&host), stop.clone(), open.subscribe());
+            match accepted {
                 Ok((stream, _)) => {
                     stream.set_nodelay(true).ok();
-                    tokio::spawn(connection(host, stream, Peer::Remote, stop_too, (permit, open)));
+                    tokio::spawn(connection(host, stream, Peer::Remote, stop, (permit, open)));
                 }
                 Err(error) => pause(&error).await,
-            },
-            accepted = listeners.unix.accept() => match accepted {
-                Ok((stream, _)) => {
-                    tokio::spawn(connection(host, stream, Peer::Local, stop_too, (permit, open)));
-                }
-                Err(error) => pause(&error).await,
-            },
-            _ = stop.wait_for(|stop| *stop) => break,
+            }
         }
+    };
+    let at_socket = async {
+        loop {
+            let (permit, accepted) = (one_of(&local).await, unix.accept().await);
+            let (host, stop, open) = (Arc::clone(&host), stop.clone(), open.subscribe());
+            match accepted {
+                Ok((stream, _)) => {
+                    tokio::spawn(connection(host, stream, Peer::Local, stop, (permit, open)));
+                }
+                Err(error) => pause(&error).await,
+            }
+        }
+    };
+    let mut stopped = stop.clone();
+    tokio::select! {
+        () = remote => {}
+        () = at_socket => {}
+        _ = stopped.wait_for(|stop| *stop) => {}
     }
-    drop(listeners);
+    // What nobody asks for begins no more; what has begun may need an instance yet.
+    host.begin_closing();
+    drop((tcp, unix));
     let all_closed = open.closed();
     if tokio::time::timeout(patience, all_closed).await.is_err() {
         tracing::warn!("requests are cut off: they took too long");
     }
+}
+
+/// Room for one connection.
+async fn one_of(room: &Arc<Semaphore>) -> Option<OwnedSemaphorePermit> {
+    Arc::clone(room).acquire_owned().await.ok()
 }
 
 async fn pause(error: &std::io::Error) {
@@ -147,7 +168,10 @@ async fn connection<S, G>(
         .header_read_timeout(HEAD_PATIENCE)
         .max_buf_size(MAX_HEAD)
         .max_headers(MAX_HEADERS)
-        .serve_connection(TokioIo::new(stream), service)
+        .serve_connection(
+            TokioIo::new(client::Read::new(stream, READ_PATIENCE)),
+            service,
+        )
         .with_upgrades();
     tokio::pin!(connection);
     tokio::select! {
@@ -284,8 +308,10 @@ async fn by_trigger(
         check(host, &claim, &request, "")?;
         return proxy::serve(host, place, trigger, request, request_id).await;
     }
+    // Who has no key at all does not get to send a body.
+    known(host, &claim)?;
     let (head, body) = request.into_parts();
-    let body = read(body, MAX_EVENT).await?;
+    let body = read(host, body, MAX_EVENT).await?;
     let request = Request::from_parts(head, ());
     check(host, &claim, &request, &digest(&body))?;
     let request = request.map(|()| http_body_util::Full::new(body));
@@ -307,7 +333,7 @@ async fn call(
     if let Some(claim) = &claim {
         known(host, claim)?;
     }
-    let request = receive(request, &segments).await?;
+    let request = receive(host, request, &segments).await?;
     if let Some(claim) = &claim {
         let digest = if claim.signs_body() {
             digest(request.body())
@@ -321,13 +347,14 @@ async fn call(
 
 /// A call of the API with all of its body.
 pub(crate) async fn receive(
+    host: &Host,
     request: Request<Incoming>,
     segments: &[String],
 ) -> Result<Request<Bytes>, Refusal> {
     let is_invocation = segments.last().is_some_and(|last| last == "invocations");
     let most = if is_invocation { MAX_EVENT } else { MAX_CALL };
     let (head, body) = request.into_parts();
-    Ok(Request::from_parts(head, read(body, most).await?))
+    Ok(Request::from_parts(head, read(host, body, most).await?))
 }
 
 /// Carries out a call of somebody who may.
@@ -374,8 +401,8 @@ fn origin<B>(host: &Host, request: &Request<B>, peer: Peer) -> String {
 }
 
 /// A body that comes in time.
-pub(crate) async fn read(body: Incoming, most: usize) -> Result<Bytes, Refusal> {
-    let read = tokio::time::timeout(BODY_PATIENCE, collect(body, most)).await;
+pub(crate) async fn read(host: &Host, body: Incoming, most: usize) -> Result<Bytes, Refusal> {
+    let read = tokio::time::timeout(BODY_PATIENCE, host.bodies.collect(body, most)).await;
     read.map_err(|_| Refusal::invalid("the body did not come in time"))?
 }
 
@@ -443,11 +470,12 @@ async fn notified(
     segments: &[String],
 ) -> Result<Response<Body>, Refusal> {
     let (head, body) = request.into_parts();
-    let body = read(body, crate::events::MAX_NOTIFICATION).await?;
     let query = Query::parse(head.uri.query().unwrap_or_default());
     let names: Vec<&str> = segments[1..].iter().map(String::as_str).collect();
-    let taken = tokio::task::block_in_place(|| {
-        crate::events::take(host, &names, &query, &head.headers, &body)
-    })?;
+    let find = || crate::events::find(host, &names, &query, &head.headers);
+    let found = tokio::task::block_in_place(find)?;
+    let body = read(host, body, crate::events::MAX_NOTIFICATION).await?;
+    let take = || crate::events::take(host, &found, &head.headers, &body);
+    let taken = tokio::task::block_in_place(take)?;
     crate::api::json(&serde_json::json!({ "accepted": taken }))
 }

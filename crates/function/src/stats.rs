@@ -24,6 +24,11 @@ pub(crate) struct ColdStart {
     /// `lazy` or `full`, and why.
     pub(crate) how: String,
     pub(crate) why: String,
+    /// Whether all that it took of the image was on this machine already: a cold container, and no cold
+    /// image.
+    pub(crate) local: bool,
+    /// Bytes that came over the network.
+    pub(crate) moved: u64,
     /// Until the container ran, and until it answered, in milliseconds.
     pub(crate) made: f64,
     pub(crate) ready: f64,
@@ -35,10 +40,14 @@ fn milliseconds(time: Duration) -> f64 {
     time.as_secs_f64() * 1000.0
 }
 
+/// Bytes that a start may ask for without any of the image: a manifest is looked at again.
+const DOCUMENTS: u64 = 16 << 10;
+
 impl ColdStart {
     pub(crate) fn new(
         instance: &Instance,
         accelerated: bool,
+        moved: u64,
         made: Duration,
         ready: Duration,
     ) -> Self {
@@ -55,6 +64,8 @@ impl ColdStart {
             accelerated,
             how: parts.way.how.to_string(),
             why: parts.way.why.clone(),
+            local: moved <= DOCUMENTS,
+            moved,
             made: milliseconds(made),
             ready: milliseconds(ready),
             spans,

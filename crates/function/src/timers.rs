@@ -55,7 +55,7 @@ impl Timers {
 
     /// Makes events, as long as the host lives.
     pub(crate) async fn work(host: Arc<Host>) {
-        loop {
+        while !host.fleet.is_closing() {
             let next = tokio::task::block_in_place(|| fire_due(&host, Timestamp::now()));
             let pause = match next {
                 Ok(Some(next)) => next.duration_since(Timestamp::now()),

@@ -243,6 +243,17 @@ pub struct AccelerationFacts {
     pub signed_by: Option<String>,
 }
 
+/// [`AccelerationFacts::source`] of what is in no registry.
+pub(crate) const THIS_STORE: &str = "this store";
+
+impl AccelerationFacts {
+    /// Whether it is in no registry.
+    #[must_use]
+    pub fn is_local(&self) -> bool {
+        self.source == THIS_STORE
+    }
+}
+
 /// A working set.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct WorkingSetFacts {

@@ -15,6 +15,7 @@ use crate::error::NodeError;
 use crate::estimate::{Needs, Speed};
 use crate::image::{Image, Layer};
 use crate::records::ArtifactRecord;
+use crate::reports::THIS_STORE;
 use crate::resolve::Resolved;
 use crate::search::{KnownSet, Search};
 use crate::settings::{ImageWish, Pull};
@@ -225,7 +226,7 @@ impl Node {
             repository,
             working_set: None,
             set_asked: false,
-            from: from.unwrap_or_else(|| "this store".to_owned()),
+            from: from.unwrap_or_else(|| THIS_STORE.to_owned()),
             signer: policy.signer(&known).map(|key| key.name().to_owned()),
             record: known,
             ahead: None,

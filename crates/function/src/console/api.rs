@@ -89,7 +89,7 @@ pub(super) async fn answer(
         (&Method::POST, ["acceleration"]) => crate::admin::answer(host, request, &segments).await,
         (_, [version, rest @ ..]) if let Some(dialect) = Dialect::of(version) => {
             let rest: Vec<String> = rest.iter().map(|&it| it.to_owned()).collect();
-            let request = receive(request, &rest).await?;
+            let request = receive(host, request, &rest).await?;
             perform(host, request, dialect, rest, Peer::Remote, request_id).await
         }
         _ => Err(nothing()),
@@ -98,7 +98,7 @@ pub(super) async fn answer(
 
 async fn sign_in(host: &Arc<Host>, request: Request<Incoming>) -> Result<Response<Body>, Refusal> {
     let (head, body) = request.into_parts();
-    let body = read(body, MAX_SIGN_IN).await?;
+    let body = read(host, body, MAX_SIGN_IN).await?;
     let body: Value = serde_json::from_slice(&body)
         .map_err(|error| Refusal::invalid(format!("the body is no JSON: {error}")))?;
     let fields = Fields::of(&body)?;

@@ -8,9 +8,9 @@ use std::time::Duration;
 
 use thaw_image::{Digest, Progress, Silent};
 use thaw_node::container::{Cgroup, Container, Status};
-use thaw_node::{Destination, ImageWish, Launched, Node, Pull, Transport};
+use thaw_node::{Destination, How, ImageWish, Launched, Node, Pull, Transport};
 
-use super::{Indexed, Machine, Missed, Order, Reach, Started, WorkingSet};
+use super::{Indexed, Lazily, Machine, Missed, Order, Reach, Started, WorkingSet};
 
 fn to_set(recorded: thaw_node::Recorded) -> WorkingSet {
     WorkingSet {
@@ -39,12 +39,20 @@ impl NodeMachine {
     /// What the node is asked for. An acceleration from the image's repository is trusted where the
     /// user named a tag; so the tag is what is asked for, as long as it means what it meant when it
     /// was resolved, and the digest else.
-    fn reference(&self, order: &Order) -> String {
-        let now = self.node.manifest(&wish(&order.image, Pull::Auto, None));
+    fn reference(&self, image: &str, manifest: Digest) -> String {
+        let now = self.node.manifest(&wish(image, Pull::Auto, None));
         match now {
-            Ok(manifest) if manifest == order.manifest => order.image.clone(),
-            _ => pinned(&order.image, order.manifest),
+            Ok(now) if now == manifest => image.to_owned(),
+            _ => pinned(image, manifest),
         }
+    }
+
+    /// Whether the registry has an acceleration of an image already that may be used; then, the bytes of
+    /// the image's blobs.
+    fn is_accelerated(&self, image: &str) -> Option<u64> {
+        let facts = self.node.inspect(&wish(image, Pull::Lazy, None)).ok()?;
+        let there = facts.acceleration.is_some_and(|it| !it.is_local());
+        (there && facts.way.how == How::Lazy).then_some(facts.compressed)
     }
 
     fn fetching(&self, manifest: Digest) -> Arc<Mutex<()>> {
@@ -130,11 +138,12 @@ impl Machine for NodeMachine {
     }
 
     fn start(&self, order: &Order) -> Result<Started, String> {
-        let (pull, profile) = match order.accelerated {
-            true => (Pull::Auto, Some(order.profile.clone())),
-            false => (Pull::Full, None),
+        let (pull, profile) = match order.lazily {
+            Lazily::Ready => (Pull::Auto, Some(order.profile.clone())),
+            Lazily::IfThere => (Pull::Auto, None),
+            Lazily::Never => (Pull::Full, None),
         };
-        let wish = wish(&self.reference(order), pull, profile);
+        let wish = wish(&self.reference(&order.image, order.manifest), pull, profile);
         let fetching = self.fetching(order.manifest);
         let turn = fetching.lock().unwrap_or_else(PoisonError::into_inner);
         let (options, storage) = (order.options.clone(), Some(order.storage));
@@ -178,10 +187,20 @@ impl Machine for NodeMachine {
         self.node.containers_named(prefix)
     }
 
-    fn accelerate(&self, image: &str, progress: &dyn Progress) -> Result<Indexed, String> {
-        let wish = wish(image, Pull::Full, None);
+    fn accelerate(
+        &self,
+        image: &str,
+        manifest: Digest,
+        progress: &dyn Progress,
+    ) -> Result<Indexed, String> {
+        if let Some(compressed) = self.is_accelerated(&self.reference(image, manifest)) {
+            return Ok(Indexed {
+                compressed,
+                not_pushed: None,
+            });
+        }
+        let wish = wish(&pinned(image, manifest), Pull::Full, None);
         let fetched = || {
-            let manifest = self.node.manifest(&wish)?;
             let fetching = self.fetching(manifest);
             let _turn = fetching.lock().unwrap_or_else(PoisonError::into_inner);
             self.node.pull(&wish, progress)
@@ -209,7 +228,7 @@ impl Machine for NodeMachine {
         order: &Order,
         until: &mut dyn FnMut(Started) -> Result<(), String>,
     ) -> Result<WorkingSet, String> {
-        let reference = self.reference(order);
+        let reference = self.reference(&order.image, order.manifest);
         let wish = wish(&reference, Pull::Auto, Some(order.profile.clone()));
         let until = Mutex::new(until);
         let observe = |launched: &mut Launched| {
@@ -228,6 +247,11 @@ impl Machine for NodeMachine {
         Ok(to_set(recorded))
     }
 
+    fn moved(&self, id: &str) -> u64 {
+        let report = self.node.report(id);
+        report.map_or(0, |report| report.traffic.total())
+    }
+
     fn missed(&self, id: &str) -> Missed {
         let report = self.node.report(id).ok();
         let missed = report.map(|report| Missed {
@@ -238,7 +262,7 @@ impl Machine for NodeMachine {
     }
 
     fn improve(&self, order: &Order) -> Result<WorkingSet, String> {
-        let reference = self.reference(order);
+        let reference = self.reference(&order.image, order.manifest);
         let wish = wish(&reference, Pull::Auto, Some(order.profile.clone()));
         let published = self
             .node

@@ -88,6 +88,11 @@ fn the_first_answer_completes_a_working_set_that_was_recorded_without_one() {
     let facts = host.facts();
     assert_eq!(facts["coldStarts"][1]["accelerated"], true, "{facts}");
     assert_eq!(working_set(&host).1, 0, "it was all there in time");
+    assert_eq!(facts["coldStarts"][1]["local"], false, "{facts}");
+    until("all instances have ended", || host.containers().is_empty());
+    host.invoke("with all of it here");
+    let facts = host.facts();
+    assert_eq!(facts["coldStarts"][2]["local"], true, "{facts}");
     // The registry has it: a node that has seen nothing yet.
     let other = thaw_testkit::thaw::Thaw::new(env!("CARGO_BIN_EXE_thaw")).unwrap();
     let inspected = other.run(["inspect", "--json", &host.image]).unwrap();
@@ -117,6 +122,30 @@ fn a_working_set_that_three_starts_missed_much_of_is_published_anew() {
         let (blocks, missed, _) = working_set(&host);
         blocks >= before + (2 << 20) && missed == 0
     });
+}
+
+#[test]
+fn a_second_host_uses_what_the_registry_has() {
+    let first = Host::start();
+    let default = json!({ "customContainerConfig": { "accelerationType": "Default" } });
+    first.deploy(&default);
+    until("it is ready", || status(&first) == "Ready");
+    let before = first.registry.requests().len();
+    let second = first.beside(&[]);
+    second.deploy(&default);
+    assert_eq!(second.invoke("at once").text(), "at once");
+    until("it is ready", || status(&second) == "Ready");
+    let layers = first.layout.manifest().unwrap()["layers"].clone();
+    let data = layers[1]["digest"].as_str().unwrap();
+    let requests = second.registry.requests();
+    let moved: u64 = requests[before..]
+        .iter()
+        .filter(|it| it.uri.contains(data))
+        .map(|it| it.written)
+        .sum();
+    let size = layers[1]["size"].as_u64().unwrap();
+    let facts = second.facts();
+    assert!(moved < size / 2, "{moved} of {size} bytes: {facts}");
 }
 
 #[test]

@@ -7,6 +7,7 @@ mod clients;
 mod commands;
 mod console;
 mod invoking;
+mod neighbours;
 mod scaling;
 mod support;
 mod surviving;

@@ -242,6 +242,33 @@ fn is_own(host: &Host, target: &str) -> bool {
     ))
 }
 
+/// One that takes all the memory, again and again, gives some of it up.
+#[test]
+fn a_function_that_has_all_the_memory_leaves_some_to_others() {
+    let host = Host::with(&["--memory", "256m"]);
+    host.deploy(&json!({ "memorySize": 128 }));
+    let mut quiet = json!({ "memorySize": 128 });
+    quiet["functionName"] = json!("quiet");
+    host.deploy(&quiet);
+    let over = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        for _ in 0..6 {
+            scope.spawn(|| {
+                while !over.load(std::sync::atomic::Ordering::SeqCst) {
+                    host.invoke("sleep 300");
+                }
+            });
+        }
+        until("it has all the memory", || host.containers().len() == 2);
+        let begin = std::time::Instant::now();
+        let path = "/2016-08-15/services/demo/functions/quiet/invocations";
+        let answer = host.call("POST", path, &json!("me, too"));
+        over.store(true, std::sync::atomic::Ordering::SeqCst);
+        assert_eq!(answer.text(), "\"me, too\"");
+        assert!(begin.elapsed() < std::time::Duration::from_secs(30));
+    });
+}
+
 #[test]
 fn a_noisy_function_does_not_starve_another() {
     let host = Host::start();

@@ -6,6 +6,7 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::os::unix::net::UnixStream;
 use std::process::{Child, Stdio};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -131,13 +132,13 @@ pub(crate) fn read_answer(reader: &mut impl BufRead) -> Answer {
 
 /// A host with a store of its own, and a registry with a function's image. It ends when the value goes.
 pub(crate) struct Host {
-    pub(crate) registry: Registry,
+    pub(crate) registry: Arc<Registry>,
     pub(crate) layout: Layout,
     pub(crate) image: String,
     pub(crate) thaw: Thaw,
     process: Option<Child>,
     pub(crate) address: String,
-    _directory: TempDir,
+    directory: Arc<TempDir>,
 }
 
 impl Host {
@@ -154,13 +155,28 @@ impl Host {
             .unwrap();
         let image = layout.push(&registry, "function:1").unwrap();
         let mut host = Self {
-            registry,
+            registry: Arc::new(registry),
             layout,
             image,
             thaw: Thaw::new(env!("CARGO_BIN_EXE_thaw")).unwrap(),
             process: None,
             address: String::new(),
-            _directory: directory,
+            directory: Arc::new(directory),
+        };
+        host.begin(flags);
+        host
+    }
+
+    /// Another host, with a store of its own, for the same registry and image.
+    pub(crate) fn beside(&self, flags: &[&str]) -> Self {
+        let mut host = Self {
+            registry: Arc::clone(&self.registry),
+            layout: self.layout.clone(),
+            image: self.image.clone(),
+            thaw: Thaw::new(env!("CARGO_BIN_EXE_thaw")).unwrap(),
+            process: None,
+            address: String::new(),
+            directory: Arc::clone(&self.directory),
         };
         host.begin(flags);
         host

@@ -50,7 +50,7 @@ fn an_image_that_is_here_needs_no_registry() {
     host.deploy(&json!({}));
     assert_eq!(host.invoke("x").text(), "x");
     until("it is scaled to zero", || host.containers().is_empty());
-    host.registry = thaw_testkit::registry::Registry::start().unwrap();
+    host.registry = std::sync::Arc::new(thaw_testkit::registry::Registry::start().unwrap());
     assert_eq!(host.invoke("without").text(), "without");
 }
 

@@ -145,6 +145,7 @@ function startsPanel() {
         'p',
         { class: 'hint' },
         h('span', { class: `tag ${kind}` }, t(kind)),
+        start.local ? h('span', { class: 'tag' }, t('local')) : '',
         ` ${t(start.how)}: ${start.why} · ${time(start.ready)} ${t('total')}`,
       ),
     );
@@ -154,7 +155,7 @@ function startsPanel() {
     starts = facts.coldStarts.slice(-STARTS).reverse();
     node.hidden = starts.length === 0;
     const options = starts.map((it) =>
-      h('option', { value: it.at }, `${moment(it.at)} · ${time(it.ready)} · ${t(it.accelerated ? 'after' : 'before')}`),
+      h('option', { value: it.at }, `${moment(it.at)} · ${time(it.ready)} · ${t(it.accelerated ? 'after' : 'before')}${it.local ? ` · ${t('local')}` : ''}`),
     );
     select.replaceChildren(...options);
     if (!starts.some((it) => it.at === chosen)) chosen = '';
@@ -165,7 +166,8 @@ function startsPanel() {
 }
 
 function latencies(facts) {
-  const cold = facts.coldStarts.map((it) => ({
+  // A start with all of its image here says nothing of before and after.
+  const cold = facts.coldStarts.filter((it) => !it.local).map((it) => ({
     took: it.ready,
     accelerated: it.accelerated,
     title: `${moment(it.at)} · ${it.why}`,

@@ -79,6 +79,7 @@ const WORDS = {
   saved: ['{name} is saved', '{name} 已保存'],
   before: ['Original', '原始镜像'],
   after: ['Accelerated', '加速镜像'],
+  local: ['Local: the image was here', '本地:镜像已缓存'],
   beforeLong: ['Before acceleration', '加速前'],
   afterLong: ['After acceleration', '加速后'],
   overview: ['Overview', '概览'],

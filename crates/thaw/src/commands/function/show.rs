@@ -68,7 +68,11 @@ pub(super) fn function(facts: &Value) -> String {
     lines.extend(starts.map(|start| {
         let (at, how) = (text(start, "at"), text(start, "how"));
         let ready = milliseconds(&start["ready"]);
-        ("cold start", format!("{at}  {ready}, {how}"))
+        let from = match start["local"] == true {
+            true => ", local: the image was here".to_owned(),
+            false => format!(", {} moved", bytes(start["moved"].as_u64().unwrap_or(0))),
+        };
+        ("cold start", format!("{at}  {ready}, {how}{from}"))
     }));
     let line = |(what, value): &(&str, String)| format!("{what:13} {value}\n");
     lines.iter().map(line).collect()

@@ -87,6 +87,8 @@ fn a_function_is_made_invoked_and_accelerated_in_a_browser() {
         "true"
     );
     browser.see("#live", "Ready");
+    // Else it would be a start of what is here, which says nothing of before and after.
+    host.thaw.run(["gc", "--all"]).unwrap();
     invoke("cold again", "cold again");
     browser.see("#cold-title ~ div", "Accelerated · n = 1");
     invoke("warm again", "warm again");
