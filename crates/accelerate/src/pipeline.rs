@@ -363,7 +363,12 @@ fn read_all<'b>(
     std::thread::scope(|scope| {
         for _ in 0..workers.min(layers.len()) {
             scope.spawn(|| {
-                while let Some(layer) = lock(&queue).pop_front() {
+                loop {
+                    // A statement of its own: in the head of `while let` the lock would be held as
+                    // long as the layer is read.
+                    let Some(layer) = lock(&queue).pop_front() else {
+                        return;
+                    };
                     if pass.stopped() {
                         return;
                     }
