@@ -120,11 +120,22 @@ impl Node {
         fill: bool,
         progress: &dyn Progress,
     ) -> Result<PreparedContainer, NodeError> {
+        let span = tracing::info_span!("start", image = wish.reference);
+        let _start = span.enter();
         let timing = Timing::default();
         self.containers.expect(&options)?;
         let before = self.spent();
         let image = self.mounted(wish, progress, &timing)?;
         let prepared = self.prepare_over(&image, wish, options, storage, before, &timing)?;
+        tracing::info!(
+            container = prepared.id,
+            way = %prepared.way.how,
+            why = prepared.way.why,
+            round_trips = timing.round_trips(),
+            took = ?timing.elapsed(),
+            steps = timing.line(),
+            "prepared"
+        );
         if fill {
             self.fill(&image);
         }

@@ -73,6 +73,16 @@ impl Timing {
         self.zero.elapsed()
     }
 
+    /// All spans so far as a line of the log has them.
+    pub(crate) fn line(&self) -> String {
+        let spans = self.spans();
+        let words = spans.iter().map(|span| {
+            let milliseconds = span.took.as_secs_f64() * 1e3;
+            format!("{} {milliseconds:.1} ms", span.name)
+        });
+        words.collect::<Vec<_>>().join(", ")
+    }
+
     /// All spans so far, by their beginning.
     #[must_use]
     pub fn spans(&self) -> Vec<Span> {

@@ -163,6 +163,50 @@ fn a_lazy_start_by(transport: &str) {
     assert_eq!(told, wanted);
 }
 
+/// What is read ahead of need, filled, and found here is counted as that.
+#[test]
+fn each_cause_is_counted() {
+    let scene = Scene::accelerated();
+    let node = thaw();
+    let run = [
+        "run",
+        "--net",
+        "none",
+        "--pull",
+        "lazy",
+        "--fill",
+        &scene.image,
+    ];
+    node.run(
+        run.into_iter()
+            .chain(["--", "sh", "-c", "cat /srv/message"]),
+    )
+    .unwrap();
+    let cause = |of: &BTreeMap<String, f64>, name: &str| {
+        of[&format!("thaw_fetched_bytes_total{{cause=\"{name}\"}}")]
+    };
+    let begin = std::time::Instant::now();
+    let counted = loop {
+        let counted = metrics(&node);
+        let images = json(&node.run(["images", "--json"]).unwrap());
+        if images[0]["whole"] == true {
+            break counted;
+        }
+        assert!(
+            begin.elapsed().as_secs() < 60,
+            "it is never whole: {counted:?}"
+        );
+        std::thread::sleep(std::time::Duration::from_millis(50));
+    };
+    // 12 MB that the start had no use for.
+    assert!(cause(&counted, "fill") > 1e6, "{counted:?}");
+    assert!(cause(&counted, "working_set") > 1e5, "{counted:?}");
+    assert!(
+        counted["thaw_filled_bytes_total{cause=\"fill\"}"] > 1e7,
+        "{counted:?}"
+    );
+}
+
 fn get(address: &str, path: &str) -> (String, String) {
     let mut stream = TcpStream::connect(address).unwrap();
     write!(stream, "GET {path} HTTP/1.1\r\nHost: {address}\r\n\r\n").unwrap();

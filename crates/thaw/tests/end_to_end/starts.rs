@@ -65,6 +65,84 @@ fn a_cold_start_makes_few_round_trips() {
 }
 
 #[test]
+fn a_timing_is_a_waterfall_and_the_log_has_it() {
+    let scene = Scene::accelerated();
+    let node = thaw();
+    let options = ["run", "--net", "none", "--pull", "lazy", "--timing"];
+    let output = node.output(options.into_iter().chain([&*scene.image]));
+    let output = output.unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.success(), "{said}");
+    // Each step has a line with where it began and how long it took, and a bar there.
+    let row = |name: &str| -> (f64, f64, usize) {
+        let line = said.lines().find(|line| line.starts_with(name));
+        let line = line.unwrap_or_else(|| panic!("no {name}: {said}"));
+        let words: Vec<&str> = line[name.len()..].split_whitespace().collect();
+        let [begin, bar, took, unit] = words[..] else {
+            panic!("{line}");
+        };
+        assert!(bar.chars().all(|c| c == '█') && unit == "ms", "{line}");
+        let at = line.chars().position(|c| c == '█').unwrap();
+        (begin.parse().unwrap(), took.parse().unwrap(), at)
+    };
+    let steps = ["layout", "mount", "overlay", "runtime"].map(row);
+    for pair in steps.windows(2) {
+        let [(begin, took, bar), (next, _, next_bar)] = pair else {
+            unreachable!()
+        };
+        assert!(begin + took <= next + 0.2 && bar <= next_bar, "{said}");
+    }
+
+    let log = fs::read_to_string(node.root().join("daemon.log")).unwrap();
+    let span = format!("start{{image=\"{}\"}}", scene.image);
+    let line = log.lines().find(|line| line.contains(&span)).unwrap();
+    for word in [
+        "prepared",
+        "way=lazy",
+        "round_trips=3",
+        "took=",
+        "layout ",
+        "overlay ",
+    ] {
+        assert!(line.contains(word), "{word}: {line}");
+    }
+}
+
+#[test]
+fn layers_are_fetched_side_by_side() {
+    let noise = |seed: u32| -> Vec<u8> {
+        let word = |i: u32| (i ^ seed).wrapping_mul(0x9e37_79b9).to_be_bytes();
+        (0..100_000).flat_map(word).collect()
+    };
+    let registry = Registry::start().unwrap();
+    let directory = scratch::directory().unwrap();
+    let layer = |seed: u32| {
+        let name = format!("file{seed}");
+        Layer::new([Entry::directory("./"), Entry::file(name, noise(seed))])
+    };
+    let layout = Image::new((1..5).map(layer)).write(directory.path(), "latest");
+    let image = layout.unwrap().push(&registry, "layers:1").unwrap();
+    for transport in ["auto", "directories"] {
+        let far = Far::new(registry.host(), Duration::from_millis(200)).unwrap();
+        let image = image.replace(registry.host(), &far.host());
+        thaw()
+            .run(["pull", "--transport", transport, &image])
+            .unwrap();
+        let trips = far.trips();
+        let blobs: Vec<&Trip> = trips
+            .iter()
+            .filter(|it| it.path.contains("/blobs/"))
+            .collect();
+        let beside = |one: &Trip| {
+            let others = blobs.iter().filter(|it| it.path != one.path);
+            others.filter(|it| it.overlaps(one)).count()
+        };
+        let most = blobs.iter().map(|it| beside(it)).max().unwrap();
+        assert!(most >= 1, "{transport}: one after the other: {trips:#?}");
+    }
+}
+
+#[test]
 fn a_guessed_working_set_brings_the_program() {
     let scene = Scene::new();
     let said = thaw().run(["accelerate", "--json", &scene.image]).unwrap();
