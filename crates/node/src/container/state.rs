@@ -6,6 +6,7 @@ use std::fs::{self, File};
 use std::io::Write;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use jiff::Timestamp;
 use rustix::process::Pid;
@@ -185,6 +186,22 @@ pub struct ProcessId {
     pub pid: i32,
     /// When it started, in clock ticks since the machine did (proc(5), `stat`, field 22).
     pub start: u64,
+    /// Of which boot of the machine: after a reset another process may have both. 0: not known.
+    #[serde(default)]
+    pub boot: u64,
+}
+
+/// A part of this boot's id (random(4)); 0 where it cannot be read.
+fn this_boot() -> u64 {
+    static BOOT: OnceLock<u64> = OnceLock::new();
+    *BOOT.get_or_init(|| {
+        let text = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+        let digits = text.trim().replace('-', "");
+        let first = digits.get(..16);
+        first
+            .and_then(|digits| u64::from_str_radix(digits, 16).ok())
+            .unwrap_or(0)
+    })
 }
 
 impl ProcessId {
@@ -195,6 +212,7 @@ impl ProcessId {
         Self::of(pid).unwrap_or(Self {
             pid: pid.as_raw_nonzero().get(),
             start: 0,
+            boot: this_boot(),
         })
     }
 
@@ -203,14 +221,16 @@ impl ProcessId {
     pub fn of(pid: Pid) -> Option<Self> {
         let pid = pid.as_raw_nonzero().get();
         let (_, start) = stat(pid)?;
-        Some(Self { pid, start })
+        let boot = this_boot();
+        Some(Self { pid, start, boot })
     }
 
     /// Whether it still runs. A zombie does not.
     #[must_use]
     pub fn is_alive(&self) -> bool {
-        stat(self.pid)
-            .is_some_and(|(state, start)| start == self.start && !matches!(state, 'Z' | 'X'))
+        let is_of_this_boot = self.boot == 0 || self.boot == this_boot();
+        let found = stat(self.pid).filter(|_| is_of_this_boot);
+        found.is_some_and(|(state, start)| start == self.start && !matches!(state, 'Z' | 'X'))
     }
 }
 
@@ -239,6 +259,11 @@ mod tests {
             ..own
         };
         assert!(!other.is_alive());
+        let before = ProcessId {
+            boot: own.boot ^ 1,
+            ..own
+        };
+        assert!(own.boot != 0 && !before.is_alive(), "of another boot");
         let mut child = Command::new("/bin/true").spawn().unwrap();
         let pid = Pid::from_raw(i32::try_from(child.id()).unwrap()).unwrap();
         let id = ProcessId::of(pid);

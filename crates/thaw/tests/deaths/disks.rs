@@ -139,6 +139,75 @@ fn a_store_that_becomes_read_only() {
     node.end().unwrap();
 }
 
+/// Commands in a mount namespace of their own, in which the machine has been started another time.
+struct Boot {
+    dir: TempDir,
+}
+
+impl Boot {
+    fn new() -> Self {
+        let dir = scratch::directory().unwrap();
+        let at = dir.path().display();
+        let id = "11111111-2222-4333-8444-555555555555";
+        // A namespace is held by a file that is not in it: on a mount that is not shared.
+        let script = format!(
+            "mkdir {at}/held && mount --bind {at}/held {at}/held && mount --make-private {at}/held
+             touch {at}/held/ns && echo {id} > {at}/id
+             unshare --mount={at}/held/ns mount --bind {at}/id /proc/sys/kernel/random/boot_id
+             printf '#!/bin/sh\\nexec nsenter --mount={at}/held/ns {} \"$@\"' > {at}/thaw
+             chmod +x {at}/thaw",
+            env!("CARGO_BIN_EXE_thaw"),
+        );
+        run("sh", &["-ec", &script], &[]);
+        Self { dir }
+    }
+
+    /// That store after the reset.
+    fn store(&self, root: &Path) -> Thaw {
+        Thaw::at(self.dir.path().join("thaw"), root)
+    }
+}
+
+impl Drop for Boot {
+    fn drop(&mut self) {
+        let held = self.dir.path().join("held");
+        for path in [held.join("ns"), held] {
+            Command::new("umount").arg("-l").arg(path).status().ok();
+        }
+    }
+}
+
+#[test]
+fn a_machine_that_was_reset() {
+    let scene = Scene::new();
+    let node = super::thaw();
+    let inside = scene.start(&node, &["--net", "none"]);
+    let target = super::target(&node);
+    scene.mount(&node, "auto", &target);
+    for file in ["srv/f0-1", "srv/f1-1", "srv/f2-1"] {
+        scene.read(&inside, file).unwrap();
+    }
+    // What is on the disk in the middle of it.
+    let copy = node.root().with_file_name("after");
+    run("cp", &["-a", "-x", "--sparse=always"], &[node.root(), &copy]);
+    node.run(["rm", "-f", "box"]).unwrap();
+    super::nothing_is_left(&node);
+
+    let boot = Boot::new();
+    let node = boot.store(&copy);
+    let containers = node.run(["ps", "--all", "--json"]).unwrap();
+    let containers: serde_json::Value = serde_json::from_str(&containers).unwrap();
+    assert_eq!(containers[0]["name"], "box");
+    assert_ne!(containers[0]["status"], "running", "{containers}");
+    let mounts = node.run(["mount", "--json"]).unwrap();
+    assert_eq!(mounts.trim(), "[]", "nothing is mounted after a reset");
+    node.run(["rm", "box"]).unwrap();
+    let inside = scene.start(&node, &["--net", "none"]);
+    assert_eq!(read_all(&scene, &inside, &[]), scene.files.len());
+    node.run(["rm", "-f", "box"]).unwrap();
+    super::nothing_is_left(&node);
+}
+
 #[test]
 fn a_daemon_that_looked_at_a_full_disk_starts_lazily_once_there_is_space() {
     let scene = Scene::new();

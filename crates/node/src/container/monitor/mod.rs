@@ -128,6 +128,7 @@ impl Running {
         let init = ProcessId::of(pid).unwrap_or(ProcessId {
             pid: pid.as_raw_nonzero().get(),
             start: 0,
+            boot: 0,
         });
         state.phase = Phase::Running {
             init,
