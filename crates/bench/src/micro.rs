@@ -59,6 +59,8 @@ pub(crate) struct Micro {
     resident_daemon_mib: f64,
     resident_keeper_mib: f64,
     accelerate_mb_per_cpu_second: f64,
+    /// The same for the large image, where what is done once for an image does not count.
+    accelerate_large_mb_per_cpu_second: f64,
 }
 
 pub(crate) fn run(image: &'static str) -> Result<Micro> {
@@ -69,7 +71,8 @@ pub(crate) fn run(image: &'static str) -> Result<Micro> {
         round_trip_ms: world.measure(&served)?.round_trip_ms,
         ..Micro::default()
     };
-    accelerate(&served, &mut micro)?;
+    micro.accelerate_mb_per_cpu_second = accelerate(&served)?;
+    micro.accelerate_large_mb_per_cpu_second = accelerate(&world.serve("ml")?)?;
     let scratch = scratch::directory()?;
     let node = Rig::new(&served)?;
     let mount = scratch.path().join("lazy");
@@ -106,8 +109,8 @@ impl Micro {
             self.resident_daemon_mib, self.resident_keeper_mib
         );
         println!(
-            "  accelerate: {:.0} MB of gzip per second of processor time",
-            self.accelerate_mb_per_cpu_second
+            "  accelerate: {:.0} MB of gzip per second of processor time; {:.0} of the large image",
+            self.accelerate_mb_per_cpu_second, self.accelerate_large_mb_per_cpu_second
         );
     }
 }
@@ -180,14 +183,13 @@ fn walk(dir: &Path, each: &mut dyn FnMut(&Path, &fs::Metadata)) -> Result<()> {
     Ok(())
 }
 
-fn accelerate(image: &Served, micro: &mut Micro) -> Result<()> {
+fn accelerate(image: &Served) -> Result<f64> {
     let rig = Rig::new(image)?;
     let daemon = rig.thaw.daemon().context("no daemon")?;
     let before = processor_seconds(daemon)?;
     rig.run(&["accelerate", &image.reference])?;
     let spent = processor_seconds(daemon)? - before;
-    micro.accelerate_mb_per_cpu_second = image.compressed as f64 / 1e6 / spent;
-    Ok(())
+    Ok(image.compressed as f64 / 1e6 / spent)
 }
 
 /// Processor time of a process so far, of user and kernel.

@@ -189,7 +189,11 @@ fn a_machine_that_was_reset() {
     }
     // What is on the disk in the middle of it.
     let copy = node.root().with_file_name("after");
-    run("cp", &["-a", "-x", "--sparse=always"], &[node.root(), &copy]);
+    run(
+        "cp",
+        &["-a", "-x", "--sparse=always"],
+        &[node.root(), &copy],
+    );
     node.run(["rm", "-f", "box"]).unwrap();
     super::nothing_is_left(&node);
 
