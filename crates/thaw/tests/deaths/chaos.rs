@@ -27,6 +27,8 @@ by_every_transport!(nothing_is_ever_wrong);
 const ROUND: Duration = Duration::from_secs(4);
 /// Seconds that a read may wait.
 const SECONDS: u32 = 5;
+/// For a file, whose read is some faults one after the other, on a busy machine.
+const LONGEST: Duration = Duration::from_secs(4 * SECONDS as u64);
 const EIO: i32 = 5;
 const ENOSPC: i32 = 28;
 
@@ -172,7 +174,7 @@ fn read_some(scene: &Scene, node: &Thaw, root: &Path, turn: usize, seen: &Seen, 
             }
         };
         let took = begin.elapsed();
-        assert!(took < BOUND, "{name} was waited for too long: {took:?}");
+        assert!(took < LONGEST, "{name} was waited for too long: {took:?}");
         let took = u64::try_from(took.as_millis()).unwrap();
         seen.longest.fetch_max(took, Ordering::SeqCst);
     }

@@ -16,6 +16,12 @@ use super::{BOUND, Scene, bound, eventually, inside, nothing_is_left};
 const EIO: i32 = 5;
 const ENOSPC: i32 = 28;
 
+by_every_transport!(
+    a_store_that_becomes_read_only,
+    a_machine_that_was_reset,
+    a_disk_that_is_full_while_ten_containers_start,
+);
+
 /// An ext4 filesystem of its own, in a file; gone with the value.
 pub(crate) struct Disk {
     directory: TempDir,
@@ -115,20 +121,38 @@ fn read_all(scene: &Scene, dir: &Path, errors: &[i32]) -> usize {
     scene.files.keys().filter(read).count()
 }
 
-#[test]
-fn a_store_that_becomes_read_only() {
+fn a_store_that_becomes_read_only(transport: &str) {
     let scene = Scene::new();
     let disk = Disk::new(48);
     let node = disk.store();
     let config = bound(&node, 4);
-    let inside = scene.start(&node, &["--net", "none", "--config", &config]);
+    let inside = scene.start(
+        &node,
+        &[
+            "--net",
+            "none",
+            "--transport",
+            transport,
+            "--config",
+            &config,
+        ],
+    );
     scene.read(&inside, "srv/f0-1").unwrap();
     disk.fail();
     let read = read_all(&scene, &inside, &[EIO]);
     assert!(read < scene.files.len(), "nothing can be written");
     scene.read(&inside, "srv/f0-1").unwrap();
     let Output { status, stderr, .. } = node
-        .output(["run", "--net", "none", &scene.image, "--", "sh"])
+        .output([
+            "run",
+            "--net",
+            "none",
+            "--transport",
+            transport,
+            &scene.image,
+            "--",
+            "sh",
+        ])
         .unwrap();
     let said = String::from_utf8_lossy(&stderr);
     assert_eq!(status.code(), Some(125), "{said}");
@@ -177,13 +201,12 @@ impl Drop for Boot {
     }
 }
 
-#[test]
-fn a_machine_that_was_reset() {
+fn a_machine_that_was_reset(transport: &str) {
     let scene = Scene::new();
     let node = super::thaw();
-    let inside = scene.start(&node, &["--net", "none"]);
+    let inside = scene.start(&node, &["--net", "none", "--transport", transport]);
     let target = super::target(&node);
-    scene.mount(&node, "auto", &target);
+    scene.mount(&node, transport, &target);
     for file in ["srv/f0-1", "srv/f1-1", "srv/f2-1"] {
         scene.read(&inside, file).unwrap();
     }
@@ -206,7 +229,7 @@ fn a_machine_that_was_reset() {
     let mounts = node.run(["mount", "--json"]).unwrap();
     assert_eq!(mounts.trim(), "[]", "nothing is mounted after a reset");
     node.run(["rm", "box"]).unwrap();
-    let inside = scene.start(&node, &["--net", "none"]);
+    let inside = scene.start(&node, &["--net", "none", "--transport", transport]);
     assert_eq!(read_all(&scene, &inside, &[]), scene.files.len());
     node.run(["rm", "-f", "box"]).unwrap();
     super::nothing_is_left(&node);
@@ -243,8 +266,7 @@ fn a_daemon_that_looked_at_a_full_disk_starts_lazily_once_there_is_space() {
     node.run(lazily).unwrap();
 }
 
-#[test]
-fn a_disk_that_is_full_while_ten_containers_start() {
+fn a_disk_that_is_full_while_ten_containers_start(transport: &str) {
     let scene = Scene::new();
     let disk = Disk::new(48);
     let node = disk.store();
@@ -258,7 +280,16 @@ fn a_disk_that_is_full_while_ten_containers_start() {
             .iter()
             .map(|name| {
                 let args = [
-                    "run", "-d", "--net", "none", "--pull", "lazy", "--name", name,
+                    "run",
+                    "-d",
+                    "--net",
+                    "none",
+                    "--pull",
+                    "lazy",
+                    "--transport",
+                    transport,
+                    "--name",
+                    name,
                 ];
                 let mut command = node.command(args);
                 command.args([scene.image.as_str(), "--", "sleep", "1000"]);
@@ -288,7 +319,16 @@ fn a_disk_that_is_full_while_ten_containers_start() {
     // Not a byte is left.
     fill(&disk.path().join("rest"), &disk.path(), 0);
     let Output { status, stderr, .. } = node
-        .output(["run", "--net", "none", &scene.image, "--", "sh"])
+        .output([
+            "run",
+            "--net",
+            "none",
+            "--transport",
+            transport,
+            &scene.image,
+            "--",
+            "sh",
+        ])
         .unwrap();
     let said = String::from_utf8_lossy(&stderr);
     assert_eq!(status.code(), Some(125), "{said}");
@@ -307,7 +347,7 @@ fn a_disk_that_is_full_while_ten_containers_start() {
         });
         node.run(["rm", "-f", name]).unwrap();
     }
-    let inside = scene.start(&node, &["--net", "none"]);
+    let inside = scene.start(&node, &["--net", "none", "--transport", transport]);
     assert_eq!(read_all(&scene, &inside, &[]), scene.files.len());
     node.run(["rm", "-f", "box"]).unwrap();
     node.run(["gc", "--all"]).unwrap();

@@ -12,8 +12,16 @@ use thaw_testkit::thaw::Thaw;
 
 use super::{BOUND, NAME, Scene, bound, eventually, nothing_is_left, registry, target, thaw};
 
+by_every_transport!(
+    a_registry_that_is_gone_for_long,
+    a_network_that_swallows_everything,
+    a_fill_goes_on_when_the_registry_has_the_image_again,
+    a_registry_in_the_place_of_another,
+    a_registry_that_gives_other_bytes,
+);
+
 /// Mounts the scene's image lazily; a read may wait for two seconds.
-fn mount(scene: &Scene) -> (Thaw, PathBuf) {
+fn mount(scene: &Scene, transport: &str) -> (Thaw, PathBuf) {
     let node = thaw();
     let dir = target(&node);
     let at = dir.to_str().unwrap();
@@ -26,6 +34,8 @@ fn mount(scene: &Scene) -> (Thaw, PathBuf) {
         "none",
         "--config",
         &config,
+        "--transport",
+        transport,
     ];
     node.run([&options[..], &[&scene.image, at]].concat())
         .unwrap();
@@ -48,10 +58,9 @@ fn heals(scene: &Scene, node: &Thaw, dir: &Path) {
     nothing_is_left(node);
 }
 
-#[test]
-fn a_registry_that_is_gone_for_long() {
+fn a_registry_that_is_gone_for_long(transport: &str) {
     let mut scene = Scene::new();
-    let (node, dir) = mount(&scene);
+    let (node, dir) = mount(&scene, transport);
     scene.read(&dir, "srv/f0-1").unwrap();
     scene.registry = None;
     fails(&scene, &dir, "srv/f1-3");
@@ -96,8 +105,7 @@ impl Behind {
 }
 
 /// No refusal and no reset: packets are lost, also those of connections that are there.
-#[test]
-fn a_network_that_swallows_everything() {
+fn a_network_that_swallows_everything(transport: &str) {
     let scene = Scene::new();
     let behind = Behind::new(&scene);
     let node = thaw();
@@ -105,7 +113,8 @@ fn a_network_that_swallows_everything() {
     let dir = target(&node);
     let at = dir.to_str().unwrap();
     let options = ["mount", "--pull", "lazy", "--profile", "none", "--config"];
-    node.run([&options[..], &[&config, &image, at]].concat())
+    let by = ["--transport", transport];
+    node.run([&options[..], &[&config], &by, &[&image, at]].concat())
         .unwrap();
     scene.read(&dir, "srv/f0-1").unwrap();
     behind.link.cut(true);
@@ -116,15 +125,17 @@ fn a_network_that_swallows_everything() {
     heals(&scene, &node, &dir);
 }
 
-#[test]
-fn a_fill_goes_on_when_the_registry_has_the_image_again() {
+fn a_fill_goes_on_when_the_registry_has_the_image_again(transport: &str) {
     let mut scene = Scene::new();
-    let (node, dir) = mount(&scene);
+    let (node, dir) = mount(&scene, transport);
     fs::read(dir.join("bin/busybox")).unwrap();
     scene.registry = None;
     let empty = registry(&scene.host, &scene.directory.path().join("empty"));
     // The image is mounted already: nobody need be asked for the start.
-    scene.start(&node, &["--net", "none", "--fill"]);
+    scene.start(
+        &node,
+        &["--net", "none", "--transport", transport, "--fill"],
+    );
     let log = || fs::read_to_string(node.root().join("daemon.log")).unwrap();
     eventually("a failure", || log().contains("not completed"));
     drop(empty);
@@ -138,10 +149,9 @@ fn a_fill_goes_on_when_the_registry_has_the_image_again() {
     nothing_is_left(&node);
 }
 
-#[test]
-fn a_registry_in_the_place_of_another() {
+fn a_registry_in_the_place_of_another(transport: &str) {
     let mut scene = Scene::new();
-    let (node, dir) = mount(&scene);
+    let (node, dir) = mount(&scene, transport);
     // The same address and name, another image: it does not have our blobs.
     scene.registry = None;
     let other = registry(&scene.host, &scene.directory.path().join("other"));
@@ -157,10 +167,9 @@ fn a_registry_in_the_place_of_another() {
     heals(&scene, &node, &dir);
 }
 
-#[test]
-fn a_registry_that_gives_other_bytes() {
+fn a_registry_that_gives_other_bytes(transport: &str) {
     let scene = Scene::new();
-    let (node, dir) = mount(&scene);
+    let (node, dir) = mount(&scene, transport);
     let kept = damage(&scene.directory.path().join("registry"), |bytes| {
         !bytes.starts_with(b"{")
     });
