@@ -8,11 +8,8 @@ use thaw_accelerate::{Origin, PackOptions, WorkingSetArtifact, pack};
 use thaw_image::{DiffId, Digest, Extent, media};
 use thaw_registry::{Descriptor, ManifestContent};
 
-fn put(target: &str, name: &str, bytes: &[u8]) -> Result<(), Box<dyn Error>> {
-    let directory = format!("corpus/{target}");
-    fs::create_dir_all(&directory)?;
-    Ok(fs::write(format!("{directory}/{name}"), bytes)?)
-}
+/// An input, after the names of its target and its own.
+type Input = (&'static str, String, Vec<u8>);
 
 /// A descriptor of something packed.
 fn packed(media_type: &str, bytes: &[u8]) -> Descriptor {
@@ -74,16 +71,36 @@ fn elf() -> Vec<u8> {
     bytes
 }
 
-fn main() -> Result<(), Box<dyn Error>> {
-    put("artifact", "acceleration", &acceleration())?;
+/// The inputs of all targets, each with a name.
+pub(crate) fn inputs() -> Result<Vec<Input>, Box<dyn Error>> {
+    let mut inputs = Vec::new();
+    let mut put = |target, name: &str, bytes: &[u8]| {
+        inputs.push((target, name.to_owned(), bytes.to_vec()));
+    };
+    put("artifact", "acceleration", &acceleration());
     let layers = [(DiffId(Digest::of(b"one tar")), 10_240)];
-    let trace = [(layers[0].0, Extent { offset: 0, len: 4096 })];
+    let trace = [(
+        layers[0].0,
+        Extent {
+            offset: 0,
+            len: 4096,
+        },
+    )];
     let read = |_: &DiffId, extent: Extent| Ok(vec![7; usize::try_from(extent.len).unwrap_or(0)]);
     let set = pack(&trace, &layers, &read, &PackOptions::default())?;
     let subject = Descriptor::of(media::MANIFEST, b"{}");
     let set = WorkingSetArtifact::build(&subject, "default", Origin::Recorded, set)?;
-    put("artifact", "working-set", set.manifest().bytes())?;
-    put("program", "elf", &elf())?;
-    put("program", "script", b"#!/bin/sh -e\nexec true\n")?;
-    put("program", "env", b"#! /usr/bin/env -S program -u\n")
+    put("artifact", "working-set", set.manifest().bytes());
+    put("program", "elf", &elf());
+    put("program", "script", b"#!/bin/sh -e\nexec true\n");
+    put("program", "env", b"#! /usr/bin/env -S program -u\n");
+    Ok(inputs)
+}
+
+fn main() -> Result<(), Box<dyn Error>> {
+    for (target, name, bytes) in inputs()? {
+        fs::create_dir_all(format!("corpus/{target}"))?;
+        fs::write(format!("corpus/{target}/{name}"), bytes)?;
+    }
+    Ok(())
 }

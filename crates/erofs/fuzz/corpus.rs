@@ -8,7 +8,10 @@ use thaw_erofs::{
     Attributes, Content, Device, DeviceNumber, FileData, FileExtent, Inode, InodeId, Tree, write,
 };
 
-fn put(
+/// An input, after the names of its target and its own.
+type Input = (&'static str, String, Vec<u8>);
+
+fn add(
     tree: &mut Tree,
     directory: InodeId,
     name: &str,
@@ -26,8 +29,8 @@ fn put(
 fn tree(content: Content, names: usize) -> Result<Tree, Box<dyn Error>> {
     let mut tree = Tree::new(Attributes::default());
     let root = tree.root();
-    let directory = put(&mut tree, root, "dir", Content::Directory(BTreeMap::new()))?;
-    let id = put(&mut tree, directory, "inode", content)?;
+    let directory = add(&mut tree, root, "dir", Content::Directory(BTreeMap::new()))?;
+    let id = add(&mut tree, directory, "inode", content)?;
     let xattrs = &mut tree.get_mut(id).attributes.xattrs;
     xattrs.insert(b"user.name".to_vec(), b"value".to_vec());
     xattrs.insert(b"security.capability".to_vec(), vec![1; 20]);
@@ -37,7 +40,12 @@ fn tree(content: Content, names: usize) -> Result<Tree, Box<dyn Error>> {
     Ok(tree)
 }
 
-fn main() -> Result<(), Box<dyn Error>> {
+/// The inputs of all targets, each with a name.
+pub(crate) fn inputs() -> Result<Vec<Input>, Box<dyn Error>> {
+    let mut inputs = Vec::new();
+    let mut put = |target, name: &str, bytes: &[u8]| {
+        inputs.push((target, name.to_owned(), bytes.to_vec()));
+    };
     let extent = FileExtent {
         file_block: 2,
         blocks: 3,
@@ -63,13 +71,20 @@ fn main() -> Result<(), Box<dyn Error>> {
         blocks,
     };
     let devices = [device(100), device(u64::from(u32::MAX))];
-    fs::create_dir_all("corpus/image")?;
     for (number, content) in contents.into_iter().enumerate() {
         for names in [0, 10, 60] {
             let mut bytes = Vec::new();
             write(&tree(content.clone(), names)?, &devices, &mut bytes)?;
-            fs::write(format!("corpus/image/{number}-{names}"), bytes)?;
+            put("image", &format!("{number}-{names}"), &bytes);
         }
+    }
+    Ok(inputs)
+}
+
+fn main() -> Result<(), Box<dyn Error>> {
+    for (target, name, bytes) in inputs()? {
+        fs::create_dir_all(format!("corpus/{target}"))?;
+        fs::write(format!("corpus/{target}/{name}"), bytes)?;
     }
     Ok(())
 }

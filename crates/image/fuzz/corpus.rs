@@ -9,11 +9,8 @@ use thaw_image::{
     WindowRef, WorkingSet,
 };
 
-fn put(target: &str, name: &str, bytes: &[u8]) -> Result<(), Box<dyn Error>> {
-    let directory = format!("corpus/{target}");
-    fs::create_dir_all(&directory)?;
-    Ok(fs::write(format!("{directory}/{name}"), bytes)?)
-}
+/// An input, after the names of its target and its own.
+type Input = (&'static str, String, Vec<u8>);
 
 /// Without the checksum.
 fn body(sealed: &[u8]) -> &[u8] {
@@ -69,7 +66,12 @@ fn set(frames: u64) -> WorkingSet {
     }
 }
 
-fn main() -> Result<(), Box<dyn Error>> {
+/// The inputs of all targets, each with a name.
+pub(crate) fn inputs() -> Result<Vec<Input>, Box<dyn Error>> {
+    let mut inputs = Vec::new();
+    let mut put = |target, name: &str, bytes: &[u8]| {
+        inputs.push((target, name.to_owned(), bytes.to_vec()));
+    };
     let deflate = |skip_bits, in_block, offset, len| CodecState::Deflate {
         skip_bits,
         in_block,
@@ -85,11 +87,11 @@ fn main() -> Result<(), Box<dyn Error>> {
     let stored = [CodecState::Stored; 4];
     for count in [0, 1, 4] {
         let tar = table(LayerFormat::Tar, &stored[..count]).encode();
-        put("seek_table", &format!("tar-{count}"), body(&tar))?;
+        put("seek_table", &format!("tar-{count}"), body(&tar));
         let gzip = table(LayerFormat::Gzip, &states[..count + count / 4]).encode();
-        put("seek_table", &format!("gzip-{count}"), body(&gzip))?;
+        put("seek_table", &format!("gzip-{count}"), body(&gzip));
         let set = set(count as u64).encode();
-        put("working_set", &format!("frames-{count}"), body(&set))?;
+        put("working_set", &format!("frames-{count}"), body(&set));
     }
     let digest = Digest::of(b"manifest");
     for (number, text) in [
@@ -105,7 +107,15 @@ fn main() -> Result<(), Box<dyn Error>> {
     .iter()
     .enumerate()
     {
-        put("reference", &number.to_string(), text.as_bytes())?;
+        put("reference", &number.to_string(), text.as_bytes());
+    }
+    Ok(inputs)
+}
+
+fn main() -> Result<(), Box<dyn Error>> {
+    for (target, name, bytes) in inputs()? {
+        fs::create_dir_all(format!("corpus/{target}"))?;
+        fs::write(format!("corpus/{target}/{name}"), bytes)?;
     }
     Ok(())
 }

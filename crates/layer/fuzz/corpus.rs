@@ -7,6 +7,9 @@ use std::io::Write as _;
 use flate2::Compression;
 use flate2::write::{DeflateEncoder, GzEncoder};
 
+/// An input, after the names of its target and its own.
+type Input = (&'static str, String, Vec<u8>);
+
 /// Text, noise, repetition from near and from far.
 fn data() -> Vec<u8> {
     let mut seed = 1u32;
@@ -26,12 +29,6 @@ fn data() -> Vec<u8> {
         &text[..90],
     ]
     .concat()
-}
-
-fn put(target: &str, name: &str, bytes: &[u8]) -> Result<(), Box<dyn Error>> {
-    let directory = format!("corpus/{target}");
-    fs::create_dir_all(&directory)?;
-    Ok(fs::write(format!("{directory}/{name}"), bytes)?)
 }
 
 /// A header block; the fuzz target gives it its checksum.
@@ -123,16 +120,21 @@ fn tars() -> Vec<(&'static str, Vec<u8>)> {
     ]
 }
 
-fn main() -> Result<(), Box<dyn Error>> {
+/// The inputs of all targets, each with a name.
+pub(crate) fn inputs() -> Result<Vec<Input>, Box<dyn Error>> {
+    let mut inputs = Vec::new();
+    let mut put = |target, name: &str, bytes: &[u8]| {
+        inputs.push((target, name.to_owned(), bytes.to_vec()));
+    };
     let data = data();
     for level in 0..=9 {
         let mut encoder = DeflateEncoder::new(Vec::new(), Compression::new(level));
         encoder.write_all(&data)?;
         let stream = encoder.finish()?;
-        put("inflate", &format!("level-{level}"), &stream)?;
+        put("inflate", &format!("level-{level}"), &stream);
         for spacing in [3, 90] {
             let indexed = [&[spacing], stream.as_slice()].concat();
-            put("index", &format!("level-{level}-every-{spacing}"), &indexed)?;
+            put("index", &format!("level-{level}-every-{spacing}"), &indexed);
         }
         let mut encoder = GzEncoder::new(Vec::new(), Compression::new(level));
         encoder.write_all(&data)?;
@@ -142,7 +144,7 @@ fn main() -> Result<(), Box<dyn Error>> {
             "decode",
             &format!("member-{level}"),
             &[&[1, len[0], len[1], 0], member.as_slice()].concat(),
-        )?;
+        );
         let window = zstd::bulk::compress(&[7; 32 << 10], 3)?;
         let frame = u8::try_from(window.len())?;
         let head = [2, len[0], len[1], frame];
@@ -150,7 +152,7 @@ fn main() -> Result<(), Box<dyn Error>> {
             "decode",
             &format!("block-{level}"),
             &[&head, window.as_slice(), &member[10..]].concat(),
-        )?;
+        );
         // The first bytes of the block, as the header of the block that it is in the middle of.
         let window = [&[7; 32 << 10], &member[10..70]].concat();
         let window = zstd::bulk::compress(&window, 3)?;
@@ -160,7 +162,7 @@ fn main() -> Result<(), Box<dyn Error>> {
             "decode",
             &format!("in-block-{level}"),
             &[&head, window.as_slice(), &member[70..]].concat(),
-        )?;
+        );
     }
     // A block with the fixed codes: its header is three bits.
     let window = zstd::bulk::compress(&[&[0; 32 << 10][..], &[3]].concat(), 3)?;
@@ -169,9 +171,17 @@ fn main() -> Result<(), Box<dyn Error>> {
         "decode",
         "in-block-fixed",
         &[&[3, 9, 0, frame], window.as_slice(), &[0x4b, 0x04, 0x11, 0]].concat(),
-    )?;
+    );
     for (name, tar) in tars() {
-        put("tar", name, &tar)?;
+        put("tar", name, &tar);
+    }
+    Ok(inputs)
+}
+
+fn main() -> Result<(), Box<dyn Error>> {
+    for (target, name, bytes) in inputs()? {
+        fs::create_dir_all(format!("corpus/{target}"))?;
+        fs::write(format!("corpus/{target}/{name}"), bytes)?;
     }
     Ok(())
 }

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! crates/CRATE/fuzz/
+//!   targets/NAME.rs        what must hold of an input; the crate's tests/seeds.rs asks it too
 //!   fuzz_targets/NAME.rs   one program each
 //!   corpus.rs              writes what they begin with, by the crate's own writers
 //!   seeds/NAME/            what longer runs found to be worth keeping; in the repository
