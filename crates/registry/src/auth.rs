@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue, WWW_AUTHENTICATE};
+use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue, WWW_AUTHENTICATE};
 use reqwest::{Method, Request, Response, StatusCode, Url};
 use serde::Deserialize;
 
@@ -55,7 +55,7 @@ impl Access {
 
 /// How a registry wants to be asked.
 #[derive(Clone, PartialEq, Eq, Debug)]
-enum Challenge {
+pub(crate) enum Challenge {
     Basic,
     Bearer { realm: Url, service: Option<String> },
 }
@@ -70,9 +70,9 @@ pub(crate) struct Auth {
 }
 
 /// An `Authorization` that was good, and how long it is thought to be.
-struct Token {
-    header: HeaderValue,
-    renew_at: Option<Instant>,
+pub(crate) struct Token {
+    pub(crate) header: HeaderValue,
+    pub(crate) renew_at: Option<Instant>,
 }
 
 impl std::fmt::Debug for Token {
@@ -127,12 +127,7 @@ impl Remote {
             (StatusCode::UNAUTHORIZED, _) | (StatusCode::FORBIDDEN, Some(_)) => {}
             _ => return false,
         }
-        let asked = response.headers().get_all(WWW_AUTHENTICATE);
-        let mut asked: Vec<_> = asked
-            .iter()
-            .filter_map(|value| Challenge::parse(value.to_str().ok()?))
-            .collect();
-        asked.sort_by_key(|challenge| *challenge == Challenge::Basic);
+        let asked = challenges(response.headers());
         let known = match asked.into_iter().next() {
             Some(challenge) => {
                 locked(&self.shared.auth.challenges).insert(self.registry.clone(), challenge);
@@ -303,7 +298,7 @@ fn token_request(
     }
 }
 
-fn read_token(body: &[u8]) -> Result<Token, String> {
+pub(crate) fn read_token(body: &[u8]) -> Result<Token, String> {
     #[derive(Deserialize)]
     struct Answer {
         token: Option<String>,
@@ -326,6 +321,15 @@ fn read_token(body: &[u8]) -> Result<Token, String> {
         header: sensitive(&format!("Bearer {token}"))?,
         renew_at: Some(Instant::now() + life - MARGIN.min(life / 10)),
     })
+}
+
+/// What an answer asks for, tokens before passwords.
+pub(crate) fn challenges(headers: &HeaderMap) -> Vec<Challenge> {
+    let asked = headers.get_all(WWW_AUTHENTICATE).iter();
+    let asked = asked.filter_map(|value| Challenge::parse(value.to_str().ok()?));
+    let mut asked: Vec<Challenge> = asked.collect();
+    asked.sort_by_key(|challenge| *challenge == Challenge::Basic);
+    asked
 }
 
 impl Challenge {

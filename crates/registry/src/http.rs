@@ -278,24 +278,13 @@ impl Remote {
                 Some(Ok(target)) if repeatable && response.status().is_redirection() => target,
                 _ => return Ok(response),
             };
-            url = self.redirected(&url, target, &call.what)?;
+            url = redirected(&url, target)
+                .map_err(|reason| Failure::last(self.malformed(&call.what, reason)))?;
             self.drain(response).await;
         }
         Err(Failure::last(
             self.malformed(&call.what, "too many redirects"),
         ))
-    }
-
-    /// A redirect may leave the host but not TLS.
-    fn redirected(&self, from: &Url, target: &str, what: &str) -> Result<Url, Failure> {
-        let bad = |reason| Failure::last(self.malformed(what, reason));
-        let url = from
-            .join(target)
-            .map_err(|_| bad("the redirect goes to no address"))?;
-        match (from.scheme(), url.scheme()) {
-            ("https" | "http", "https") | ("http", "http") => Ok(url),
-            _ => Err(bad("the redirect leaves https")),
-        }
     }
 
     /// Sends a request and waits for the head of its answer.
@@ -491,6 +480,16 @@ pub(crate) fn same_origin(one: &Url, other: &Url) -> bool {
     one.origin() == other.origin()
 }
 
+/// A redirect may leave the host but not TLS.
+pub(crate) fn redirected(from: &Url, target: &str) -> Result<Url, &'static str> {
+    let url = from.join(target);
+    let url = url.map_err(|_| "the redirect goes to no address")?;
+    match (from.scheme(), url.scheme()) {
+        ("https" | "http", "https") | ("http", "http") => Ok(url),
+        _ => Err("the redirect leaves https"),
+    }
+}
+
 pub(crate) fn header_number(headers: &HeaderMap, name: &HeaderName) -> Option<u64> {
     headers.get(name)?.to_str().ok()?.trim().parse().ok()
 }
@@ -498,7 +497,7 @@ pub(crate) fn header_number(headers: &HeaderMap, name: &HeaderName) -> Option<u6
 /// How long a server wants to be left alone: `Retry-After` in seconds or as a date (RFC 9110,
 /// section 10.2.3). A date is held against the server's own clock where it tells that: ours may
 /// be wrong.
-fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+pub(crate) fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     if let Some(seconds) = header_number(headers, &RETRY_AFTER) {
         return Some(Duration::from_secs(seconds));
     }
@@ -550,7 +549,7 @@ fn root_cause(error: &reqwest::Error) -> String {
 }
 
 /// The errors that a registry names (OCI distribution-spec, "Error Codes"), or the text.
-fn explain(status: StatusCode, body: &[u8]) -> String {
+pub(crate) fn explain(status: StatusCode, body: &[u8]) -> String {
     #[derive(Deserialize)]
     struct Errors {
         errors: Vec<Entry>,
@@ -572,16 +571,19 @@ fn explain(status: StatusCode, body: &[u8]) -> String {
         }
         Err(_) => String::from_utf8_lossy(body).trim().to_owned(),
     };
-    if text.trim().is_empty() {
-        return status.canonical_reason().unwrap_or("no reason").to_owned();
+    // Only then: what cannot be shown may be all there is.
+    let text = printable(&text);
+    match text.is_empty() {
+        true => status.canonical_reason().unwrap_or("no reason").to_owned(),
+        false => text,
     }
-    printable(&text)
 }
 
 /// Text from outside, cut and without what could fool a terminal.
 pub(crate) fn printable(text: &str) -> String {
     let clean = text.chars().map(|c| if c.is_control() { ' ' } else { c });
-    clean.take(300).collect::<String>().trim().to_owned()
+    let clean = clean.skip_while(|c| c.is_whitespace()).take(300);
+    clean.collect::<String>().trim_end().to_owned()
 }
 
 #[cfg(test)]
@@ -612,7 +614,11 @@ mod tests {
     fn reasons_are_short_and_clean() {
         let body = br#"{"errors":[{"code":"DENIED","message":"no\u001b[2J","detail":{}}]}"#;
         assert_eq!(explain(StatusCode::FORBIDDEN, body), "DENIED no [2J");
-        assert_eq!(explain(StatusCode::NOT_FOUND, b""), "Not Found");
+        for empty in [&b""[..], b" \n", b"\x01\x1b", &[b' '; 400]] {
+            assert_eq!(explain(StatusCode::NOT_FOUND, empty), "Not Found");
+        }
+        let late = [&[0; 400][..], b"late"].concat();
+        assert_eq!(explain(StatusCode::NOT_FOUND, &late), "late");
         assert_eq!(explain(StatusCode::NOT_FOUND, &[b'x'; 9000]).len(), 300);
     }
 }

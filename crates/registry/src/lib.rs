@@ -14,6 +14,8 @@ mod client;
 mod credentials;
 mod document;
 mod error;
+#[doc(hidden)]
+pub mod fuzz;
 mod http;
 mod layout;
 mod link;

@@ -373,7 +373,7 @@ impl Remote {
 }
 
 /// `Content-Range: bytes FIRST-LAST/SIZE` (RFC 9110, section 14.4).
-fn content_range(headers: &HeaderMap) -> Option<Extent> {
+pub(crate) fn content_range(headers: &HeaderMap) -> Option<Extent> {
     let text = headers.get(CONTENT_RANGE)?.to_str().ok()?;
     let (range, _) = text.strip_prefix("bytes ")?.split_once('/')?;
     let (first, last) = range.split_once('-')?;

@@ -412,7 +412,7 @@ fn own_tag(subject: &Digest, artifact: &Digest) -> String {
 }
 
 /// `Link: <ADDRESS>; rel="next"` (RFC 8288), where it stays with the registry.
-fn next_page(url: &Url, headers: &HeaderMap) -> Option<Url> {
+pub(crate) fn next_page(url: &Url, headers: &HeaderMap) -> Option<Url> {
     let text = headers.get(LINK)?.to_str().ok()?;
     let (target, rest) = text.trim().strip_prefix('<')?.split_once('>')?;
     let next = url.join(target).ok()?;

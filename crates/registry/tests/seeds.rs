@@ -6,6 +6,8 @@
 mod corpus;
 #[path = "../fuzz/targets/document.rs"]
 mod document;
+#[path = "../fuzz/targets/headers.rs"]
+mod headers;
 #[path = "../../testkit/seeds.rs"]
 mod seeds;
 
@@ -13,11 +15,18 @@ use seeds::{Target, hold};
 
 #[test]
 fn every_seed_holds() {
-    let targets = [Target {
-        name: "document",
-        body: document::run,
-        mutations: 300,
-    }];
+    let targets = [
+        Target {
+            name: "document",
+            body: document::run,
+            mutations: 300,
+        },
+        Target {
+            name: "headers",
+            body: headers::run,
+            mutations: 300,
+        },
+    ];
     let corpus = corpus::inputs().unwrap();
     hold(env!("CARGO_MANIFEST_DIR"), &corpus, &targets);
 }
