@@ -2,7 +2,7 @@
 
 use std::error::Error;
 use std::fs;
-use std::io::Write as _;
+use std::io::{self, Write as _};
 
 use flate2::Compression;
 use flate2::write::{DeflateEncoder, GzEncoder};
@@ -120,6 +120,45 @@ fn tars() -> Vec<(&'static str, Vec<u8>)> {
     ]
 }
 
+/// zstd's frames: of every kind of block, one and several, with and without what need not be there.
+fn frames() -> io::Result<Vec<(String, Vec<u8>)>> {
+    use zstd::stream::Encoder;
+    let data = data();
+    let tar = [header("f", b'0', 0, b"ustar\x0000"), vec![0; 1024]].concat();
+    let mut frames = Vec::new();
+    for level in [-5, 1, 3, 9, 19] {
+        let frame = zstd::encode_all(data.as_slice(), level)?;
+        frames.push((format!("level-{level}"), frame));
+    }
+    let mut checked = Encoder::new(Vec::new(), 3)?;
+    checked.include_checksum(true)?;
+    checked.include_contentsize(false)?;
+    checked.write_all(&data)?;
+    frames.push(("checked".to_owned(), checked.finish()?));
+    let mut wide = Encoder::new(Vec::new(), 3)?;
+    wide.window_log(24)?;
+    wide.long_distance_matching(true)?;
+    wide.write_all(&data)?;
+    frames.push(("wide".to_owned(), wide.finish()?));
+    let mut with_dictionary = Encoder::with_dictionary(Vec::new(), 3, &data[..2000])?;
+    with_dictionary.write_all(&data[1000..3000])?;
+    frames.push(("dictionary".to_owned(), with_dictionary.finish()?));
+    let one = zstd::encode_all(&data[..100], 3)?;
+    let skipped = [&[0x50, 0x2a, 0x4d, 0x18, 3, 0, 0, 0][..], b"toc"].concat();
+    let several = [&one, &skipped, &one, &skipped, &frames[1].1].map(Vec::as_slice);
+    frames.push(("several".to_owned(), several.concat()));
+    frames.push(("skipped".to_owned(), skipped));
+    frames.push(("tar".to_owned(), zstd::encode_all(tar.as_slice(), 3)?));
+    // The largest window that is taken, and the smallest that is not: a last block without data.
+    for (name, log) in [("window-27", 27), ("window-28", 28)] {
+        let frame = [0x28, 0xb5, 0x2f, 0xfd, 0, (log - 10) << 3, 1, 0, 0];
+        frames.push((name.to_owned(), frame.to_vec()));
+    }
+    let large = zstd::encode_all(vec![0; 3 << 20].as_slice(), 3)?;
+    frames.push(("large".to_owned(), large));
+    Ok(frames)
+}
+
 /// The inputs of all targets, each with a name.
 pub(crate) fn inputs() -> Result<Vec<Input>, Box<dyn Error>> {
     let mut inputs = Vec::new();
@@ -172,6 +211,9 @@ pub(crate) fn inputs() -> Result<Vec<Input>, Box<dyn Error>> {
         "in-block-fixed",
         &[&[3, 9, 0, frame], window.as_slice(), &[0x4b, 0x04, 0x11, 0]].concat(),
     );
+    for (name, frames) in frames()? {
+        put("zstd", &name, &frames);
+    }
     for (name, tar) in tars() {
         put("tar", name, &tar);
     }

@@ -18,6 +18,8 @@ mod seeds;
 mod tar;
 #[path = "../fuzz/targets/zlib.rs"]
 mod zlib;
+#[path = "../fuzz/targets/zstd.rs"]
+mod zstd_frames;
 
 use seeds::{Target, hold};
 
@@ -27,22 +29,27 @@ fn every_seed_holds() {
         Target {
             name: "decode",
             body: decode::run,
-            mutations: 30,
+            mutations: 100,
         },
         Target {
             name: "index",
             body: index::run,
-            mutations: 10,
+            mutations: 5,
         },
         Target {
             name: "inflate",
             body: inflate::run,
-            mutations: 30,
+            mutations: 60,
         },
         Target {
             name: "tar",
             body: tar::run,
             mutations: 300,
+        },
+        Target {
+            name: "zstd",
+            body: zstd_frames::run,
+            mutations: 30,
         },
     ];
     let corpus = corpus::inputs().unwrap();

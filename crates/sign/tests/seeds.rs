@@ -19,7 +19,7 @@ fn every_seed_holds() {
         Target {
             name: "claim",
             body: claim::run,
-            mutations: 100,
+            mutations: 60,
         },
         Target {
             name: "key",
