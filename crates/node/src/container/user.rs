@@ -18,13 +18,16 @@ const GROUP: &str = "/etc/group";
 
 /// Who a process is.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct User {
-    pub(super) uid: u32,
-    pub(super) gid: u32,
+pub struct User {
+    /// The user's number.
+    pub uid: u32,
+    /// The number of its group.
+    pub gid: u32,
     /// The supplementary groups; the first is `gid`, as otherwise a file that its group may *not*
     /// read could be read by leaving the group (CVE-2022-36109).
-    pub(super) groups: Vec<u32>,
-    pub(super) home: String,
+    pub groups: Vec<u32>,
+    /// Where it is at home; `/` where nobody says.
+    pub home: String,
 }
 
 impl User {
@@ -36,12 +39,23 @@ impl User {
 
 /// Finds `spec` in the image. An empty one is root's number.
 pub(super) fn resolve(root: &RootFs, spec: &str) -> Result<User, ContainerError> {
+    look_up(&content(root, PASSWD)?, &content(root, GROUP)?, spec)
+}
+
+/// Finds `spec` in what the two files hold.
+///
+/// # Errors
+/// Where it names somebody who is not there, or a number that is too large.
+pub fn look_up(passwd: &[u8], group: &[u8], spec: &str) -> Result<User, ContainerError> {
+    let (passwd, listed) = (
+        String::from_utf8_lossy(passwd),
+        String::from_utf8_lossy(group),
+    );
     let (user, group) = match spec.split_once(':') {
         Some((user, group)) => (user, Some(group).filter(|group| !group.is_empty())),
         None => (spec, None),
     };
     let user = if user.is_empty() { "0" } else { user };
-    let passwd = text(root, PASSWD)?;
     let found = passwd
         .lines()
         .filter_map(Account::parse)
@@ -52,7 +66,6 @@ pub(super) fn resolve(root: &RootFs, spec: &str) -> Result<User, ContainerError>
         (None, None) => return Err(unknown("user", user, PASSWD, spec)?),
     };
     let own_group = found.as_ref().map_or(0, |account| account.gid);
-    let listed = text(root, GROUP)?;
     let (gid, further) = match (group, &found) {
         (Some(group), _) => (find_group(&listed, group, spec)?, Vec::new()),
         (None, Some(account)) => (own_group, groups_of(&listed, account.name)),
@@ -152,9 +165,9 @@ fn unknown(
     })
 }
 
-fn text(root: &RootFs, path: &str) -> Result<String, ContainerError> {
-    let content = root.read(path, MAX_FILE)?.unwrap_or_default();
-    Ok(String::from_utf8_lossy(&content).into_owned())
+/// One of the files; empty where the image has none.
+fn content(root: &RootFs, path: &str) -> Result<Vec<u8>, ContainerError> {
+    Ok(root.read(path, MAX_FILE)?.unwrap_or_default())
 }
 
 #[cfg(test)]
