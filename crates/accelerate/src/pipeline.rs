@@ -373,7 +373,10 @@ fn read_all<'b>(
                         return;
                     }
                     let outcome = pass.layer(&layer);
-                    pass.stop.fetch_or(outcome.is_err(), Ordering::Relaxed);
+                    // Where another has failed before, this one was only stopped by that.
+                    if outcome.is_err() && pass.stop.swap(true, Ordering::Relaxed) {
+                        return;
+                    }
                     lock(&results).insert(layer.blob, outcome);
                 }
             });
@@ -398,7 +401,7 @@ fn distinct_by_size(layers: &[LayerRef]) -> VecDeque<LayerRef> {
     distinct.into()
 }
 
-/// The first failure in layer order, or everything.
+/// The failure that has stopped the others, or everything.
 fn all_good<'b>(
     layers: &[LayerRef],
     mut results: HashMap<Digest, Result<Done<'b>, LayerFailure>>,
