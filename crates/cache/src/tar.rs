@@ -158,6 +158,11 @@ impl LayerTar {
         &self.path
     }
 
+    /// Waits until the presence file has every bit of what is here now.
+    pub(crate) fn settle(&self) {
+        self.presence.settle();
+    }
+
     /// The presence file, for the keeper's [`crate::PresenceReader`].
     #[must_use]
     pub fn presence_path(&self) -> &Path {

@@ -235,6 +235,7 @@ impl Fetcher {
         let entry = self.shared.entry(layer)?;
         if entry.layer.contains(extent) {
             count(&self.shared.counters.hits);
+            entry.layer.settle();
             return Ok(());
         }
         let started = Instant::now();
@@ -248,8 +249,10 @@ impl Fetcher {
         };
         let result = demand.run();
         self.shared.counters.waited(started.elapsed());
-        if result.is_err() {
-            count(&self.shared.counters.failures);
+        match &result {
+            // Some of it may have been brought by another thread a moment ago.
+            Ok(()) => entry.layer.settle(),
+            Err(_) => count(&self.shared.counters.failures),
         }
         result
     }

@@ -25,6 +25,7 @@ use std::io::Read;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{PoisonError, RwLock};
 use std::time::SystemTime;
 
 use rustix::fs::FallocateFlags;
@@ -90,6 +91,8 @@ pub(crate) struct Presence {
     file: File,
     pub(crate) map: BlockMap,
     whole: AtomicBool,
+    /// Held while bits are in memory, and not yet in the file that others read.
+    publishing: RwLock<()>,
 }
 
 impl Presence {
@@ -196,6 +199,7 @@ impl Presence {
             path,
             file,
             whole: AtomicBool::new(whole),
+            publishing: RwLock::default(),
         };
         // For eviction, which asks when the layer was last used.
         let _ = presence.file.set_modified(SystemTime::now());
@@ -236,11 +240,25 @@ impl Presence {
     /// Sets the bits of blocks whose bytes are written; gives the number of those that were not
     /// set before.
     pub(crate) fn set(&self, run: BlockRun) -> Result<u64, FileError> {
+        let _publishing = self
+            .publishing
+            .read()
+            .unwrap_or_else(PoisonError::into_inner);
         let new = self.map.set(run);
         if new > 0 {
             self.write_bits(run)?;
         }
         Ok(new)
+    }
+
+    /// Waits until all bits that memory has are in the file. Whoever found a block here that another
+    /// thread has just brought calls it before he tells somebody who reads the file.
+    pub(crate) fn settle(&self) {
+        drop(
+            self.publishing
+                .write()
+                .unwrap_or_else(PoisonError::into_inner),
+        );
     }
 
     /// Forgets that the blocks of `runs` are there, for good, before their bytes go: first what
@@ -351,4 +369,42 @@ fn read_at_most(path: &Path, most: usize) -> Result<Vec<u8>, FileError> {
             .map_err(failed("read", path))?;
     }
     Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use super::*;
+
+    /// A bit that is in memory alone is not told of: the keeper, which reads the file, would take the
+    /// teller for a liar.
+    #[test]
+    fn who_settles_waits_for_bits_that_are_on_their_way() {
+        let dir = tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR")).unwrap();
+        let subject = Subject {
+            diff_id: DiffId(Digest::of(b"a tar")),
+            tar_size: 10 * BLOCK,
+            boot: BootId([1; 16]),
+        };
+        let found = Found::Durable {
+            bits: vec![0; subject.map_bytes()],
+            whole: false,
+        };
+        let presence = Presence::open(dir.path(), subject, found, |_| Ok(())).unwrap();
+        let presence = Arc::new(presence);
+        // As a thread in `set` has it between memory and file.
+        let on_its_way = presence.publishing.read().unwrap();
+        let settling = std::thread::spawn({
+            let presence = Arc::clone(&presence);
+            move || presence.settle()
+        });
+        std::thread::sleep(Duration::from_millis(100));
+        assert!(!settling.is_finished());
+        drop(on_its_way);
+        settling.join().unwrap();
+    }
 }
