@@ -21,7 +21,7 @@ use crate::{LayerSpec, MountError};
 const GREETING_TIMEOUT: Duration = Duration::from_secs(5);
 /// For how long the daemon before us may take to be gone for good: its connection to the keeper
 /// may end later than what made it the owner of the store.
-const PREDECESSOR_TIMEOUT: Duration = Duration::from_secs(2);
+const PREDECESSOR_TIMEOUT: Duration = Duration::from_secs(8);
 /// For how long a keeper that was just started may take to listen.
 const BIRTH_TIMEOUT: Duration = Duration::from_millis(100);
 /// For how long a process may take to die.
