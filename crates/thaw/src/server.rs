@@ -398,7 +398,11 @@ fn advice(error: &anyhow::Error) -> &'static str {
         let system = cause
             .downcast_ref::<std::io::Error>()
             .map(std::io::Error::kind);
-        system.or_else(|| Some(cause.downcast_ref::<rustix::io::Errno>()?.kind()))
+        // One failure of the store may have many waiters.
+        let shared = || cause.downcast_ref::<Arc<std::io::Error>>();
+        system
+            .or_else(|| shared().map(|error| error.kind()))
+            .or_else(|| Some(cause.downcast_ref::<rustix::io::Errno>()?.kind()))
     });
     for kind in kinds {
         match kind {
