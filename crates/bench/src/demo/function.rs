@@ -85,6 +85,10 @@ pub(super) fn run(world: &World, image: &str) -> Result<()> {
         "accelerated in the background: Ready {:.1} s later; {meanwhile} requests answered meanwhile",
         ready.as_secs_f64()
     );
+    let facts = host.thaw.run(["fn", "show", "demo/web", "--json"])?;
+    let facts: Value = serde_json::from_str(&facts)?;
+    let unrecorded = &facts["acceleration"]["notRecorded"];
+    ensure!(unrecorded.is_null(), "no start was recorded: {unrecorded}");
     host.until("it is scaled to zero", || Ok(host.containers()? == 0))?;
     println!("scaled to zero; the image is evicted from this machine (thaw gc --all)");
     host.thaw.run(["gc", "--all"])?;
