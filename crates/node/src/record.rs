@@ -109,8 +109,16 @@ impl Node {
         if let Some(why) = self.directories(wish.transport) {
             return Err(NodeError::Recording(why));
         }
-        let found = self.local(&resolved.image)?;
-        let found = found.ok_or(NodeError::Unknown(resolved.image.digest))?;
+        let found = match self.local(&resolved.image)? {
+            Some(found) => found,
+            None => {
+                // The registry has it, and nobody here has started it yet: to be opened once makes it
+                // known.
+                drop(self.mounted(wish, progress, &timing)?);
+                let found = self.local(&resolved.image)?;
+                found.ok_or(NodeError::Unknown(resolved.image.digest))?
+            }
+        };
         let names = self.claim(&resolved, &found, progress, &timing)?;
         let parts = self.parts(&resolved, &found, names)?;
         let dir = self

@@ -146,6 +146,17 @@ fn a_second_host_uses_what_the_registry_has() {
     let size = layers[1]["size"].as_u64().unwrap();
     let facts = second.facts();
     assert!(moved < size / 2, "{moved} of {size} bytes: {facts}");
+
+    // Where nobody asks, a start is recorded all the same.
+    let third = first.beside(&[]);
+    third.deploy(&default);
+    until("it is ready", || status(&third) == "Ready");
+    let facts = third.facts()["acceleration"].clone();
+    assert!(facts["notRecorded"].is_null(), "{facts}");
+    assert!(
+        facts["workingSet"]["blocks"].as_u64().unwrap() > 0,
+        "{facts}"
+    );
 }
 
 #[test]
