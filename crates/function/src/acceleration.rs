@@ -284,27 +284,49 @@ impl Acceleration {
         }
     }
 
-    /// Whether starts of a target may use the acceleration.
+    /// Whether what was made for a target is ready. Asked for each request, so of memory alone.
     pub(crate) fn is_ready(&self, target: &Target) -> bool {
         let container = &target.config.container;
-        // The switch leaves the instances of the latest version as they are, and with them the target
-        // of their pool: what it said when the pool was made says nothing of now.
+        // Of the latest version, what the pool's target said when it was made says nothing of now.
         let wanted = target.version == LATEST || container.acceleration == Wanted::Default;
-        let Some(digest) = container.digest.filter(|_| wanted) else {
-            return false;
-        };
-        if lock(&self.ready).get(&target.name) == Some(&digest) {
-            return true;
+        let ready = lock(&self.ready).get(&target.name).copied();
+        wanted && ready.is_some() && ready == container.digest
+    }
+
+    /// How a start of a target may use an acceleration.
+    pub(crate) fn lazily(&self, target: &Target) -> Lazily {
+        if self.is_ready(target) {
+            return Lazily::Ready;
         }
+        let Some(digest) = target
+            .config
+            .container
+            .digest
+            .filter(|_| self.wants(target))
+        else {
+            return Lazily::Never;
+        };
         // A version of before, or what serves until the image of the latest is ready: its working set
         // is in the registry, and is not recorded again.
-        let recording: Option<Recording> = self
-            .catalog
-            .get(&Recording::key_of(&target.name))
-            .ok()
-            .flatten();
-        recording.is_none_or(|recording| recording.manifest != digest)
-            && self.is_indexed(Some(digest))
+        let recording = self.catalog.get(&Recording::key_of(&target.name));
+        let recording: Option<Recording> = recording.ok().flatten();
+        let is_of_before = recording.is_none_or(|recording| recording.manifest != digest);
+        match is_of_before && self.is_indexed(Some(digest)) {
+            true => Lazily::Ready,
+            false => Lazily::IfThere,
+        }
+    }
+
+    /// Whether a target wants its image accelerated, as of now: the switch leaves the pool of the latest
+    /// version as it is, and with it the pool's target.
+    fn wants(&self, target: &Target) -> bool {
+        let now = (target.version == LATEST).then(|| {
+            let key = crate::catalog::function_key(&target.name);
+            self.catalog.get::<Function>(&key).ok().flatten()
+        });
+        let now = now.flatten().map(|function| function.config.container);
+        let container = now.as_ref().unwrap_or(&target.config.container);
+        container.acceleration == Wanted::Default
     }
 
     /// Whether an image has its index already.

@@ -17,7 +17,7 @@ use crate::contract::{Place, environment};
 use crate::error::Refusal;
 use crate::instance::Instance;
 use crate::machine::{Lazily, Machine, Order, Started};
-use crate::model::{Acceleration as Wanted, FunctionName, Target};
+use crate::model::{FunctionName, Target};
 use crate::pool::Pool;
 use crate::reach::Connector;
 use crate::stats::{ColdStart, Stats};
@@ -191,12 +191,7 @@ impl Fleet {
         let memory = self.set_aside(target).await?;
         let permit = self.starts.acquire().await;
         let _permit = permit.map_err(|_| Refusal::internal("the host is ending"))?;
-        let accelerated = self.acceleration.is_ready(target);
-        let lazily = match (accelerated, target.config.container.acceleration) {
-            (true, _) => Lazily::Ready,
-            (false, Wanted::Default) => Lazily::IfThere,
-            (false, Wanted::None) => Lazily::Never,
-        };
+        let lazily = self.acceleration.lazily(target);
         let order = self.order(target, lazily)?;
         let machine = Arc::clone(&self.machine);
         let started = tokio::task::spawn_blocking(move || machine.start(&order)).await;
@@ -213,7 +208,13 @@ impl Fleet {
         let moved = self.machine.moved(&instance.id);
         self.stats.cold_start(
             &target.name,
-            ColdStart::new(&instance, accelerated, moved, made, begun.elapsed()),
+            ColdStart::new(
+                &instance,
+                lazily == Lazily::Ready,
+                moved,
+                made,
+                begun.elapsed(),
+            ),
         );
         Ok(instance)
     }

@@ -160,6 +160,36 @@ fn a_second_host_uses_what_the_registry_has() {
 }
 
 #[test]
+fn off_again_starts_from_the_original() {
+    let host = Host::with(&["--keep", "1s"]);
+    host.deploy(&json!({ "customContainerConfig": { "accelerationType": "Default" } }));
+    // The same image, whose function wants none of it.
+    let mut plain = json!({ "customContainerConfig": { "accelerationType": "None" } });
+    plain["functionName"] = json!("plain");
+    host.deploy(&plain);
+    until("it is ready", || status(&host) == "Ready");
+    let start = |name: &str| {
+        until("all instances have ended", || host.containers().is_empty());
+        host.thaw.run(["gc", "--all"]).unwrap();
+        let path = format!("/2016-08-15/services/demo/functions/{name}/invocations");
+        assert_eq!(host.call("POST", &path, &json!("x")).status, 200);
+        let path = format!("/thaw/functions?name=demo/{name}");
+        let facts = host.call("GET", &path, &Value::Null).ok();
+        let starts = facts["coldStarts"].as_array().unwrap().clone();
+        let last = starts.last().unwrap().clone();
+        (last["accelerated"].clone(), last["how"].clone())
+    };
+    assert_eq!(start("web"), (json!(true), json!("lazy")));
+    assert_eq!(start("plain"), (json!(false), json!("full")));
+    let switch = "/thaw/acceleration?name=demo/web&to=";
+    host.call("POST", &format!("{switch}off"), &Value::Null)
+        .ok();
+    assert_eq!(start("web"), (json!(false), json!("full")));
+    host.call("POST", &format!("{switch}on"), &Value::Null).ok();
+    assert_eq!(start("web"), (json!(true), json!("lazy")));
+}
+
+#[test]
 fn acceleration_that_fails_says_why_and_is_tried_again() {
     let mut host = Host::start();
     // The blob of the second layer is gone: nothing can be started or accelerated.
