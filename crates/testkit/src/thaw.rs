@@ -11,6 +11,8 @@ use tempfile::TempDir;
 use crate::{process, scratch};
 
 const END_LIMIT: Duration = Duration::from_secs(10);
+/// How long `execve` may leave a process without a command line.
+const EXEC_LIMIT: Duration = Duration::from_secs(1);
 
 /// The binary and a store; on drop its daemon is ended, what it mounted is unmounted, and a
 /// process or mount that is left over makes the test fail.
@@ -133,11 +135,26 @@ fn signal(pid: Option<u32>, signal: rustix::process::Signal) {
 
 /// Whether the process's command line names the store.
 fn is_of(pid: u32, root: &Path) -> bool {
-    let words = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
     let root = root.as_os_str().as_encoded_bytes();
-    words
+    command_line(pid)
         .split(|byte| *byte == 0)
         .any(|word| word.windows(root.len().max(1)).any(|window| window == root))
+}
+
+/// The process's command line; empty for kernel threads and zombies. A process in the middle
+/// of `execve` has none for a moment (`fs/proc/base.c`, `get_mm_cmdline`: its new memory map
+/// is there before its arguments), yet has a program, which the other two have not.
+fn command_line(pid: u32) -> Vec<u8> {
+    let read = || std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    let start = Instant::now();
+    loop {
+        let line = read();
+        let program = || std::fs::read_link(format!("/proc/{pid}/exe")).is_ok();
+        if !line.is_empty() || start.elapsed() > EXEC_LIMIT || !program() {
+            return line;
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
 }
 
 fn processes(root: &Path) -> Vec<u32> {
