@@ -30,6 +30,8 @@ const FAN_DENY: u32 = 2;
 const FAN_ERRNO_SHIFT: u32 = 24;
 const FANOTIFY_METADATA_VERSION: u8 = 3;
 
+/// Bytes of an event: `struct fanotify_event_metadata`, `struct fanotify_event_info_range`.
+const EVENT_BYTES: usize = 24 + 24;
 /// Bytes of a buffer that takes a batch of about 80 events.
 const BATCH_BYTES: usize = 4096;
 
@@ -248,16 +250,18 @@ impl Group {
         Ok(())
     }
 
-    /// Takes the events that wait, at most a batch; none when none waits.
+    /// Takes the events that wait, at most `most` (each is a descriptor) and a batch; none when none
+    /// waits.
     ///
     /// Takes the group as an `Arc` because each event holds it until it is answered.
     ///
     /// # Errors
     /// [`Error::Read`] (`EMFILE`: the process holds too many unanswered events; the kernel has
     /// denied the one that found no descriptor) and [`Error::Malformed`].
-    pub fn read(self: &Arc<Self>) -> Result<Vec<Event>, Error> {
+    pub fn read(self: &Arc<Self>, most: usize) -> Result<Vec<Event>, Error> {
         let mut buffer = [0; BATCH_BYTES];
-        let len = match rustix::io::read(&self.fd, &mut buffer) {
+        let room = most.max(1).saturating_mul(EVENT_BYTES).min(BATCH_BYTES);
+        let len = match rustix::io::read(&self.fd, &mut buffer[..room]) {
             Ok(len) => len,
             Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => return Ok(Vec::new()),
             Err(error) => return Err(Error::Read(error.into())),

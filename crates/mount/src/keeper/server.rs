@@ -24,7 +24,7 @@ use super::wire::MAX_MESSAGE;
 use super::{EVENT_FD_LIMIT, PROTOCOL};
 use crate::{Denial, FaultCounters, MountError, TransportKind};
 
-/// Descriptors kept for other things than pending events.
+/// Descriptors kept for other things than pending events; half of them where there are few.
 const RESERVED_FDS: usize = 4096;
 /// How often things that nobody waits for are looked at.
 const TICK: Duration = Duration::from_secs(1);
@@ -155,16 +155,14 @@ impl Server {
         let source = fds.pop().ok_or(MountError::Protocol("no source"))?;
         let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
         let limit = usize::try_from(limit.unwrap_or(0)).unwrap_or(0);
+        let limit = limit.min(usize::from(EVENT_FD_LIMIT));
         let life = life::show(&socket).map_err(failed("lock the file of"))?;
         let listener = socket::listen(&socket).map_err(failed("listen on"))?;
         Ok(Self {
             settings: Settings {
                 fault_timeout,
                 idle_timeout,
-                max_pending: limit
-                    .min(usize::from(EVENT_FD_LIMIT))
-                    .saturating_sub(RESERVED_FDS)
-                    .max(64),
+                max_pending: limit - RESERVED_FDS.min(limit / 2),
                 socket,
                 devices,
             },
@@ -283,7 +281,8 @@ impl Server {
     }
 
     fn take_events(&mut self) -> Result<(), MountError> {
-        match self.source.read(&self.layers) {
+        let room = self.settings.max_pending.saturating_sub(self.pending.len());
+        match self.source.read(&self.layers, room) {
             Ok(readers) => {
                 for reader in readers {
                     self.take_reader(reader);

@@ -99,10 +99,13 @@ impl Source {
         }
     }
 
-    /// Takes the readers that wait, at most a batch.
-    pub(crate) fn read(&self, layers: &Layers) -> Result<Vec<Reader>, MountError> {
+    /// Takes the readers that wait, at most a batch, and at most `most` that are a descriptor each.
+    pub(crate) fn read(&self, layers: &Layers, most: usize) -> Result<Vec<Reader>, MountError> {
         Ok(match self {
-            Self::Events(group) => group.read()?.into_iter().map(Reader::Event).collect(),
+            Self::Events(group) => {
+                let events = group.read(most)?;
+                events.into_iter().map(Reader::Event).collect()
+            }
             Self::Files(device) => {
                 let reads = device.read(layers)?;
                 reads.into_iter().map(Reader::Read).collect()
@@ -147,7 +150,7 @@ impl Source {
     pub(crate) fn deny_waiting(&self) {
         // Dropped, they are denied.
         while self
-            .read(&Layers::new())
+            .read(&Layers::new(), usize::MAX)
             .is_ok_and(|readers| !readers.is_empty())
         {}
     }
