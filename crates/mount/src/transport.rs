@@ -62,6 +62,7 @@ pub trait FaultTransport: Send + Sync {
 
     /// Lets a layer go: one that is whole (except with FUSE), or one that nothing but `tar` and its
     /// duplicates has open. Its bits are never cleared after this call while a mount may have it open.
+    /// The kernel may have it open for some milliseconds after an unmount.
     ///
     /// # Errors
     /// [`MountError::InUse`] for any other, which stays attached: its holes would read as zeros, or

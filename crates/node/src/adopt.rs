@@ -71,14 +71,15 @@ impl Node {
         let rootfs: Vec<_> = states.iter().filter_map(|it| it.rootfs.as_ref()).collect();
         let blobs = self.settings.root.join("blobs");
         for entry in table.iter().filter(|entry| !is_image(entry)) {
-            let parent = Path::new(&entry.source).parent();
+            let file = entry.file();
+            let parent = file.parent();
             let is_ours = match entry.kind.as_str() {
                 "erofs" => parent == Some(blobs.as_path()),
                 "overlay" => parent == Some(mounts.as_path()) && !rootfs.contains(&&entry.target),
                 _ => false,
             };
             if is_ours {
-                self.adopt_mount(&entry.target, Path::new(&entry.source))?;
+                self.adopt_mount(&entry.target, &file)?;
             }
         }
         for state in states {

@@ -26,6 +26,9 @@ use crate::node::lock;
 use crate::open::ImageMount;
 use crate::source::chain;
 
+/// For how long the kernel may hold a superblock's files after its unmount.
+const UNMOUNT_TIMEOUT: Duration = Duration::from_secs(1);
+
 /// The layers that are attached.
 #[derive(Debug, Default)]
 pub(crate) struct Marks(RwLock<Marked>);
@@ -93,20 +96,37 @@ impl Drop for Recording<'_> {
 impl Node {
     /// Lets go of layers that nobody has open any more, or that are whole. Others stay attached.
     pub(crate) fn let_go(&self, ids: &[DiffId]) {
+        let begin = Instant::now();
+        let mut left = self.try_to_let_go(ids);
+        // All of them together: who has many open may mean to keep them.
+        while !left.is_empty() && begin.elapsed() < UNMOUNT_TIMEOUT {
+            std::thread::sleep(Duration::from_millis(5));
+            left = self.try_to_let_go(&left);
+        }
+        for layer in left {
+            tracing::debug!(%layer, "stays attached: something has it open");
+        }
+    }
+
+    /// Answers with those that something has open.
+    fn try_to_let_go(&self, ids: &[DiffId]) -> Vec<DiffId> {
         let Some(transport) = self.running_transport() else {
-            return;
+            return Vec::new();
         };
         let mut marks = self.marks.write();
-        for id in ids {
-            match transport.release(id) {
+        let mut left = Vec::new();
+        for layer in ids {
+            match transport.release(layer) {
                 Ok(_) | Err(MountError::Unknown(_)) => {
-                    marks.layers.remove(id);
+                    marks.layers.remove(layer);
                 }
+                Err(MountError::InUse(_)) => left.push(*layer),
                 Err(error) => {
-                    tracing::debug!(layer = %id, error = chain(&error), "the layer stays attached");
+                    tracing::debug!(%layer, error = chain(&error), "the layer stays attached");
                 }
             }
         }
+        left
     }
 
     /// Lets go of all that can be let go.

@@ -415,8 +415,11 @@ impl Node {
                 tracing::warn!(image = %digest, error = chain(&error), "cannot unmount");
                 continue;
             }
-            let ids = mount.diff_ids();
+            let mut ids = mount.diff_ids();
             *slot = None;
+            drop(slot);
+            let used = self.open_layers();
+            ids.retain(|id| used.iter().all(|layer| layer.diff_id() != *id));
             self.let_go(&ids);
         }
     }

@@ -142,3 +142,21 @@ fn a_tmpfs_has_its_size_and_a_bind_shows_its_source() {
     mount::bind(&memory.0).unwrap().attach(&twin.0).unwrap();
     assert_eq!(fs::read_to_string(twin.0.join("small")).unwrap(), "x");
 }
+
+#[test]
+fn the_file_behind_a_loop_device_is_found() {
+    let dir = scratch();
+    let file = dir.path().join("a file");
+    fs::File::create(&file).unwrap().set_len(1 << 20).unwrap();
+    let made = Command::new("mkfs.ext4").arg("-q").arg(&file).output();
+    assert!(made.unwrap().status.success());
+    let target = Target::new(dir.path().join("target"));
+    mount::ext4(&file).unwrap().attach(&target.0).unwrap();
+    let table = mount_table().unwrap();
+    let entry = table.iter().find(|entry| entry.target == target.0).unwrap();
+    assert!(entry.source.to_str().unwrap().starts_with("/dev/loop"));
+    assert_eq!(entry.file(), file);
+    // What has no loop device is mounted from its source.
+    let root = table.iter().find(|entry| entry.kind == "proc").unwrap();
+    assert_eq!(root.file().as_os_str(), root.source);
+}

@@ -6,7 +6,7 @@
 use std::path::PathBuf;
 
 use anyhow::{Context, Result};
-use thaw_testkit::image::{Entry, Image, Layer, cases};
+use thaw_testkit::image::{Entry, Image, Layer, cases, function, real};
 
 fn main() -> Result<()> {
     let dir: PathBuf = std::env::args_os().nth(1).context("where to?")?.into();
@@ -27,6 +27,8 @@ fn main() -> Result<()> {
         .config("Env", serde_json::json!(["PATH=/bin"]))
         .config("Cmd", serde_json::json!(["cat", "/srv/message"]));
     image.write(&dir.join("busybox"), "latest")?;
+    let function = function::image(&real::cache_directory(), 1)?;
+    function.write(&dir.join("function"), "latest")?;
     for case in cases::all() {
         case.image.write(&dir.join(case.name), "latest")?;
     }

@@ -28,8 +28,6 @@ use crate::{
 
 /// For how long a question waits for a keeper that is being replaced.
 const REPLACE_TIMEOUT: Duration = Duration::from_secs(10);
-/// For how long the kernel may hold a superblock's files after its unmount.
-const UNMOUNT_TIMEOUT: Duration = Duration::from_secs(1);
 /// How often a silent keeper is asked whether it lives: at least and at most.
 const HEARTBEAT: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(5));
 /// Silent heartbeats after which it is taken for hung.
@@ -233,22 +231,16 @@ impl FaultTransport for Keeper {
             request,
             layer: *layer,
         };
-        let ask = || match self.kind() {
+        let reply = match self.kind() {
             TransportKind::Fanotify => self.shared.ask(command, None),
             TransportKind::Fuse => self.if_unused(layer, || self.shared.ask(command, None)),
         };
-        let patience = Instant::now() + UNMOUNT_TIMEOUT;
-        let released = loop {
-            match ask()? {
-                Reply::Whole => break Released::Whole,
-                Reply::Done => break Released::Unused,
-                Reply::InUse if Instant::now() < patience => {
-                    thread::sleep(Duration::from_millis(5));
-                }
-                Reply::InUse => return Err(MountError::InUse(*layer)),
-                Reply::Unknown => return Err(MountError::Unknown(*layer)),
-                other => return Err(unexpected(other)),
-            }
+        let released = match reply? {
+            Reply::Whole => Released::Whole,
+            Reply::Done => Released::Unused,
+            Reply::InUse => return Err(MountError::InUse(*layer)),
+            Reply::Unknown => return Err(MountError::Unknown(*layer)),
+            other => return Err(unexpected(other)),
         };
         self.shared.state().layers.remove(layer);
         self.shared.settings.custody().let_go(layer);

@@ -23,6 +23,21 @@ pub struct MountEntry {
     pub device: (u32, u32),
 }
 
+impl MountEntry {
+    /// The file or directory that is mounted: the source, or what lies behind it if that is a loop
+    /// device (`Documentation/ABI/testing/sysfs-block`).
+    #[must_use]
+    pub fn file(&self) -> PathBuf {
+        let (major, minor) = self.device;
+        let device = format!("/sys/dev/block/{major}:{minor}/loop/backing_file");
+        let Ok(mut path) = fs::read(device) else {
+            return PathBuf::from(&self.source);
+        };
+        path.pop_if(|last| *last == b'\n');
+        OsString::from_vec(path).into()
+    }
+}
+
 /// The mounts that this process sees, in the order in which they were made.
 ///
 /// # Errors

@@ -23,16 +23,36 @@ const INIT: &str = "#!/busybox sh
 for module in /modules/*; do /busybox insmod $module || echo \"cannot load $module\"; done
 /busybox mount -t ext4 /dev/vda /disk || /busybox poweroff -f
 /busybox umount /proc
-exec /busybox switch_root /disk /init
+exec /busybox switch_root /disk ${guest_init:-/init}
 ";
 
-/// Where what a guest prints is kept.
-pub(super) fn console(kernel: &Kernel, dir: &Path) -> PathBuf {
-    dir.join(format!("console-{}", kernel.version))
+/// What boots.
+pub(super) struct Guest<'a> {
+    pub(super) kernel: &'a Kernel,
+    pub(super) disk: &'a Path,
+    /// Where everything of guests is kept.
+    pub(super) dir: &'a Path,
+}
+
+impl Guest<'_> {
+    /// Boots a guest with these arguments for the kernel, and holds what it says against what it
+    /// must say. What it said is kept under `name`.
+    pub(super) fn boot<T>(
+        &self,
+        name: &str,
+        arguments: &str,
+        check: impl FnOnce(&str) -> Result<T>,
+    ) -> Result<T> {
+        let version = &self.kernel.version;
+        let console = self.dir.join(format!("console-{version}-{name}"));
+        let said = boot(self, arguments, &console)?;
+        check(&said).with_context(|| format!("Linux {version}: see {}", console.display()))
+    }
 }
 
 /// Boots a guest, waits for its end, and gives what it printed.
-pub(super) fn boot(kernel: &Kernel, disk: &Path, dir: &Path) -> Result<String> {
+fn boot(guest: &Guest<'_>, arguments: &str, console: &Path) -> Result<String> {
+    let Guest { kernel, disk, dir } = guest;
     let initramfs = initramfs(kernel, dir)?;
     let (accelerator, limit) = match kvm() {
         Ok(()) => (["-accel", "kvm", "-cpu", "host"], LIMIT),
@@ -44,7 +64,6 @@ pub(super) fn boot(kernel: &Kernel, disk: &Path, dir: &Path) -> Result<String> {
             )
         }
     };
-    let console = console(kernel, dir);
     let mut qemu = Command::new("qemu-system-x86_64");
     qemu.args(accelerator)
         .args(["-m", "1024", "-smp", "2", "-no-reboot", "-nodefaults"])
@@ -53,7 +72,10 @@ pub(super) fn boot(kernel: &Kernel, disk: &Path, dir: &Path) -> Result<String> {
         .arg(&kernel.image)
         .arg("-initrd")
         .arg(&initramfs)
-        .args(["-append", "console=ttyS0 panic=-1 quiet loglevel=4"])
+        .arg("-append")
+        .arg(format!(
+            "console=ttyS0 panic=-1 quiet loglevel=4 {arguments}"
+        ))
         // What a guest writes is forgotten: the next one finds the disk as it was made.
         .arg("-drive")
         .arg(format!(
@@ -82,7 +104,7 @@ pub(super) fn boot(kernel: &Kernel, disk: &Path, dir: &Path) -> Result<String> {
     }
     let took = began.elapsed().as_secs_f64();
     println!("guest: Linux {} took {took:.1} s", kernel.version);
-    let said = fs::read(&console).context("the guest has printed nothing")?;
+    let said = fs::read(console).context("the guest has printed nothing")?;
     Ok(String::from_utf8_lossy(&said).replace('\r', ""))
 }
 

@@ -8,7 +8,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result};
 
-use super::{fresh, output};
+use super::{fresh, output, systemd};
 use crate::command::{self, cargo, find};
 
 const STEPS: &str = include_str!("steps.sh");
@@ -32,10 +32,11 @@ pub(super) fn disk(dir: &Path) -> Result<PathBuf> {
     fs::set_permissions(root.join("init"), fs::Permissions::from_mode(0o755))?;
     command::run(Command::new(built.join("examples/guest_images")).arg(root.join("images")))?;
     program(&built.join("thaw"), &root)?;
-    for name in ["crun", "busybox"] {
+    for name in ["crun", "busybox", "mkfs.ext4"] {
         let path = find(name).with_context(|| format!("no {name} here"))?;
         program(&path, &root)?;
     }
+    systemd::install(&root)?;
     let disk = dir.join("disk.ext4");
     fs::remove_file(&disk).ok();
     fs::File::create(&disk)?.set_len(DISK_BYTES)?;
@@ -46,7 +47,7 @@ pub(super) fn disk(dir: &Path) -> Result<PathBuf> {
 
 /// Puts a program into the guest's `/bin`, without what is for debuggers, and its libraries where
 /// they are here.
-fn program(path: &Path, root: &Path) -> Result<()> {
+pub(super) fn program(path: &Path, root: &Path) -> Result<()> {
     let name = path.file_name().context("a program without a name")?;
     let target = root.join("bin").join(name);
     command::run(Command::new("strip").arg("-o").arg(&target).arg(path))?;

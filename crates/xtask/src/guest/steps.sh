@@ -89,9 +89,75 @@ steps() {
 	echo "$(grep -c /store /proc/mounts) mounts"
 }
 
+# The keeper dies while it has a read; reads that nobody has yet come to the next one.
+dead_keeper() {
+	step "dead keeper"
+	thaw -q accelerate --local oci:/images/function >/dev/null
+	thaw -q mount --pull lazy oci:/images/function /mnt || return
+	daemon=$(cat /store/daemon.pid)
+	kill -STOP $daemon
+	cat /mnt/srv/data >/dev/null &
+	reader=$!
+	sleep 1
+	kill -KILL $(ps | awk '/thaw/ && /keeper/ && !/awk/ {print $1}')
+	kill -CONT $daemon
+	wait $reader
+	echo "reader $?"
+	lazy=$(md5sum </mnt/srv/data)
+	thaw unmount /mnt
+	thaw -q mount --transport directories oci:/images/function /mnt
+	[ "$lazy" = "$(md5sum </mnt/srv/data)" ]
+	echo "read again: $?"
+	grep -o 'the keeper died.*' /store/daemon.log
+	thaw unmount /mnt
+	ended
+}
+
+# Where control groups are of the second version alone, functions are frozen and held to their memory, too.
+functions() {
+	step "functions"
+	ip link set lo up
+	thaw serve --no-auth >/tmp/serve 2>&1 &
+	host=$!
+	until grep -q 'functions at' /tmp/serve; do sleep 0.1; done
+	cat >/tmp/template.yml <<-END
+		ROSTemplateFormatVersion: '2015-09-01'
+		Transform: Aliyun::Serverless-2018-04-03
+		Resources:
+		  demo:
+		    Type: Aliyun::Serverless::Service
+		    Properties: {InternetAccess: false}
+		    web:
+		      Type: Aliyun::Serverless::Function
+		      Properties:
+		        Runtime: custom-container
+		        MemorySize: 128
+		        Timeout: 30
+		        CustomContainerConfig: {Image: 'oci:/images/function', AccelerationType: Default}
+	END
+	thaw -q fn deploy --yes /tmp/template.yml
+	thaw fn invoke demo/web --event 'it answers'
+	echo
+	sleep 1
+	echo "$(cat $(find /sys/fs/cgroup -name cgroup.events) | grep -c 'frozen 1') frozen"
+	thaw fn invoke demo/web --event 'it goes on'
+	echo
+	thaw fn invoke demo/web --event 'eat 512'
+	echo
+	thaw fn invoke demo/web --event 'another answers'
+	echo
+	kill -TERM $host
+	wait $host
+	ended
+	echo "$(grep -c /store /proc/mounts) mounts"
+	echo "$(find /sys/fs/cgroup -type d -path '*thaw*/*' | grep -c .) groups"
+}
+
 steps auto
+dead_keeper
 steps directories
 thaw daemon --stop
+functions
 
 step end
 poweroff -f
