@@ -198,7 +198,6 @@ impl Server {
         if let Some(path) = self.access.path() {
             std::fs::remove_file(path).ok();
         }
-        self.drain();
         Ok(())
     }
 
@@ -236,8 +235,9 @@ impl Server {
         }
     }
 
-    /// Waits for the commands that are being served.
-    fn drain(&self) {
+    /// Waits for the commands that are being served when [`Server::serve`] has ended, for at most
+    /// [`DRAIN`].
+    pub(crate) fn drain(&self) {
         let begin = Instant::now();
         while self.connections.load(Ordering::Acquire) > 0 && begin.elapsed() < DRAIN {
             std::thread::sleep(Duration::from_millis(5));

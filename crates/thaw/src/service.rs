@@ -13,8 +13,12 @@ use std::time::{Duration, Instant};
 use thaw_mount::Custodian;
 use thaw_sys::socket::{self, Wait};
 
-/// What the names of descriptors that we had the manager keep begin with.
-const KEPT: &str = "thaw-";
+/// What the names of descriptors that we had the manager keep begin with. A socket has the name of
+/// its unit, such as `thaw-serve.socket`.
+const KEPT: &str = "kept-by-thaw-";
+
+/// Longer than a manager lets a stop take.
+const STOP_LIMIT: Duration = Duration::from_secs(3600);
 
 /// What the manager gave us, asked for once and before any other program is started.
 #[derive(Debug)]
@@ -27,7 +31,10 @@ pub(crate) struct Given {
 
 impl Given {
     pub(crate) fn take() -> Self {
-        let given = thaw_sys::process::given_descriptors();
+        Self::of(thaw_sys::process::given_descriptors())
+    }
+
+    fn of(given: Vec<(String, OwnedFd)>) -> Self {
         let (kept, sockets): (Vec<_>, Vec<_>) = given
             .into_iter()
             .partition(|(name, _)| name.starts_with(KEPT));
@@ -100,9 +107,11 @@ impl Manager {
         self.tell(&format!("READY=1\nMAINPID={}", std::process::id()));
     }
 
-    /// We are about to end.
+    /// We are about to end, which the manager bounds by its limit for stops: nobody says any more
+    /// that we live.
     pub(crate) fn stopping(&self) {
-        self.tell("STOPPING=1");
+        let limit = STOP_LIMIT.as_micros();
+        self.tell(&format!("STOPPING=1\nWATCHDOG_USEC={limit}"));
     }
 
     /// We live; told as often as it is wanted.
@@ -130,5 +139,20 @@ fn address(name: &OsStr) -> Option<SocketAddr> {
     match name.as_bytes() {
         [b'@', name @ ..] => SocketAddr::from_abstract_name(name).ok(),
         _ => SocketAddr::from_pathname(name).ok(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_socket_is_told_from_what_was_kept() {
+        let fd = || OwnedFd::from(std::fs::File::open("/dev/null").unwrap());
+        let names = ["kept-by-thaw-events", "thaw-serve.socket"];
+        let given = Given::of(names.map(|name| (name.to_owned(), fd())).into());
+        assert!(given.listener.is_some());
+        let kept: Vec<_> = given.kept.iter().map(|(name, _)| name).collect();
+        assert_eq!(kept, ["events"]);
     }
 }

@@ -52,6 +52,7 @@ pub(super) fn daemon(context: &Context, args: &Daemon) -> anyhow::Result<ExitCod
     say_ready();
     server.serve(args.idle)?;
     manager.iter().for_each(Manager::stopping);
+    server.drain();
     node.close();
     drop(ownership);
     Ok(ExitCode::SUCCESS)

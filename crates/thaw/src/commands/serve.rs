@@ -75,6 +75,7 @@ pub(super) fn serve(context: &Context, args: &Serve) -> anyhow::Result<ExitCode>
     let served = runtime.block_on(functions(&node, root, &socket, activated, args));
     server.stop();
     let stopped = commands.join();
+    server.drain();
     runtime.shutdown_timeout(Duration::from_secs(5));
     node.close();
     drop(ownership);
