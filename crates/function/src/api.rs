@@ -11,18 +11,21 @@
 
 mod aliases;
 mod domains;
+mod everywhere;
 mod function;
 mod functions;
 mod limits;
 mod list;
 mod services;
+mod tags;
+mod tasks;
 mod triggers;
 mod versions;
 
 use std::sync::Arc;
 
 use bytes::Bytes;
-use hyper::header::{self, HeaderMap};
+use hyper::header::{self, HeaderMap, HeaderValue};
 use hyper::{Method, Response, StatusCode};
 use serde_json::Value;
 
@@ -33,6 +36,10 @@ use crate::host::Host;
 use crate::http::{Body, full};
 use crate::model::FunctionName;
 use crate::query::Query;
+
+/// Warnings of an answer, and characters of one.
+const MAX_WARNINGS: usize = 20;
+const MAX_WARNING: usize = 200;
 
 /// A version of the API.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -86,7 +93,9 @@ impl Call {
             return Ok(());
         };
         let wanted = wanted.to_str().unwrap_or_default();
-        if wanted.is_empty() || wanted == "*" || wanted.trim_matches('"') == etag(now) {
+        let tag = etag(now);
+        let mut all = wanted.split(',').map(|it| it.trim().trim_matches('"'));
+        if wanted.is_empty() || wanted == "*" || all.any(|it| it == tag) {
             return Ok(());
         }
         let message = "the resource has been changed since: read it again (If-Match)";
@@ -138,13 +147,26 @@ fn operate(host: &Host, call: &Call) -> Result<Response<Body>, Refusal> {
             [] => functions::all(host, call, ""),
             [function, rest @ ..] => of_function(host, call, &flat_name(function), "", rest),
         },
-        (Dialect::V2023, ["custom-domains", rest @ ..]) => domains::operate(host, call, rest),
+        (_, ["custom-domains", rest @ ..]) => domains::operate(host, call, rest),
+        (Dialect::V2023, ["tags-v2"]) => tags::several(host, call),
+        (Dialect::V2023, [all]) if call.method == Method::GET => match *all {
+            "provision-configs" => everywhere::least(host, call, "provisionConfigs"),
+            "scaling-configs" => everywhere::least(host, call, "scalingConfigs"),
+            "concurrency-configs" => everywhere::most(host, call),
+            "async-invoke-configs" => everywhere::async_configs(host, call, None),
+            _ => Err(not_supported(call)),
+        },
         (Dialect::V2023, _) => Err(not_supported(call)),
         (_, ["services", rest @ ..]) => of_services(host, call, rest),
-        (_, ["custom-domains", rest @ ..]) => domains::operate(host, call, rest),
-        (_, ["account-settings"]) if call.method == Method::GET => {
-            json(&serde_json::json!({ "availableAZs": [] }))
-        }
+        (_, ["tag"]) => tags::one(host, call),
+        (_, [all]) if call.method == Method::GET => match *all {
+            "account-settings" => json(&serde_json::json!({ "availableAZs": [] })),
+            "tags" => tags::tagged(host, call),
+            "provision-configs" => everywhere::least(host, call, "provisionConfigs"),
+            "on-demand-configs" => everywhere::most(host, call),
+            "stateful-async-invocation-functions" => everywhere::stateful(host, call),
+            _ => Err(not_supported(call)),
+        },
         _ => Err(not_supported(call)),
     }
 }
@@ -190,38 +212,16 @@ fn of_function(
         ["versions", rest @ ..] => versions::operate(host, call, &owner(), rest),
         ["aliases", rest @ ..] => aliases::operate(host, call, &owner(), rest),
         ["async-invoke-config"] => limits::async_config(host, call, name, qualifier),
-        ["stateful-async-invocations" | "async-tasks", rest @ ..] => tasks(host, call, name, rest),
+        ["async-invoke-configs"] if call.method == Method::GET => {
+            everywhere::async_configs(host, call, Some(name))
+        }
+        ["stateful-async-invocations" | "async-tasks", rest @ ..] => {
+            tasks::operate(host, call, name, rest)
+        }
+        ["invoke", to] => functions::restrict(host, call, name, to),
+        ["instances"] => functions::instances(host, call, name, qualifier),
         ["on-demand-config" | "concurrency"] => limits::most(host, call, name, qualifier),
         ["provision-config" | "scaling-config"] => limits::least(host, call, name, qualifier),
-        _ => Err(not_supported(call)),
-    }
-}
-
-/// Asynchronous invocations and their states.
-fn tasks(
-    host: &Host,
-    call: &Call,
-    name: &FunctionName,
-    segments: &[&str],
-) -> Result<Response<Body>, Refusal> {
-    match (&call.method, segments) {
-        (&Method::GET, []) => {
-            let field = match call.dialect {
-                Dialect::V2023 => "tasks",
-                _ => "invocations",
-            };
-            let mut all = host.queue.list(name)?;
-            if let Some(status) = call.query.get("status") {
-                all.retain(|task| task["status"] == status);
-            }
-            all.truncate(100);
-            json(&serde_json::json!({ field: all }))
-        }
-        (&Method::GET, [id]) => json(&host.queue.one(name, id)?),
-        (&Method::PUT, [id] | [id, "stop"]) => {
-            host.queue.stop(name, id)?;
-            deleted()
-        }
         _ => Err(not_supported(call)),
     }
 }
@@ -256,6 +256,25 @@ fn fields(body: &Value) -> Result<Fields<'_>, Refusal> {
 /// An answer with a resource.
 pub(crate) fn json(value: &Value) -> Result<Response<Body>, Refusal> {
     answered(StatusCode::OK, value, None)
+}
+
+/// The same answer, with what of the request does nothing.
+fn warned(fields: &Fields<'_>, mut response: Response<Body>) -> Result<Response<Body>, Refusal> {
+    for warning in fields.warnings().iter().take(MAX_WARNINGS) {
+        // Names of fields are the caller's, and may have anything in them.
+        let text: String = warning.chars().take(MAX_WARNING).collect();
+        let text = text.escape_default().to_string();
+        let value = HeaderValue::from_str(&text);
+        let value = value.map_err(|error| Refusal::internal(error.to_string()))?;
+        response.headers_mut().append("x-thaw-warning", value);
+    }
+    Ok(response)
+}
+
+/// What of a resource its `Etag` follows from: all that is stored of it, the same for every version of
+/// the API and wherever it is asked for.
+fn stored(entity: &impl serde::Serialize) -> Result<Value, Refusal> {
+    serde_json::to_value(entity).map_err(|error| Refusal::internal(error.to_string()))
 }
 
 /// An answer with a resource that has an `Etag`.

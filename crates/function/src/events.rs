@@ -4,6 +4,8 @@
 //! `POST /events/SERVICE/FUNCTION/TRIGGER` (`-` for a function without a service), with the trigger's
 //! id as bearer token or as `token` in the query. Answered when the events are on the disk.
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::Bytes;
 use hyper::header::{self, HeaderMap};
 use jiff::Timestamp;
@@ -32,6 +34,10 @@ struct ObjectEvent {
     size: u64,
     etag: String,
     region: String,
+    /// Whose the bucket is, and who has done it.
+    owner: String,
+    user: String,
+    /// The address that it was done from.
     source: String,
     request_id: String,
 }
@@ -100,9 +106,7 @@ pub(crate) fn take(
             trigger.name
         )));
     };
-    let body: Value = serde_json::from_slice(body)
-        .map_err(|error| Refusal::invalid(format!("the notification is no JSON: {error}")))?;
-    let wanted = read(&body, headers)?.into_iter().filter(|event| {
+    let wanted = read(body, headers)?.into_iter().filter(|event| {
         event.key.starts_with(prefix.as_str())
             && event.key.ends_with(suffix.as_str())
             && events.iter().any(|pattern| fits(pattern, &event.name))
@@ -143,29 +147,55 @@ fn fits(pattern: &str, name: &str) -> bool {
     }
 }
 
-/// The events of a notification.
-fn read(body: &Value, headers: &HeaderMap) -> Result<Vec<ObjectEvent>, Refusal> {
+/// The events of a notification. Which kind it is, its head says: attributes of a CloudEvent in headers
+/// (binary mode), or a content type of its own; else what is in the body.
+fn read(body: &[u8], headers: &HeaderMap) -> Result<Vec<ObjectEvent>, Refusal> {
+    let header = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
+    if header("ce-specversion").is_some() {
+        let attribute = |name: &str| {
+            let value = header(&format!("ce-{name}")).unwrap_or_default();
+            percent_encoding::percent_decode_str(value)
+                .decode_utf8_lossy()
+                .into_owned()
+        };
+        // The data may be anything; what the attributes say is enough.
+        let data = serde_json::from_slice(body).unwrap_or(Value::Null);
+        return of_cloud_event(&attribute, &data).map(|event| vec![event]);
+    }
+    let body: Value = serde_json::from_slice(body)
+        .map_err(|error| Refusal::invalid(format!("the notification is no JSON: {error}")))?;
     if let Some(records) = body.get("Records").and_then(Value::as_array) {
-        if records.len() > MAX_EVENTS {
-            let message = format!("a notification has at most {MAX_EVENTS} events");
-            return Err(Refusal::invalid(message));
-        }
+        bounded(records)?;
         return Ok(records.iter().filter_map(of_record).collect());
     }
-    // Structured: attributes in the body; binary: in headers.
+    match &body {
+        Value::Array(batch) if !batch.is_empty() => {
+            bounded(batch)?;
+            batch.iter().map(structured).collect()
+        }
+        body => structured(body).map(|event| vec![event]),
+    }
+}
+
+fn bounded(events: &[Value]) -> Result<(), Refusal> {
+    if events.len() <= MAX_EVENTS {
+        return Ok(());
+    }
+    let message = format!("a notification has at most {MAX_EVENTS} events");
+    Err(Refusal::invalid(message))
+}
+
+/// A CloudEvent that is all in the body.
+fn structured(body: &Value) -> Result<ObjectEvent, Refusal> {
     let attribute = |name: &str| {
-        let header = headers.get(format!("ce-{name}"));
-        let header = header.and_then(|value| value.to_str().ok());
-        let text = body.get(name).and_then(Value::as_str).or(header);
+        let text = body.get(name).and_then(Value::as_str);
         text.unwrap_or_default().to_owned()
     };
-    if attribute("specversion").starts_with('1') {
-        let data = body.get("data").unwrap_or(body);
-        return Ok(vec![of_cloud_event(&attribute, data)]);
-    }
-    Err(Refusal::invalid(
-        "this is neither a notification of an S3-compatible store (Records) nor a CloudEvent 1.0",
-    ))
+    let encoded = body.get("data_base64").and_then(Value::as_str);
+    let decoded = encoded.and_then(|text| BASE64.decode(text).ok());
+    let decoded = decoded.and_then(|bytes| serde_json::from_slice(&bytes).ok());
+    let data: Option<Value> = body.get("data").cloned().or(decoded);
+    of_cloud_event(&attribute, &data.unwrap_or(Value::Null))
 }
 
 fn text(value: &Value, path: &str) -> String {
@@ -197,48 +227,69 @@ fn of_record(record: &Value) -> Option<ObjectEvent> {
         size: object.get("size").and_then(Value::as_u64).unwrap_or(0),
         etag: text(object, "/eTag"),
         region: text(record, "/awsRegion"),
+        owner: text(record, "/s3/bucket/ownerIdentity/principalId"),
+        user: text(record, "/userIdentity/principalId"),
         source: text(record, "/requestParameters/sourceIPAddress"),
         request_id: text(record, "/responseElements/x-amz-request-id"),
     })
 }
 
-fn of_cloud_event(attribute: &dyn Fn(&str) -> String, data: &Value) -> ObjectEvent {
-    // `…ObjectCreated:Put`, `com.example.storage.object.created`: what stands last says it.
-    let kind = attribute("type");
-    let lower = kind.to_ascii_lowercase();
-    let name = match (
-        kind.rfind("Object"),
-        lower.contains("delet") || lower.contains("remov"),
-    ) {
-        (Some(at), _) if kind[at..].contains(':') => oss_name(&kind[at..]),
-        (_, true) => "ObjectRemoved:DeleteObject".to_owned(),
-        _ => "ObjectCreated:PutObject".to_owned(),
-    };
-    let subject = attribute("subject");
-    let key = [text(data, "/key"), text(data, "/name"), subject.clone()];
-    let key = key
-        .into_iter()
-        .find(|key| !key.is_empty())
-        .unwrap_or_default();
-    let bucket = [
-        text(data, "/bucket"),
-        text(data, "/bucket/name"),
-        attribute("source"),
-    ];
-    let bucket = bucket
-        .into_iter()
-        .find(|it| !it.is_empty())
-        .unwrap_or_default();
-    ObjectEvent {
-        name,
+/// The first text that is one.
+fn first<const N: usize>(texts: [String; N]) -> String {
+    let mut texts = texts.into_iter();
+    texts.find(|text| !text.is_empty()).unwrap_or_default()
+}
+
+fn of_cloud_event(
+    attribute: &dyn Fn(&str) -> String,
+    data: &Value,
+) -> Result<ObjectEvent, Refusal> {
+    if !attribute("specversion").starts_with("1.") {
+        return Err(Refusal::invalid(
+            "this is neither a notification of an S3-compatible store (Records) nor a CloudEvent 1.0",
+        ));
+    }
+    // Some carry the store's own record.
+    let record = data.pointer("/Records/0").unwrap_or(data);
+    if let Some(event) = of_record(record).filter(|event| !event.name.is_empty()) {
+        return Ok(event);
+    }
+    let size = data.get("size");
+    let size = size.and_then(|size| size.as_u64().or_else(|| size.as_str()?.parse().ok()));
+    Ok(ObjectEvent {
+        name: name_of(&attribute("type")),
         time: attribute("time"),
-        bucket,
-        key,
-        size: data.get("size").and_then(Value::as_u64).unwrap_or(0),
-        etag: text(data, "/etag"),
-        region: String::new(),
+        bucket: first([
+            text(data, "/bucket"),
+            text(data, "/bucket/name"),
+            attribute("source"),
+        ]),
+        key: first([
+            text(data, "/key"),
+            text(data, "/name"),
+            attribute("subject"),
+        ]),
+        size: size.unwrap_or(0),
+        etag: first([text(data, "/etag"), text(data, "/eTag")]),
+        region: text(data, "/region"),
+        owner: String::new(),
+        user: String::new(),
         source: String::new(),
         request_id: attribute("id"),
+    })
+}
+
+/// Of a CloudEvent's type, what stands last says it: `…ObjectCreated:Put`,
+/// `com.example.storage.object.created`.
+fn name_of(kind: &str) -> String {
+    let own = kind.rfind("Object").map(|at| &kind[at..]);
+    if let Some(own) = own.filter(|own| own.contains(':')) {
+        return oss_name(own);
+    }
+    let lower = kind.to_ascii_lowercase();
+    match lower.contains("delet") || lower.contains("remov") {
+        true => "ObjectRemoved:DeleteObject".to_owned(),
+        false => "ObjectCreated:PutObject".to_owned(),
     }
 }
 
@@ -257,7 +308,7 @@ fn to_oss(event: &ObjectEvent, rule: &str) -> Value {
             "bucket": {
                 "arn": format!("acs:oss:{}::{}", event.region, event.bucket),
                 "name": event.bucket,
-                "ownerIdentity": "",
+                "ownerIdentity": event.owner,
             },
             "object": {
                 "deltaSize": event.size,
@@ -271,7 +322,7 @@ fn to_oss(event: &ObjectEvent, rule: &str) -> Value {
         "region": event.region,
         "requestParameters": { "sourceIPAddress": event.source },
         "responseElements": { "requestId": event.request_id },
-        "userIdentity": { "principalId": "" },
+        "userIdentity": { "principalId": event.user },
     }]})
 }
 
@@ -279,51 +330,146 @@ fn to_oss(event: &ObjectEvent, rule: &str) -> Value {
 mod tests {
     use super::*;
 
-    #[test]
-    fn a_store_s_notification_becomes_events() {
-        let record = |name: &str, key: &str| {
-            json!({
-                "eventName": name, "eventTime": "2026-01-01T00:00:00Z", "awsRegion": "x",
-                "s3": { "bucket": { "name": "photos" }, "object": { "key": key, "size": 5, "eTag": "e" } },
-            })
-        };
-        let body = json!({ "Records": [
-            record("s3:ObjectCreated:Put", "in/a+b%2F1.jpg"),
-            record("s3:ObjectRemoved:Delete", "in/c"),
-        ]});
-        let events = read(&body, &HeaderMap::new()).unwrap();
-        assert_eq!(events[0].key, "in/a b/1.jpg");
-        assert!(fits("oss:ObjectCreated:*", &events[0].name));
-        assert!(fits("oss:ObjectCreated:PutObject", &events[0].name));
-        assert!(!fits("oss:ObjectCreated:*", &events[1].name));
-        let shown = to_oss(&events[0], "t");
-        assert_eq!(shown["events"][0]["oss"]["object"]["key"], "in/a b/1.jpg");
-        assert_eq!(shown["events"][0]["oss"]["bucket"]["name"], "photos");
+    fn headers(all: &[(&'static str, &str)]) -> HeaderMap {
+        let pairs = all.iter().map(|(name, value)| {
+            let name = hyper::header::HeaderName::from_static(name);
+            (name, value.parse().unwrap())
+        });
+        pairs.collect()
+    }
+
+    fn events(body: &Value, all: &[(&'static str, &str)]) -> Vec<ObjectEvent> {
+        read(body.to_string().as_bytes(), &headers(all)).unwrap()
+    }
+
+    /// As MinIO sends it to a webhook.
+    fn minio(name: &str, key: &str) -> Value {
+        json!({
+            "eventVersion": "2.0", "eventSource": "minio:s3", "awsRegion": "cn-east",
+            "eventTime": "2026-01-01T00:00:00.000Z", "eventName": name,
+            "userIdentity": { "principalId": "alice" },
+            "requestParameters": {
+                "principalId": "alice", "region": "cn-east", "sourceIPAddress": "192.0.2.7",
+            },
+            "responseElements": { "x-amz-request-id": "17F0", "x-amz-id-2": "dd90" },
+            "s3": {
+                "s3SchemaVersion": "1.0", "configurationId": "Config",
+                "bucket": {
+                    "name": "photos", "arn": "arn:aws:s3:::photos",
+                    "ownerIdentity": { "principalId": "owner" },
+                },
+                "object": {
+                    "key": key, "size": 5, "eTag": "5d41", "contentType": "image/jpeg",
+                    "userMetadata": {}, "sequencer": "17F0",
+                },
+            },
+            "source": { "host": "192.0.2.7", "port": "", "userAgent": "MinIO" },
+        })
     }
 
     #[test]
-    fn cloud_events_are_read_in_both_forms() {
+    fn a_store_s_notification_becomes_events() {
+        let body = json!({ "EventName": "s3:ObjectCreated:Put", "Key": "photos/in/a", "Records": [
+            minio("s3:ObjectCreated:Put", "in/a+b%2F1.jpg"),
+            minio("s3:ObjectRemoved:Delete", "in/c"),
+        ]});
+        let events = events(&body, &[]);
+        assert!(fits("oss:ObjectCreated:*", &events[0].name));
+        assert!(fits("oss:ObjectCreated:PutObject", &events[0].name));
+        assert!(!fits("oss:ObjectCreated:*", &events[1].name));
+        assert_eq!(events[1].name, "ObjectRemoved:DeleteObject");
+        let wanted = json!({ "events": [{
+            "eventName": "ObjectCreated:PutObject",
+            "eventSource": "acs:oss",
+            "eventTime": "2026-01-01T00:00:00.000Z",
+            "eventVersion": "1.0",
+            "oss": {
+                "bucket": {
+                    "arn": "acs:oss:cn-east::photos", "name": "photos", "ownerIdentity": "owner",
+                },
+                "object": { "deltaSize": 5, "eTag": "5d41", "key": "in/a b/1.jpg", "size": 5 },
+                "ossSchemaVersion": "1.0",
+                "ruleId": "t",
+            },
+            "region": "cn-east",
+            "requestParameters": { "sourceIPAddress": "192.0.2.7" },
+            "responseElements": { "requestId": "17F0" },
+            "userIdentity": { "principalId": "alice" },
+        }]});
+        assert_eq!(to_oss(&events[0], "t"), wanted);
+    }
+
+    #[test]
+    fn a_cloud_event_is_read_where_its_attributes_are() {
         let body = json!({
-            "specversion": "1.0", "type": "com.example.object.created", "id": "7",
-            "data": { "bucket": "b", "key": "k", "size": 1 },
+            "specversion": "1.0", "type": "com.example.object.created", "id": "7", "source": "s",
+            "time": "2026-01-01T00:00:00Z",
+            "data": { "bucket": "b", "name": "k", "size": "12", "etag": "e" },
         });
-        let event = &read(&body, &HeaderMap::new()).unwrap()[0];
+        let event = &events(&body, &[("content-type", "application/cloudevents+json")])[0];
+        let wanted = ObjectEvent {
+            name: "ObjectCreated:PutObject".to_owned(),
+            time: "2026-01-01T00:00:00Z".to_owned(),
+            bucket: "b".to_owned(),
+            key: "k".to_owned(),
+            size: 12,
+            etag: "e".to_owned(),
+            region: String::new(),
+            owner: String::new(),
+            user: String::new(),
+            source: String::new(),
+            request_id: "7".to_owned(),
+        };
+        assert_eq!(*event, wanted);
+        let batch = events(&json!([body, body]), &[]);
+        assert_eq!(batch.len(), 2);
+        let encoded = BASE64.encode(r#"{"bucket":"b64","key":"k"}"#);
+        let body = json!({ "specversion": "1.0", "type": "x", "data_base64": encoded });
+        assert_eq!(events(&body, &[])[0].bucket, "b64");
+
+        // In binary mode the body is the data, whatever is in it.
+        let binary = [
+            ("ce-specversion", "1.0"),
+            ("ce-type", "org.example.ObjectRemoved:Delete"),
+            ("ce-subject", "in/%E7%8C%AB.jpg"),
+            ("ce-source", "store"),
+            ("ce-id", "9"),
+        ];
+        let data = json!({ "id": "not the event's", "type": "image", "specversion": "0.1" });
+        let event = &events(&data, &binary)[0];
+        assert_eq!(
+            (
+                event.name.as_str(),
+                event.key.as_str(),
+                event.request_id.as_str()
+            ),
+            ("ObjectRemoved:DeleteObject", "in/猫.jpg", "9")
+        );
+        let event = &read(b"no JSON", &headers(&binary)).unwrap()[0];
+        assert_eq!(event.bucket, "store");
+        let record = minio("s3:ObjectCreated:Copy", "k");
+        let event = &events(&record, &binary)[0];
         assert_eq!(
             (event.name.as_str(), event.key.as_str()),
-            ("ObjectCreated:PutObject", "k")
+            ("ObjectCreated:CopyObject", "k")
         );
-        let mut headers = HeaderMap::new();
-        headers.insert("ce-specversion", "1.0".parse().unwrap());
-        headers.insert(
-            "ce-type",
-            "org.example.ObjectRemoved:Delete".parse().unwrap(),
-        );
-        headers.insert("ce-subject", "k2".parse().unwrap());
-        let event = &read(&json!({ "bucket": "b" }), &headers).unwrap()[0];
-        assert_eq!(
-            (event.name.as_str(), event.key.as_str()),
-            ("ObjectRemoved:DeleteObject", "k2")
-        );
-        assert!(read(&json!({ "x": 1 }), &HeaderMap::new()).is_err());
+    }
+
+    #[test]
+    fn what_is_neither_is_refused() {
+        let many = json!({ "Records": vec![json!({}); MAX_EVENTS + 1] });
+        for body in [
+            json!({ "x": 1 }),
+            json!([]),
+            json!({ "specversion": "0.3" }),
+            many,
+        ] {
+            assert!(
+                read(body.to_string().as_bytes(), &HeaderMap::new()).is_err(),
+                "{body}"
+            );
+        }
+        assert!(read(b"", &HeaderMap::new()).is_err());
+        assert!(read(b"x", &headers(&[("ce-specversion", "0.3")])).is_err());
     }
 }

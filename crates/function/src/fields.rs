@@ -1,11 +1,43 @@
 //! The fields of a request's JSON. Clients write them in any case; `null` and `""` mean that a
 //! field is absent; what is wrong is said with the field's path.
+//!
+//! What nobody has asked for does nothing, and neither does what is only kept: callers are told, by
+//! [`Fields::warnings`].
 
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::RangeInclusive;
+use std::rc::Rc;
 
 use serde_json::{Map, Value};
 
 use crate::error::Refusal;
+
+/// What a resource is shown with and nobody can set: clients send back what they were given.
+const ANSWERED: [&str; 22] = [
+    "accelerationinfo",
+    "codechecksum",
+    "codesize",
+    "createdtime",
+    "domainname",
+    "functionarn",
+    "functionid",
+    "functionname",
+    "httptrigger",
+    "lastmodifiedtime",
+    "lastupdatestatus",
+    "requestid",
+    "resolvedimageuri",
+    "serviceid",
+    "servicename",
+    "state",
+    "triggerid",
+    "triggername",
+    "triggertype",
+    "urlinternet",
+    "urlintranet",
+    "aliasname",
+];
 
 /// An object of a request.
 #[derive(Clone, Debug)]
@@ -13,6 +45,16 @@ pub(crate) struct Fields<'a> {
     /// Of the object: empty, or ends with a dot.
     path: String,
     map: &'a Map<String, Value>,
+    /// Shared with the objects within.
+    asked: Rc<RefCell<Asked>>,
+}
+
+/// What was asked for so far, by lower-case paths.
+#[derive(Debug, Default)]
+struct Asked {
+    read: BTreeSet<String>,
+    /// With the path as it is shown.
+    kept: BTreeMap<String, String>,
 }
 
 impl<'a> Fields<'a> {
@@ -26,11 +68,36 @@ impl<'a> Fields<'a> {
         Ok(Self {
             path: String::new(),
             map,
+            asked: Rc::default(),
         })
+    }
+
+    /// What a field has that is kept and given back, and does nothing.
+    pub(crate) fn keep(&self, name: &str) -> Option<&'a Value> {
+        let value = self.get(name)?;
+        if has_content(value) {
+            let path = format!("{}{name}", self.path);
+            let lower = path.to_ascii_lowercase();
+            self.asked.borrow_mut().kept.insert(lower, path);
+        }
+        Some(value)
+    }
+
+    /// A sentence for each field that does nothing.
+    pub(crate) fn warnings(&self) -> Vec<String> {
+        let asked = self.asked.borrow();
+        let mut unread = Vec::new();
+        find_unread(&asked, "", self.map, &mut unread);
+        let kept = asked.kept.values();
+        let kept = kept.map(|path| format!("{path} is kept and does nothing here"));
+        let unread = unread.iter().map(|path| format!("{path} is ignored here"));
+        kept.chain(unread).collect()
     }
 
     /// What a field has, in whatever case it is written.
     pub(crate) fn get(&self, name: &str) -> Option<&'a Value> {
+        let path = format!("{}{name}", self.path).to_ascii_lowercase();
+        self.asked.borrow_mut().read.insert(path);
         let exact = self.map.get(name);
         let value = exact.or_else(|| {
             let mut all = self.map.iter();
@@ -117,6 +184,7 @@ impl<'a> Fields<'a> {
         Ok(Some(Self {
             path: format!("{}{name}.", self.path),
             map,
+            asked: Rc::clone(&self.asked),
         }))
     }
 
@@ -134,6 +202,7 @@ impl<'a> Fields<'a> {
             Ok(Self {
                 path: format!("{}{name}.", self.path),
                 map,
+                asked: Rc::clone(&self.asked),
             })
         });
         fields.collect::<Result<_, Refusal>>().map(Some)
@@ -178,6 +247,53 @@ impl<'a> Fields<'a> {
     }
 }
 
+/// Paths of fields with content that nobody has asked for. Of an object that was asked for and not
+/// looked into, all counts as read.
+fn find_unread(asked: &Asked, path: &str, map: &Map<String, Value>, unread: &mut Vec<String>) {
+    for (name, value) in map {
+        let path = format!("{path}{name}");
+        let lower = path.to_ascii_lowercase();
+        if asked.kept.contains_key(&lower) {
+            continue;
+        }
+        let is_read = asked.read.contains(&lower);
+        if !is_read && has_content(value) && !ANSWERED.contains(&name.to_ascii_lowercase().as_str())
+        {
+            unread.push(path);
+            continue;
+        }
+        let within = |part: &str, map: &Map<String, Value>, unread: &mut Vec<String>| {
+            let below = part.to_ascii_lowercase();
+            let next = asked.read.range(below.clone()..).next();
+            if next.is_some_and(|path| path.starts_with(&below)) {
+                find_unread(asked, part, map, unread);
+            }
+        };
+        match value {
+            Value::Object(map) => within(&format!("{path}."), map, unread),
+            Value::Array(list) => {
+                for (index, value) in list.iter().enumerate() {
+                    if let Value::Object(map) = value {
+                        within(&format!("{path}[{index}]."), map, unread);
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+}
+
+/// Whether a value says anything.
+pub(crate) fn has_content(value: &Value) -> bool {
+    match value {
+        Value::Null | Value::Bool(false) => false,
+        Value::Array(list) => list.iter().any(has_content),
+        Value::Object(map) => map.values().any(has_content),
+        Value::String(text) => !text.is_empty(),
+        Value::Bool(true) | Value::Number(_) => true,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use serde_json::json;
@@ -195,6 +311,32 @@ mod tests {
         assert_eq!(fields.flag("on").unwrap(), Some(true));
         let message = fields.number("memorySize", 1..=10).unwrap_err().message;
         assert_eq!(message, "memorySize has to be a whole number from 1 to 10");
+    }
+
+    #[test]
+    fn what_nobody_asks_for_is_told() {
+        let body = json!({
+            "Read": 1, "unread": "x", "empty": "", "off": false, "functionId": "1",
+            "Kept": { "project": "p" }, "keptEmpty": { "project": "" },
+            "object": { "in": 1, "Other": 2 }, "opaque": { "anything": 1 },
+            "list": [{ "in": 1 }, { "in": 1, "more": [1] }],
+        });
+        let fields = Fields::of(&body).unwrap();
+        fields.number("read", 0..=9).unwrap();
+        fields.keep("kept").unwrap();
+        fields.keep("keptEmpty").unwrap();
+        fields.object("object").unwrap().unwrap().get("in").unwrap();
+        fields.get("opaque").unwrap();
+        for item in fields.objects("list").unwrap().unwrap() {
+            item.get("in").unwrap();
+        }
+        let wanted = [
+            "kept is kept and does nothing here",
+            "list[1].more is ignored here",
+            "object.Other is ignored here",
+            "unread is ignored here",
+        ];
+        assert_eq!(fields.warnings(), wanted);
     }
 
     #[test]

@@ -325,6 +325,12 @@ impl Host {
 
     /// The targets that a qualifier leads to, with their parts of the invocations.
     fn choices(&self, name: &FunctionName, qualifier: &str) -> Result<Choices, Refusal> {
+        let now: Option<Function> = self.catalog.get(&function_key(name))?;
+        if let Some(disabled) = now.and_then(|function| function.disabled) {
+            let reason = disabled.reason;
+            let message = format!("function '{name}' is not to be invoked (disabled): {reason}");
+            return Err(Refusal::denied(message));
+        }
         let internet = match name.service.as_str() {
             "" => true,
             service => {
@@ -347,21 +353,38 @@ impl Host {
                 number: function.number,
             }))
         };
+        let parts = self.parts(name, qualifier)?.into_iter();
+        let choices = parts.map(|(part, version)| Ok((part, target(&version)?)));
+        choices.collect()
+    }
+
+    /// The versions that a qualifier leads to, with their parts of the invocations.
+    fn parts(&self, name: &FunctionName, qualifier: &str) -> Result<Vec<(f64, String)>, Refusal> {
         let alias = match qualifier {
             "" | LATEST => None,
             qualifier => self.alias(&Owner::of(name), qualifier)?,
         };
         let Some(alias) = alias else {
-            return Ok(vec![(1.0, target(qualifier)?)]);
+            return Ok(vec![(1.0, qualifier.to_owned())]);
         };
-        let mut choices = Vec::new();
-        let mut rest = 1.0;
-        for (version, weight) in &alias.weights {
-            choices.push((*weight, target(version)?));
-            rest -= weight;
-        }
-        choices.push((rest, target(&alias.version)?));
-        Ok(choices)
+        let others = alias.weights.iter();
+        let mut parts: Vec<(f64, String)> = others
+            .map(|(version, weight)| (*weight, version.clone()))
+            .collect();
+        let rest = 1.0 - alias.weights.values().sum::<f64>();
+        parts.push((rest, alias.version));
+        Ok(parts)
+    }
+
+    /// The configurations that a qualifier leads to: versions may have the same.
+    pub(crate) fn numbers(
+        &self,
+        name: &FunctionName,
+        qualifier: &str,
+    ) -> Result<Vec<u64>, Refusal> {
+        let parts = self.parts(name, qualifier)?.into_iter();
+        let numbers = parts.map(|(_, version)| Ok(self.function(name, &version)?.serving()));
+        numbers.collect()
     }
 
     /// The domain of that name.
@@ -479,15 +502,20 @@ impl Host {
 
     /// Ends instances of configurations that nothing leads to any more.
     fn retire_unused(&self) {
-        let used = |target: &Target| match target.version.as_str() {
-            LATEST => {
-                let function = self.function(&target.name, "");
-                let number = |it: &Function| it.previous.as_ref().map_or(it.number, |it| it.number);
-                function.is_ok_and(|it| it.id == target.id && number(&it) == target.number)
-            }
-            version => self.function(&target.name, version).is_ok(),
-        };
-        self.fleet.retire(used);
+        self.fleet.retire(|target| self.leads_to(target));
+    }
+
+    /// Whether the function as it is, or any of its versions, has a target's configuration: those that
+    /// have the same share its instances.
+    fn leads_to(&self, target: &Target) -> bool {
+        let has_it = |it: &Function| it.id == target.id && it.serving() == target.number;
+        if self.function(&target.name, "").is_ok_and(|it| has_it(&it)) {
+            return true;
+        }
+        let owned = Owner::of(&target.name).key();
+        let versions: Vec<Version> = self.catalog.list(&owned).unwrap_or_default();
+        let mut published = versions.iter();
+        published.any(|it| it.functions.get(&target.name.function).is_some_and(has_it))
     }
 
     /// Numbers of instances have changed.

@@ -228,10 +228,14 @@ async fn try_event(
     tell(headers, target, &host.place, request_id, Purpose::Event);
     let patience = Duration::from_secs(target.config.timeout.into());
     let begin = Instant::now();
+    // Where the invocation is broken off, the program goes on with it: nobody else is to meet that.
+    lease.condemn();
     let mut answered = match converse(&instance, request, patience).await {
-        Ok(answered) => answered,
+        Ok(answered) => {
+            lease.spare();
+            answered
+        }
         Err(error) => {
-            lease.condemn();
             let message = explain(&instance, &error).await;
             Answered::failed("UnhandledInvocationError", &message)
         }

@@ -91,6 +91,24 @@ pub(crate) struct Function {
     /// What serves until the image of the configuration is accelerated.
     #[serde(default)]
     pub(crate) previous: Option<Box<Previous>>,
+    /// Where it is not to be invoked.
+    #[serde(default)]
+    pub(crate) disabled: Option<Disabled>,
+}
+
+impl Function {
+    /// The number of the configuration that serves.
+    pub(crate) fn serving(&self) -> u64 {
+        let previous = self.previous.as_ref();
+        previous.map_or(self.number, |previous| previous.number)
+    }
+}
+
+/// That a function is not to be invoked.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Disabled {
+    pub(crate) reason: String,
+    pub(crate) since: Timestamp,
 }
 
 /// A configuration that another one is to follow.

@@ -76,6 +76,11 @@ impl Lease {
     pub(crate) fn condemn(&mut self) {
         self.broken = true;
     }
+
+    /// It is, after all.
+    pub(crate) fn spare(&mut self) {
+        self.broken = false;
+    }
 }
 
 impl Drop for Lease {

@@ -17,10 +17,10 @@ impl Query {
         Self(pairs.collect())
     }
 
-    /// The first value of a name; an empty one counts as none.
+    /// The first value of a name, in whatever case that is written; an empty one counts as none.
     pub(crate) fn get(&self, name: &str) -> Option<&str> {
         let mut all = self.0.iter();
-        let found = all.find(|(key, _)| key == name);
+        let found = all.find(|(key, _)| key.eq_ignore_ascii_case(name));
         let value = found.map(|(_, value)| value.as_str());
         value.filter(|value| !value.is_empty())
     }

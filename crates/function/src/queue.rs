@@ -7,6 +7,9 @@
 //!                      └ Failed, Expired (too old) ─▶ on-failure destination
 //! ```
 //!
+//! One that is stopped while it waits does not run; one that runs is `Stopping` until its instance, which
+//! may be in the middle of anything, is given up, and then `Stopped`. Nobody is told of either.
+//!
 //! An invocation is answered with 202 when it is on the disk. One that ran when the host was killed
 //! runs again: so an event may be handed over twice then, and at no other time but after an error.
 
@@ -51,6 +54,7 @@ pub(crate) enum Status {
     Succeeded,
     Failed,
     Expired,
+    Stopping,
     Stopped,
 }
 
@@ -77,7 +81,7 @@ pub(crate) struct Task {
     attempts: u32,
     /// When it runs next.
     due: Timestamp,
-    enqueued: Timestamp,
+    pub(crate) enqueued: Timestamp,
     ended: Option<Timestamp>,
     /// What went wrong last.
     error: Option<String>,
@@ -86,6 +90,12 @@ pub(crate) struct Task {
 impl Task {
     fn key_of(function: &FunctionName, id: &str) -> String {
         format!("{}/{id}", function_key(function))
+    }
+
+    fn stopped(&mut self) {
+        self.status = Status::Stopped;
+        self.ended = Some(Timestamp::now());
+        self.body = String::new();
     }
 }
 
@@ -104,6 +114,8 @@ pub(crate) struct Queue {
     waiting: Mutex<BTreeSet<(Timestamp, String)>>,
     /// Those that run, by function.
     running: Mutex<HashMap<FunctionName, usize>>,
+    /// Tells those that run that they are to stop, by key.
+    stops: Mutex<HashMap<String, Arc<Notify>>>,
     wake: Notify,
 }
 
@@ -117,6 +129,7 @@ impl Queue {
             catalog,
             waiting: Mutex::default(),
             running: Mutex::default(),
+            stops: Mutex::default(),
             wake: Notify::new(),
         }
     }
@@ -170,11 +183,11 @@ impl Queue {
     }
 
     /// What is known of a function's invocations, the newest first.
-    pub(crate) fn list(&self, function: &FunctionName) -> Result<Vec<Value>, Refusal> {
+    pub(crate) fn list(&self, function: &FunctionName) -> Result<Vec<Task>, Refusal> {
         let prefix = format!("{}/", function_key(function));
         let mut tasks: Vec<Task> = self.catalog.list(&prefix)?;
-        tasks.sort_by_key(|task| std::cmp::Reverse(task.enqueued));
-        Ok(tasks.iter().map(show).collect())
+        tasks.sort_by_cached_key(|task| std::cmp::Reverse((task.enqueued, task.id.clone())));
+        Ok(tasks)
     }
 
     /// What is known of one invocation.
@@ -183,7 +196,7 @@ impl Queue {
         task.as_ref().map(show).ok_or_else(|| missing(id))
     }
 
-    /// Has an invocation that waits not run.
+    /// Has an invocation that waits not run, and one that runs broken off.
     pub(crate) fn stop(&self, function: &FunctionName, id: &str) -> Result<(), Refusal> {
         let key = Task::key_of(function, id);
         self.catalog.change(|open| {
@@ -191,14 +204,17 @@ impl Queue {
             if task.status.is_over() {
                 return Ok(());
             }
-            if task.status == Status::Running {
-                let message = format!("invocation '{id}' runs already");
-                return Err(Refusal::conflict("InvalidState", message));
+            if matches!(task.status, Status::Running | Status::Stopping) {
+                task.status = Status::Stopping;
+            } else {
+                task.stopped();
             }
-            task.status = Status::Stopped;
-            task.ended = Some(Timestamp::now());
             Ok(open.put(&task)?)
-        })
+        })?;
+        if let Some(stop) = lock(&self.stops).get(&key) {
+            stop.notify_one();
+        }
+        Ok(())
     }
 
     /// Runs what is due, as long as the host lives.
@@ -348,7 +364,7 @@ fn put_new(open: &Change, task: &Task) -> Result<(), Refusal> {
     Ok(open.put(task)?)
 }
 
-fn show(task: &Task) -> Value {
+pub(crate) fn show(task: &Task) -> Value {
     let time = |time: Timestamp| time.as_millisecond();
     json!({
         "invocationId": task.id,
@@ -367,11 +383,43 @@ fn show(task: &Task) -> Value {
 
 /// Runs a task once, and writes down what came of it.
 async fn run(host: &Arc<Host>, key: &str) -> Result<(), Refusal> {
-    let outcome = attempt(host, key).await;
-    host.queue.over(key);
-    let Some((mut task, outcome)) = outcome? else {
-        return Ok(());
+    let stop = Arc::new(Notify::new());
+    lock(&host.queue.stops).insert(key.to_owned(), Arc::clone(&stop));
+    let outcome = tokio::select! {
+        outcome = attempt(host, key) => outcome,
+        () = stop.notified() => Ok(None),
     };
+    lock(&host.queue.stops).remove(key);
+    host.queue.over(key);
+    let done = match outcome? {
+        Some(done) if !is_stopping(host, key)? => done,
+        _ => return tokio::task::block_in_place(|| settle_stopped(host, key)),
+    };
+    conclude(host, done)
+}
+
+fn is_stopping(host: &Host, key: &str) -> Result<bool, Refusal> {
+    let task: Option<Task> = host.catalog.get(key)?;
+    Ok(task.is_none_or(|task| task.status == Status::Stopping))
+}
+
+/// Ends what was to be stopped.
+fn settle_stopped(host: &Host, key: &str) -> Result<(), Refusal> {
+    host.catalog.change(|open| {
+        let task: Option<Task> = open.get(key)?;
+        if let Some(mut task) = task.filter(|task| task.status == Status::Stopping) {
+            task.stopped();
+            open.put(&task)?;
+        }
+        Ok(())
+    })
+}
+
+/// Writes down what came of an attempt: the task is over, or it is tried again.
+fn conclude(
+    host: &Host,
+    (mut task, outcome): (Task, Result<Bytes, String>),
+) -> Result<(), Refusal> {
     let config = config(host, &task)?;
     let now = Timestamp::now();
     match &outcome {
@@ -455,7 +503,8 @@ async fn attempt(
     let task = tokio::task::block_in_place(|| {
         host.catalog.change(|open| {
             let task: Option<Task> = open.get(key)?;
-            let Some(mut task) = task.filter(|task| !task.status.is_over()) else {
+            let is_wanted = |task: &Task| !task.status.is_over() && task.status != Status::Stopping;
+            let Some(mut task) = task.filter(is_wanted) else {
                 return Ok(None);
             };
             task.status = Status::Running;

@@ -97,7 +97,6 @@ fn fire_due(host: &Host, now: Timestamp) -> Result<Option<Timestamp>, Refusal> {
             .get(&trigger.key())
             .filter(|tick| tick.id == trigger.id);
         let last = tick.map_or(trigger.created, |tick| tick.last);
-        let last = last.max(now - CATCH_UP);
         let Some(due) = due(&schedule, last, trigger.created, now) else {
             continue;
         };
@@ -119,8 +118,9 @@ enum Due {
     Later(Timestamp),
 }
 
+/// What is due after the tick `last`, or will be.
 fn due(schedule: &Schedule, last: Timestamp, origin: Timestamp, now: Timestamp) -> Option<Due> {
-    let mut next = schedule.next(last, origin)?;
+    let mut next = schedule.next(last.max(now - CATCH_UP), origin)?;
     if next > now {
         return Some(Due::Later(next));
     }
@@ -175,5 +175,14 @@ mod tests {
             due(&schedule, at(1030), origin, at(1039)),
             Some(Due::Later(at(1040)))
         );
+    }
+
+    #[test]
+    fn a_tick_that_was_missed_long_ago_is_not() {
+        let schedule = Schedule::parse("@every 10m").unwrap();
+        let at = |second| Timestamp::from_second(second).unwrap();
+        let missed = |now| due(&schedule, at(600), at(0), at(now));
+        assert_eq!(missed(1259), Some(Due::Now(at(1200))));
+        assert_eq!(missed(1260), Some(Due::Later(at(1800))));
     }
 }

@@ -6,10 +6,10 @@ use hyper::{Method, Response};
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use super::{Call, deleted, fields, json, list, not_supported, tagged, versions};
+use super::{Call, deleted, fields, json, list, not_supported, tagged, versions, warned};
 use crate::catalog::Change;
 use crate::error::Refusal;
-use crate::fields::Fields;
+use crate::fields::{Fields, has_content};
 use crate::host::Host;
 use crate::http::Body;
 use crate::model::{Alias, LATEST, Owner, Version, check_name};
@@ -86,7 +86,7 @@ fn create(host: &Host, call: &Call, owner: &Owner) -> Result<Response<Body>, Ref
         Ok(open.put(&alias)?)
     })?;
     host.versions_changed();
-    tagged(&show(&alias))
+    warned(&fields, tagged(&show(&alias))?)
 }
 
 fn update(host: &Host, call: &Call, owner: &Owner, name: &str) -> Result<Response<Body>, Refusal> {
@@ -103,10 +103,18 @@ fn update(host: &Host, call: &Call, owner: &Owner, name: &str) -> Result<Respons
         Ok(alias)
     })?;
     host.versions_changed();
-    tagged(&show(&alias))
+    warned(&fields, tagged(&show(&alias))?)
 }
 
 fn patch(alias: &mut Alias, fields: &Fields<'_>) -> Result<(), Refusal> {
+    let policy = fields.text("resolvePolicy")?;
+    if policy.is_some_and(|policy| !policy.eq_ignore_ascii_case("random"))
+        || fields.get("routePolicy").is_some_and(has_content)
+    {
+        return Err(Refusal::invalid(
+            "resolvePolicy, routePolicy: versions are chosen by weight here (Random)",
+        ));
+    }
     if let Some(version) = fields.text("versionId")? {
         version.clone_into(&mut alias.version);
     }

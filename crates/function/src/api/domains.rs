@@ -5,16 +5,17 @@ use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 
 use super::{
-    Call, Dialect, deleted, fields, flat_name, full_name, json, list, not_supported, tagged,
+    Call, Dialect, deleted, fields, flat_name, full_name, json, list, not_supported, stored,
+    tagged_as, warned,
 };
 use crate::error::Refusal;
-use crate::fields::Fields;
+use crate::fields::{Fields, has_content};
 use crate::host::Host;
 use crate::http::Body;
 use crate::model::{Domain, Route};
 
 /// Given back as they came.
-const KEPT: [&str; 4] = ["certConfig", "tlsConfig", "wafConfig", "authConfig"];
+const KEPT: [&str; 3] = ["certConfig", "tlsConfig", "wafConfig"];
 
 pub(super) fn operate(
     host: &Host,
@@ -30,20 +31,20 @@ pub(super) fn operate(
         (&Method::POST, []) => create(host, call),
         (&Method::GET, [name]) => {
             let domain: Option<Domain> = host.catalog.get(&name.to_ascii_lowercase())?;
-            tagged(&show(call, &domain.ok_or_else(|| missing(name))?))
+            let domain = domain.ok_or_else(|| missing(name))?;
+            tagged_as(&show(call, &domain), &stored(&domain)?)
         }
         (&Method::PUT, [name]) => update(host, call, name),
         (&Method::DELETE, [name]) => {
             let key = name.to_ascii_lowercase();
-            let removed = host
-                .catalog
-                .change(|open| Ok(open.remove::<Domain>(&key)?))?;
+            host.catalog.change(|open| {
+                let domain: Domain = open.get(&key)?.ok_or_else(|| missing(name))?;
+                call.expect(&stored(&domain)?)?;
+                open.remove::<Domain>(&key)?;
+                Ok(())
+            })?;
             host.domains_changed();
-            if removed {
-                deleted()
-            } else {
-                Err(missing(name))
-            }
+            deleted()
         }
         _ => Err(not_supported(call)),
     }
@@ -79,7 +80,7 @@ fn create(host: &Host, call: &Call) -> Result<Response<Body>, Refusal> {
         Ok(open.put(&domain)?)
     })?;
     host.domains_changed();
-    tagged(&show(call, &domain))
+    warned(&fields, tagged_as(&show(call, &domain), &stored(&domain)?)?)
 }
 
 fn update(host: &Host, call: &Call, name: &str) -> Result<Response<Body>, Refusal> {
@@ -88,14 +89,14 @@ fn update(host: &Host, call: &Call, name: &str) -> Result<Response<Body>, Refusa
     let key = name.to_ascii_lowercase();
     let domain = host.catalog.change(|open| {
         let mut domain: Domain = open.get(&key)?.ok_or_else(|| missing(name))?;
-        call.expect(&show(call, &domain))?;
+        call.expect(&stored(&domain)?)?;
         patch(&mut domain, &fields, call)?;
         domain.modified = Timestamp::now();
         open.put(&domain)?;
         Ok(domain)
     })?;
     host.domains_changed();
-    tagged(&show(call, &domain))
+    warned(&fields, tagged_as(&show(call, &domain), &stored(&domain)?)?)
 }
 
 /// A host name (RFC 1123, section 2.1).
@@ -112,10 +113,20 @@ fn check(name: &str) -> Result<(), Refusal> {
 
 fn patch(domain: &mut Domain, fields: &Fields<'_>, call: &Call) -> Result<(), Refusal> {
     if let Some(protocol) = fields.text("protocol")? {
+        if !protocol.eq_ignore_ascii_case("http") {
+            fields.keep("protocol");
+        }
         protocol.clone_into(&mut domain.protocol);
     }
+    // Who is kept out there would get in here.
+    for name in ["authConfig", "corsConfig"] {
+        if fields.get(name).is_some_and(has_content) {
+            let message = format!("{name} is not supported here: leave it out");
+            return Err(Refusal::invalid(message));
+        }
+    }
     for name in KEPT {
-        if let Some(value) = fields.get(name) {
+        if let Some(value) = fields.keep(name) {
             domain.kept.insert(name.to_owned(), value.clone());
         }
     }
@@ -134,6 +145,11 @@ fn route(fields: &Fields<'_>, call: &Call) -> Result<Route, Refusal> {
     let path = fields.required("path")?;
     if !path.starts_with('/') {
         return Err(Refusal::invalid("a route's path has to begin with /"));
+    }
+    if fields.get("rewriteConfig").is_some_and(has_content) {
+        return Err(Refusal::invalid(
+            "routeConfig: rewriteConfig is not supported here: functions see paths as they came",
+        ));
     }
     let function = fields.required("functionName")?;
     let function = match call.dialect {

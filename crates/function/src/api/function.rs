@@ -8,11 +8,11 @@ use serde_json::{Map, Value, json};
 use super::{Call, Dialect};
 use crate::contract::Place;
 use crate::error::Refusal;
-use crate::fields::Fields;
+use crate::fields::{Fields, has_content};
 use crate::model::{Acceleration, Config, Container, Function, HealthCheck, Hook};
 
 /// Given back as they came: a function runs here as well without them.
-const KEPT: [&str; 14] = [
+const KEPT: [&str; 13] = [
     "role",
     "logConfig",
     "vpcConfig",
@@ -24,7 +24,6 @@ const KEPT: [&str; 14] = [
     "instanceSoftConcurrency",
     "disableOndemand",
     "resourceGroupId",
-    "tags",
     "idleTimeout",
     "layers",
 ];
@@ -147,7 +146,7 @@ fn image(config: &mut Config, fields: &Fields<'_>, dialect: Dialect) -> Result<(
         }
     }
     for name in ["instanceID", "acrInstanceId"] {
-        if let Some(value) = fields.get(name) {
+        if let Some(value) = fields.keep(name) {
             container.kept.insert(name.to_owned(), value.clone());
         }
     }
@@ -203,7 +202,7 @@ fn environment(pairs: Vec<(String, String)>) -> Result<BTreeMap<String, String>,
 
 fn keep(kept: &mut Map<String, Value>, fields: &Fields<'_>) {
     for name in KEPT {
-        if let Some(value) = fields.get(name) {
+        if let Some(value) = fields.keep(name) {
             kept.insert(name.to_owned(), value.clone());
         }
     }
@@ -226,6 +225,25 @@ fn refuse_unable(fields: &Fields<'_>) -> Result<(), Refusal> {
     if fields.get("layers").is_some_and(has_content) {
         return Err(Refusal::invalid("layers: an image has its own"));
     }
+    if fields.get("microSandboxConfig").is_some_and(has_content) {
+        return Err(Refusal::invalid(
+            "microSandboxConfig is not supported here: leave it out",
+        ));
+    }
+    // Requests would reach instances that they must not share, or not the one that knows them.
+    for (name, only) in [
+        ("instanceIsolationMode", "SHARE"),
+        ("sessionAffinity", "NONE"),
+    ] {
+        if let Some(other) = fields
+            .text(name)?
+            .filter(|it| !it.eq_ignore_ascii_case(only))
+        {
+            return Err(Refusal::invalid(format!(
+                "{name} {other:?} is not supported here: there is {only}"
+            )));
+        }
+    }
     refuse_networks(fields)
 }
 
@@ -240,6 +258,8 @@ pub(super) fn refuse_networks(fields: &Fields<'_>) -> Result<(), Refusal> {
         ("vpcConfig", "vpcId"),
         ("nasConfig", "mountPoints"),
         ("ossMountConfig", "mountPoints"),
+        ("polarFsConfig", "mountPoints"),
+        ("juiceFsConfig", "mountPoints"),
     ] {
         if within(object, field)? {
             let message = format!("{object} is not supported here: leave it out");
@@ -247,16 +267,6 @@ pub(super) fn refuse_networks(fields: &Fields<'_>) -> Result<(), Refusal> {
         }
     }
     Ok(())
-}
-
-fn has_content(value: &Value) -> bool {
-    match value {
-        Value::Null => false,
-        Value::Array(list) => !list.is_empty(),
-        Value::Object(map) => !map.is_empty(),
-        Value::String(text) => !text.is_empty(),
-        Value::Bool(_) | Value::Number(_) => true,
-    }
 }
 
 /// A time as the API writes it.
@@ -290,6 +300,7 @@ pub(super) fn show(function: &Function, status: Option<&str>, call: &Call) -> Va
         return shown;
     };
     fields.extend(config.kept.clone());
+    fields.remove("tags");
     if dialect == Dialect::V2023 {
         in_2023(fields, function, &call.place);
     } else {
@@ -385,6 +396,14 @@ fn in_2023(shown: &mut Map<String, Value>, function: &Function, place: &Place) {
         ("lastUpdateStatus", json!(update_status(function))),
     ] {
         shown.insert(field.to_owned(), value);
+    }
+    if let Some(disabled) = &function.disabled {
+        let restriction = json!({
+            "disable": true,
+            "reason": disabled.reason,
+            "lastModifiedTime": time(disabled.since),
+        });
+        shown.insert("invocationRestriction".to_owned(), restriction);
     }
 }
 

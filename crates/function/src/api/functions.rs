@@ -4,14 +4,14 @@ use hyper::{Method, Response};
 use jiff::Timestamp;
 use serde_json::Value;
 
-use super::{Call, Dialect, deleted, fields, function, json, list, not_supported};
+use super::{Call, Dialect, deleted, fields, function, json, list, not_supported, tags, warned};
 use crate::catalog::function_key;
 use crate::error::Refusal;
 use crate::host::Host;
 use crate::http::Body;
 use crate::model::{
-    Alias, AsyncConfig, Config, Function, FunctionName, Scaling, Service, Trigger, Version,
-    check_name,
+    Alias, AsyncConfig, Config, Disabled, Function, FunctionName, Scaling, Service, Trigger,
+    Version, check_name,
 };
 use crate::unique;
 
@@ -31,8 +31,10 @@ pub(super) fn all(host: &Host, call: &Call, service: &str) -> Result<Response<Bo
                 Dialect::V2023 => function.name.flat(),
                 _ => function.name.function.clone(),
             };
-            let shown = functions.iter().map(|it| (name(it), show(host, call, it)));
-            let mut items: Vec<(String, Value)> = shown.collect();
+            let shown = functions
+                .iter()
+                .map(|it| Ok((name(it), show(host, call, it)?)));
+            let mut items: Vec<(String, Value)> = shown.collect::<Result<_, Refusal>>()?;
             items.sort_by(|a, b| a.0.cmp(&b.0));
             json(&list::page(call, "functions", items)?)
         }
@@ -63,24 +65,31 @@ pub(super) fn code(call: &Call) -> Result<Response<Body>, Refusal> {
     ))
 }
 
-fn show(host: &Host, call: &Call, it: &Function) -> Value {
-    function::show(it, host.acceleration.status(it), call)
+fn show(host: &Host, call: &Call, it: &Function) -> Result<Value, Refusal> {
+    let mut shown = function::show(it, host.acceleration.status(it), call);
+    if call.dialect == Dialect::V2023
+        && let Some(tags) = tags::shown(host, &it.name)?
+    {
+        shown["tags"] = tags;
+    }
+    Ok(shown)
 }
 
 /// An answer with a function. Its `Etag` does not change while its image is being accelerated: nobody
 /// has changed the function then.
 fn answered(host: &Host, call: &Call, it: &Function) -> Result<Response<Body>, Refusal> {
-    super::tagged_as(&show(host, call, it), &stored(call, it))
+    super::tagged_as(&show(host, call, it)?, &stored(it)?)
 }
 
-/// A function without what becomes of it by itself.
-fn stored(call: &Call, it: &Function) -> Value {
+/// A function without what becomes of it by itself, the same for every version of the API.
+fn stored(it: &Function) -> Result<Value, Refusal> {
     let mut it = it.clone();
     it.previous = None;
-    function::show(&it, None, call)
+    it.last_version = 0;
+    super::stored(&it)
 }
 
-fn missing(name: &FunctionName) -> Refusal {
+pub(super) fn missing(name: &FunctionName) -> Refusal {
     Refusal::missing(
         "FunctionNotFound",
         format!("function '{name}' does not exist"),
@@ -114,6 +123,7 @@ fn create(host: &Host, call: &Call, service: &str) -> Result<Response<Body>, Ref
         modified: now,
         last_version: 0,
         previous: None,
+        disabled: None,
     };
     host.catalog.change(|open| {
         if !service.is_empty() && open.get::<Service>(service)?.is_none() {
@@ -122,10 +132,11 @@ fn create(host: &Host, call: &Call, service: &str) -> Result<Response<Body>, Ref
         if open.get::<Function>(&key)?.is_some() {
             return Err(taken());
         }
+        tags::of_new(open, &name, &fields)?;
         Ok(open.put(&function)?)
     })?;
     host.function_changed(&function);
-    answered(host, call, &function)
+    warned(&fields, answered(host, call, &function)?)
 }
 
 fn update(host: &Host, call: &Call, name: &FunctionName) -> Result<Response<Body>, Refusal> {
@@ -133,13 +144,14 @@ fn update(host: &Host, call: &Call, name: &FunctionName) -> Result<Response<Body
     let fields = fields(&body)?;
     let key = function_key(name);
     let before: Function = host.catalog.get(&key)?.ok_or_else(|| missing(name))?;
-    call.expect(&stored(call, &before))?;
+    call.expect(&stored(&before)?)?;
     let mut config = before.config.clone();
     function::patch(&mut config, &fields, call.dialect)?;
     // The registry is asked outside of the change, which others wait for.
     host.resolve_image(&mut config)?;
     let function = host.catalog.change(|open| {
         let mut function: Function = open.get(&key)?.ok_or_else(|| missing(name))?;
+        call.expect(&stored(&function)?)?;
         if function.number != before.number {
             let message = format!("function '{name}' is being changed by another: try again");
             return Err(Refusal::conflict("ConcurrentUpdateError", message));
@@ -151,14 +163,14 @@ fn update(host: &Host, call: &Call, name: &FunctionName) -> Result<Response<Body
         Ok(function)
     })?;
     host.function_changed(&function);
-    answered(host, call, &function)
+    warned(&fields, answered(host, call, &function)?)
 }
 
 fn remove(host: &Host, call: &Call, name: &FunctionName) -> Result<Response<Body>, Refusal> {
     let key = function_key(name);
     host.catalog.change(|open| {
         let function: Function = open.get(&key)?.ok_or_else(|| missing(name))?;
-        call.expect(&stored(call, &function))?;
+        call.expect(&stored(&function)?)?;
         let below = format!("{key}/");
         let triggers: Vec<Trigger> = open.list(&below)?;
         if let Some(trigger) = triggers.first() {
@@ -182,8 +194,73 @@ fn remove(host: &Host, call: &Call, name: &FunctionName) -> Result<Response<Body
             }
         }
         open.remove::<Function>(&key)?;
-        Ok(())
+        tags::forget_function(open, name)
     })?;
     host.function_removed(name);
     deleted()
+}
+
+/// `invoke/enable` and `invoke/disable`: whether a function may be invoked.
+pub(super) fn restrict(
+    host: &Host,
+    call: &Call,
+    name: &FunctionName,
+    to: &str,
+) -> Result<Response<Body>, Refusal> {
+    let enabled = match (&call.method, to) {
+        (&Method::POST, "enable") => true,
+        (&Method::POST, "disable") => false,
+        _ => return Err(not_supported(call)),
+    };
+    let body = call.json()?;
+    let fields = fields(&body)?;
+    let reason = fields.text("reason")?.unwrap_or_default().to_owned();
+    let since = Timestamp::now();
+    host.catalog.change(|open| {
+        let function: Option<Function> = open.get(&function_key(name))?;
+        let mut function = function.ok_or_else(|| missing(name))?;
+        function.disabled = (!enabled).then_some(Disabled { reason, since });
+        Ok(open.put(&function)?)
+    })?;
+    warned(&fields, json(&serde_json::json!({ "success": true }))?)
+}
+
+/// The instances that a function has now.
+pub(super) fn instances(
+    host: &Host,
+    call: &Call,
+    name: &FunctionName,
+    qualifier: &str,
+) -> Result<Response<Body>, Refusal> {
+    if call.method != Method::GET {
+        return Err(not_supported(call));
+    }
+    let id = host.function(name, qualifier)?.id;
+    let wanted = match qualifier {
+        "" => None,
+        qualifier => Some(host.numbers(name, qualifier)?),
+    };
+    let pools = host.fleet.all().into_iter();
+    let pools = pools.filter(|pool| {
+        let number = &pool.target.number;
+        pool.target.id == id && wanted.as_ref().is_none_or(|all| all.contains(number))
+    });
+    let mut all: Vec<Value> = pools
+        .flat_map(|pool| {
+            let version = pool.target.version.clone();
+            let shown = pool.instances().into_iter().map(move |instance| {
+                serde_json::json!({
+                    "instanceId": instance.id,
+                    "versionId": version,
+                    "qualifier": version,
+                    "status": "Running",
+                    "resourceType": "OnDemand",
+                })
+            });
+            shown.collect::<Vec<_>>()
+        })
+        .collect();
+    all.sort_by_key(|it| it["instanceId"].to_string());
+    all.truncate(list::limit(call)?);
+    json(&serde_json::json!({ "instances": all, "requestId": call.request_id }))
 }

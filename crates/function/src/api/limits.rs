@@ -4,9 +4,10 @@ use hyper::{Method, Response};
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use super::{Call, Dialect, deleted, fields, json, not_supported};
+use super::{Call, Dialect, deleted, fields, json, not_supported, warned};
 use crate::catalog::{Entity, function_key};
 use crate::error::Refusal;
+use crate::fields::Fields;
 use crate::host::Host;
 use crate::http::Body;
 use crate::model::{AsyncConfig, FunctionName, LATEST, Scaling};
@@ -27,11 +28,13 @@ pub(super) fn async_config(
         Refusal::missing("AsyncConfigNotExists", message)
     };
     match call.method {
-        Method::GET => json(&show_async(&before.ok_or_else(missing)?)),
+        Method::GET => json(&show_async(call, &before.ok_or_else(missing)?)),
         Method::PUT => {
-            let config = read_async(call, before, function, qualifier)?;
+            let body = call.json()?;
+            let fields = fields(&body)?;
+            let config = read_async(&fields, before, function, qualifier)?;
             host.catalog.put(&config)?;
-            json(&show_async(&config))
+            warned(&fields, json(&show_async(call, &config))?)
         }
         Method::DELETE => {
             let removed = host
@@ -44,13 +47,11 @@ pub(super) fn async_config(
 }
 
 fn read_async(
-    call: &Call,
+    fields: &Fields<'_>,
     before: Option<AsyncConfig>,
     function: &FunctionName,
     qualifier: &str,
 ) -> Result<AsyncConfig, Refusal> {
-    let body = call.json()?;
-    let fields = fields(&body)?;
     let now = Timestamp::now();
     let mut config = before.unwrap_or_else(|| AsyncConfig {
         function: function.clone(),
@@ -88,7 +89,7 @@ fn read_async(
     Ok(config)
 }
 
-fn show_async(config: &AsyncConfig) -> Value {
+pub(super) fn show_async(call: &Call, config: &AsyncConfig) -> Value {
     let destination = |text: &str| match text {
         "" => Value::Null,
         text => json!({ "destination": text }),
@@ -96,6 +97,7 @@ fn show_async(config: &AsyncConfig) -> Value {
     json!({
         "service": config.function.service,
         "function": config.function.function,
+        "functionArn": arn(call, &config.function),
         "qualifier": config.qualifier,
         "maxAsyncRetryAttempts": config.retries,
         "maxAsyncEventAgeInSeconds": config.max_age,
@@ -117,33 +119,44 @@ pub(super) fn most(
     function: &FunctionName,
     qualifier: &str,
 ) -> Result<Response<Body>, Refusal> {
-    let field = match call.dialect {
-        Dialect::V2023 => "reservedConcurrency",
-        _ => "maximumInstanceCount",
-    };
     let mut scaling = scaling(host, function, qualifier)?;
     match call.method {
-        Method::GET => {}
+        Method::GET => json(&show_most(call, function, &scaling)),
         Method::PUT => {
+            let field = most_field(call);
             let body = call.json()?;
             let fields = fields(&body)?;
             let most = fields.number(field, 0..=10_000)?;
             let most = most.ok_or_else(|| Refusal::invalid(format!("{field} is missing")))?;
             scaling.most = Some(most);
             change(host, &scaling)?;
+            warned(&fields, json(&show_most(call, function, &scaling))?)
         }
         Method::DELETE => {
             scaling.most = None;
             change(host, &scaling)?;
-            return deleted();
+            deleted()
         }
-        _ => return Err(not_supported(call)),
+        _ => Err(not_supported(call)),
     }
-    let mut shown = json!({ "resource": resource(call, function, &scaling.qualifier) });
+}
+
+const fn most_field(call: &Call) -> &'static str {
+    match call.dialect {
+        Dialect::V2023 => "reservedConcurrency",
+        _ => "maximumInstanceCount",
+    }
+}
+
+pub(super) fn show_most(call: &Call, function: &FunctionName, scaling: &Scaling) -> Value {
+    let mut shown = json!({
+        "resource": resource(call, function, &scaling.qualifier),
+        "functionArn": arn(call, function),
+    });
     if let Some(most) = scaling.most {
-        shown[field] = json!(most);
+        shown[most_field(call)] = json!(most);
     }
-    json(&shown)
+    shown
 }
 
 /// `provision-config` (`target`), in 2023 also `scaling-config` (`minInstances`).
@@ -155,31 +168,44 @@ pub(super) fn least(
 ) -> Result<Response<Body>, Refusal> {
     let mut scaling = scaling(host, function, qualifier)?;
     match call.method {
-        Method::GET => {}
+        Method::GET => json(&show_least(host, call, function, &scaling)),
         Method::PUT => {
             let body = call.json()?;
             let fields = fields(&body)?;
-            let least = match fields.number("target", 0..=1000)? {
-                None => fields.number("minInstances", 0..=1000)?,
-                least => least,
-            };
+            let mut least = None;
+            for field in ["target", "defaultTarget", "minInstances"] {
+                least = least.or(fields.number(field, 0..=1000)?);
+            }
             scaling.least = least.ok_or_else(|| Refusal::invalid("target is missing"))?;
             change(host, &scaling)?;
+            warned(&fields, json(&show_least(host, call, function, &scaling))?)
         }
         Method::DELETE => {
             scaling.least = 0;
             change(host, &scaling)?;
-            return deleted();
+            deleted()
         }
-        _ => return Err(not_supported(call)),
+        _ => Err(not_supported(call)),
     }
+}
+
+pub(super) fn show_least(
+    host: &Host,
+    call: &Call,
+    function: &FunctionName,
+    scaling: &Scaling,
+) -> Value {
     let current = host.instances_of(function, &scaling.qualifier);
-    json(&json!({
+    json!({
         "target": scaling.least,
+        "defaultTarget": scaling.least,
         "minInstances": scaling.least,
+        "targetInstances": scaling.least,
         "current": current,
+        "currentInstances": current,
         "resource": resource(call, function, &scaling.qualifier),
-    }))
+        "functionArn": arn(call, function),
+    })
 }
 
 fn scaling(host: &Host, function: &FunctionName, qualifier: &str) -> Result<Scaling, Refusal> {
@@ -199,11 +225,11 @@ fn change(host: &Host, scaling: &Scaling) -> Result<(), Refusal> {
 }
 
 /// The latest version has two names.
-fn plain(qualifier: &str) -> &str {
+pub(super) fn plain(qualifier: &str) -> &str {
     if qualifier == LATEST { "" } else { qualifier }
 }
 
-fn resource(call: &Call, function: &FunctionName, qualifier: &str) -> String {
+pub(super) fn resource(call: &Call, function: &FunctionName, qualifier: &str) -> String {
     let account = &call.place.account;
     let qualifier = if qualifier.is_empty() {
         LATEST
@@ -214,4 +240,9 @@ fn resource(call: &Call, function: &FunctionName, qualifier: &str) -> String {
         "" => format!("{account}#{}#{qualifier}", function.function),
         service => format!("{account}#{service}#{qualifier}#{}", function.function),
     }
+}
+
+fn arn(call: &Call, function: &FunctionName) -> String {
+    let crate::contract::Place { region, account } = &*call.place;
+    format!("acs:fc:{region}:{account}:functions/{}", function.flat())
 }

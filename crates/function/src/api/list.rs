@@ -10,7 +10,21 @@ const PAGE: usize = 20;
 /// Most items on a page.
 const MOST: usize = 100;
 
-/// The page of `items` (name and content, in order) that a call asks for, under `field`.
+/// Items that a call wants on a page.
+///
+/// # Errors
+/// A `limit` that is none.
+pub(super) fn limit(call: &Call) -> Result<usize, Refusal> {
+    let Some(text) = call.query.get("limit") else {
+        return Ok(PAGE);
+    };
+    let limit = text.parse().ok().filter(|limit| (1..=MOST).contains(limit));
+    limit
+        .ok_or_else(|| Refusal::invalid(format!("limit has to be a whole number from 1 to {MOST}")))
+}
+
+/// The page of `items` (name and content, in order) that a call asks for, under `field`. A token names
+/// the first item of the next page, or where it would be.
 ///
 /// # Errors
 /// A `limit` that is none.
@@ -19,15 +33,7 @@ pub(super) fn page(
     field: &str,
     items: Vec<(String, Value)>,
 ) -> Result<Value, Refusal> {
-    let limit = match call.query.get("limit") {
-        None => PAGE,
-        Some(text) => {
-            let limit = text.parse().ok().filter(|limit| (1..=MOST).contains(limit));
-            limit.ok_or_else(|| {
-                Refusal::invalid(format!("limit has to be a whole number from 1 to {MOST}"))
-            })?
-        }
-    };
+    let limit = limit(call)?;
     let prefix = call.query.get("prefix").unwrap_or("");
     let token = call.query.get("nextToken");
     let begin = token.or_else(|| call.query.get("startKey")).unwrap_or("");

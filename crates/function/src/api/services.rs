@@ -4,7 +4,7 @@ use hyper::{Method, Response};
 use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 
-use super::{Call, deleted, fields, json, list, not_supported, tagged};
+use super::{Call, deleted, fields, json, list, not_supported, tagged, tags, warned};
 use crate::error::Refusal;
 use crate::fields::Fields;
 use crate::host::Host;
@@ -79,7 +79,7 @@ fn create(host: &Host, call: &Call) -> Result<Response<Body>, Refusal> {
         }
         Ok(open.put(&service)?)
     })?;
-    tagged(&show(&service))
+    warned(&fields, tagged(&show(&service))?)
 }
 
 fn update(host: &Host, call: &Call, name: &str) -> Result<Response<Body>, Refusal> {
@@ -93,7 +93,7 @@ fn update(host: &Host, call: &Call, name: &str) -> Result<Response<Body>, Refusa
         open.put(&service)?;
         Ok(service)
     })?;
-    tagged(&show(&service))
+    warned(&fields, tagged(&show(&service))?)
 }
 
 fn remove(host: &Host, call: &Call, name: &str) -> Result<Response<Body>, Refusal> {
@@ -110,7 +110,7 @@ fn remove(host: &Host, call: &Call, name: &str) -> Result<Response<Body>, Refusa
             (_, _, Some(version)) => format!("version {}", version.number),
             (None, None, None) => {
                 open.remove::<Service>(name)?;
-                return Ok(());
+                return tags::forget_service(open, name);
             }
         };
         let message = format!("service '{name}' still has {what}: delete that first");
@@ -131,7 +131,7 @@ fn patch(service: &mut Service, fields: &Fields<'_>) -> Result<(), Refusal> {
     }
     super::function::refuse_networks(fields)?;
     for name in KEPT {
-        if let Some(value) = fields.get(name) {
+        if let Some(value) = fields.keep(name) {
             service.kept.insert(name.to_owned(), value.clone());
         }
     }

@@ -4,7 +4,7 @@ use hyper::{Method, Response};
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use super::{Call, Dialect, deleted, fields, list, not_supported, tagged};
+use super::{Call, Dialect, deleted, fields, list, not_supported, stored, tagged_as, warned};
 use crate::catalog::function_key;
 use crate::error::Refusal;
 use crate::fields::Fields;
@@ -32,7 +32,7 @@ pub(super) fn operate(
         (&Method::GET, [name]) => {
             let trigger: Option<Trigger> = host.catalog.get(&key(function, name))?;
             let trigger = trigger.ok_or_else(|| missing(function, name))?;
-            tagged(&show(call, &trigger))
+            tagged_as(&show(call, &trigger), &stored(&trigger)?)
         }
         (&Method::PUT, [name]) => update(host, call, function, name),
         (&Method::DELETE, [name]) => {
@@ -40,7 +40,7 @@ pub(super) fn operate(
                 let key = key(function, name);
                 let trigger: Option<Trigger> = open.get(&key)?;
                 let trigger = trigger.ok_or_else(|| missing(function, name))?;
-                call.expect(&show(call, &trigger))?;
+                call.expect(&stored(&trigger)?)?;
                 open.remove::<Trigger>(&key)?;
                 Ok(())
             })?;
@@ -67,7 +67,8 @@ fn create(host: &Host, call: &Call, function: &FunctionName) -> Result<Response<
     check_name("triggerName", name, 128)?;
     let config = config(&fields)?;
     let config = config.ok_or_else(|| Refusal::invalid("triggerConfig is missing"))?;
-    let kind = kind(fields.required("triggerType")?, &config)?;
+    let of_config = Fields::of(&config)?;
+    let kind = kind(fields.required("triggerType")?, &of_config)?;
     let now = Timestamp::now();
     let text = |name| Ok::<_, Refusal>(fields.text(name)?.unwrap_or_default().to_owned());
     let trigger = Trigger {
@@ -79,7 +80,7 @@ fn create(host: &Host, call: &Call, function: &FunctionName) -> Result<Response<
         source_arn: text("sourceArn")?,
         role: text("invocationRole")?,
         kind,
-        config,
+        config: config.clone(),
         created: now,
         modified: now,
     };
@@ -103,7 +104,8 @@ fn create(host: &Host, call: &Call, function: &FunctionName) -> Result<Response<
         Ok(open.put(&trigger)?)
     })?;
     host.triggers_changed();
-    tagged(&show(call, &trigger))
+    let answer = tagged_as(&show(call, &trigger), &stored(&trigger)?)?;
+    warned(&of_config, warned(&fields, answer)?)
 }
 
 fn update(
@@ -114,13 +116,16 @@ fn update(
 ) -> Result<Response<Body>, Refusal> {
     let body = call.json()?;
     let fields = fields(&body)?;
+    let config = config(&fields)?;
+    let nothing = json!({});
+    let of_config = Fields::of(config.as_ref().unwrap_or(&nothing))?;
     let trigger = host.catalog.change(|open| {
         let trigger: Option<Trigger> = open.get(&key(function, name))?;
         let mut trigger = trigger.ok_or_else(|| missing(function, name))?;
-        call.expect(&show(call, &trigger))?;
-        if let Some(config) = config(&fields)? {
-            trigger.kind = kind(trigger.kind.name(), &config)?;
-            trigger.config = config;
+        call.expect(&stored(&trigger)?)?;
+        if let Some(config) = &config {
+            trigger.kind = kind(trigger.kind.name(), &of_config)?;
+            trigger.config = config.clone();
         }
         for (field, place) in [
             ("description", &mut trigger.description),
@@ -136,7 +141,8 @@ fn update(
         Ok(trigger)
     })?;
     host.triggers_changed();
-    tagged(&show(call, &trigger))
+    let answer = tagged_as(&show(call, &trigger), &stored(&trigger)?)?;
+    warned(&of_config, warned(&fields, answer)?)
 }
 
 /// The configuration: an object, or a text of JSON as later versions write it.
@@ -153,12 +159,11 @@ fn config(fields: &Fields<'_>) -> Result<Option<Value>, Refusal> {
     }
 }
 
-fn kind(name: &str, config: &Value) -> Result<TriggerKind, Refusal> {
-    let fields = Fields::of(config)?;
+fn kind(name: &str, config: &Fields<'_>) -> Result<TriggerKind, Refusal> {
     match name.to_ascii_lowercase().as_str() {
-        "http" => http(&fields),
-        "timer" => timer(&fields),
-        "oss" => object(&fields),
+        "http" => http(config),
+        "timer" => timer(config),
+        "oss" => object(config),
         _ => Err(Refusal::invalid(format!(
             "triggerType {name:?} is not here: there are http, timer and oss"
         ))),
@@ -175,6 +180,7 @@ fn http(fields: &Fields<'_>) -> Result<TriggerKind, Refusal> {
             )));
         }
     };
+    fields.keep("disableURLInternet");
     let methods = fields.texts("methods")?.unwrap_or_default();
     let methods = methods.iter().map(|method| method.to_ascii_uppercase());
     Ok(TriggerKind::Http {

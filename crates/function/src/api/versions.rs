@@ -7,7 +7,7 @@ use hyper::{Method, Response};
 use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 
-use super::{Call, deleted, fields, json, not_supported};
+use super::{Call, deleted, fields, json, list, not_supported, warned};
 use crate::catalog::{Change, Entity, function_key};
 use crate::error::Refusal;
 use crate::host::Host;
@@ -53,9 +53,11 @@ fn page(host: &Host, call: &Call, owner: &Owner) -> Result<Response<Body>, Refus
         versions.reverse();
     }
     let after = call.query.get("nextToken").or(call.query.get("startKey"));
-    let after = after.and_then(|text| text.parse::<u64>().ok());
-    let limit = call.query.get("limit").and_then(|text| text.parse().ok());
-    let limit: usize = limit.unwrap_or(20).clamp(1, 100);
+    let after = after.map(str::parse::<u64>).transpose();
+    let after = after.map_err(|_| {
+        Refusal::invalid("nextToken and startKey have to be the number of a version")
+    })?;
+    let limit = list::limit(call)?;
     let reached = |version: &Version| match after {
         Some(number) if forward => version.number >= number,
         Some(number) => version.number <= number,
@@ -75,7 +77,8 @@ fn page(host: &Host, call: &Call, owner: &Owner) -> Result<Response<Body>, Refus
 
 fn publish(host: &Host, call: &Call, owner: &Owner) -> Result<Response<Body>, Refusal> {
     let body = call.json()?;
-    let description = fields(&body)?.text("description")?.unwrap_or_default();
+    let fields = fields(&body)?;
+    let description = fields.text("description")?.unwrap_or_default();
     let version = host.catalog.change(|open| {
         let (number, functions) = snapshot(open, owner)?;
         let now = Timestamp::now();
@@ -91,7 +94,7 @@ fn publish(host: &Host, call: &Call, owner: &Owner) -> Result<Response<Body>, Re
         Ok(version)
     })?;
     host.versions_changed();
-    json(&show(&version))
+    warned(&fields, json(&show(&version))?)
 }
 
 /// The next number, and what the functions are now.

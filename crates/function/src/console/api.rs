@@ -101,11 +101,8 @@ async fn sign_in(host: &Arc<Host>, request: Request<Incoming>) -> Result<Respons
     let body = read(host, body, MAX_SIGN_IN).await?;
     let body: Value = serde_json::from_slice(&body)
         .map_err(|error| Refusal::invalid(format!("the body is no JSON: {error}")))?;
-    let fields = Fields::of(&body)?;
-    let (id, secret) = (
-        fields.required("accessKeyId")?,
-        fields.required("accessKeySecret")?,
-    );
+    let required = |name| Fields::of(&body)?.required(name);
+    let (id, secret) = (required("accessKeyId")?, required("accessKeySecret")?);
     let cookie = host.console.sessions.sign_in(host, id, secret).await?;
     let mut response = crate::api::json(&json!({}))?;
     if let Some(line) = gate::set_cookie(&head.headers, &cookie) {

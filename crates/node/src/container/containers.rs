@@ -12,6 +12,7 @@ use oci_spec::image::ImageConfiguration;
 use rustix::fs::{FlockOperation, flock};
 
 use super::bundle::Bundle;
+use super::cgroup::Cgroup;
 use super::network::Bridge;
 use super::options::{Network, Options, Signal};
 use super::parse::ParseError;
@@ -426,6 +427,12 @@ impl Container {
 
     fn send(&self, state: &State, signal: Signal) -> Result<(), ContainerError> {
         let sent = runtime(&state.settings)?.kill(&self.id, signal);
+        // What is frozen takes no signal: with version 1 of control groups not even SIGKILL.
+        if let Some(cgroup) = Cgroup::of(&self.id.cgroup())
+            && let Err(error) = cgroup.thaw()
+        {
+            tracing::debug!(container = %self.id, %error, "it cannot be thawed");
+        }
         // It may have ended in between, which is what was wanted.
         match &state.phase {
             Phase::Running { init, .. } if !init.is_alive() => Ok(()),

@@ -105,6 +105,47 @@ fn the_node_sdk() {
     Place::new().script("node", "client.js", text, ("NODE_PATH", modules));
 }
 
+#[test]
+fn a_request_is_taken_once_and_a_deleted_key_no_more() {
+    let modules = || ("PYTHONPATH", clients::python(&cache()).unwrap());
+    let place = Place::new();
+    place.script(
+        "python3",
+        "once.py",
+        include_str!("clients/once.py"),
+        modules(),
+    );
+    let id = place.key("AccessKeyId");
+    let listed = place.host.thaw.run(["key", "list", "--json"]).unwrap();
+    let listed: Value = serde_json::from_str(&listed).unwrap();
+    assert_eq!(listed[0]["AccessKeyId"], id);
+    assert!(
+        !listed.to_string().contains(place.key("AccessKeySecret")),
+        "it is shown once"
+    );
+    let other = place.host.thaw.run(["key", "create", "--json"]).unwrap();
+    place.host.thaw.run(["key", "delete", id]).unwrap();
+    let left = place.host.thaw.run(["key", "list"]).unwrap();
+    assert!(!left.contains(id), "{left}");
+    place.script(
+        "python3",
+        "gone.py",
+        include_str!("clients/gone.py"),
+        modules(),
+    );
+    let other: Value = serde_json::from_str(&other).unwrap();
+    let place = Place {
+        key: other,
+        ..place
+    };
+    place.script(
+        "python3",
+        "once.py",
+        include_str!("clients/once.py"),
+        modules(),
+    );
+}
+
 impl Place {
     /// `fun ARGS…`, told by file and environment where the host is.
     fn fun(&self, fun: &Path, args: &[&str]) -> Command {

@@ -2,6 +2,7 @@
 
 mod browser;
 mod page;
+mod states;
 
 use std::io::{Read, Write};
 use std::net::TcpStream;

@@ -3,11 +3,13 @@
 #![allow(clippy::unwrap_used, reason = "a test that fails says where")]
 
 mod accelerating;
+mod calls;
 mod clients;
 mod commands;
 mod console;
 mod invoking;
 mod neighbours;
+mod resources;
 mod scaling;
 mod support;
 mod surviving;

@@ -100,7 +100,11 @@ pub(crate) fn read_answer(reader: &mut impl BufRead) -> Answer {
         let Some((name, value)) = line.trim_end().split_once(':') else {
             break;
         };
-        headers.insert(name.to_ascii_lowercase(), value.trim().to_owned());
+        let value = value.trim();
+        headers
+            .entry(name.to_ascii_lowercase())
+            .and_modify(|before: &mut String| *before = format!("{before}, {value}"))
+            .or_insert_with(|| value.to_owned());
     }
     let mut body = Vec::new();
     if headers

@@ -4,6 +4,7 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 
 use serde_json::{Value, json};
+use thaw_node::container::Cgroup;
 
 use crate::support::{Host, until};
 
@@ -42,6 +43,21 @@ fn a_host_that_is_killed_goes_on_where_it_was() {
     let mounts = std::fs::read_to_string("/proc/mounts").unwrap();
     let root = host.thaw.root().display().to_string();
     assert!(!mounts.contains(&root), "{mounts}");
+}
+
+#[test]
+fn what_is_frozen_does_not_outlive_a_host_that_is_killed() {
+    let mut host = Host::start();
+    host.deploy(&json!({}));
+    assert_eq!(host.invoke("x").text(), "x");
+    let id = host.states()[0]["id"].as_str().unwrap().to_owned();
+    let cgroup = Cgroup::of(&format!("/thaw/{id}")).unwrap();
+    until("it is frozen", || cgroup.is_frozen().unwrap());
+    host.kill();
+    assert!(cgroup.is_frozen().unwrap(), "nobody wakes it");
+    host.begin(&[]);
+    assert!(host.containers().is_empty() && host.states().is_empty());
+    assert_eq!(host.invoke("again").text(), "again");
 }
 
 #[test]

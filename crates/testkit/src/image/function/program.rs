@@ -98,6 +98,9 @@ fn answer(method: &str, path: &str, headers: &BTreeMap<String, String>, body: Ve
     match path {
         "/invoke" => {
             println!("FC Invoke Start RequestId: {id}");
+            if std::env::var("PRINT_EVENTS").is_ok() {
+                println!("{}", String::from_utf8_lossy(&body));
+            }
             let answer = event(headers, body);
             println!("FC Invoke End RequestId: {id}");
             answer

@@ -49,6 +49,29 @@ async function main() {
   const functions = (await client.listFunctions('js', { limit: 5 })).data.functions;
   assert.deepStrictEqual(functions.map((it) => it.functionName), ['web']);
 
+  // How far the acceleration of an image is.
+  await client.createFunction('js', {
+    functionName: 'fast',
+    runtime: 'custom-container',
+    handler: 'none',
+    customContainerConfig: { image: IMAGE, accelerationType: 'Default' },
+  });
+  let status = null;
+  for (let i = 0; i < 1200 && status !== 'Ready'; i++) {
+    const { customContainerConfig } = (await client.getFunction('js', 'fast')).data;
+    status = customContainerConfig.accelerationInfo.status;
+    assert.ok(['Preparing', 'Ready'].includes(status), status);
+    await new Promise((resolve) => setTimeout(resolve, 50));
+  }
+  assert.strictEqual(status, 'Ready');
+  await client.deleteFunction('js', 'fast');
+
+  const arn = `acs:fc:far:${ACCOUNT}:services/js`;
+  await client.tagResource(arn, { team: 'a' });
+  assert.deepStrictEqual((await client.getResourceTags({ resourceArn: arn })).data.tags, { team: 'a' });
+  await client.untagResource(arn, ['team']);
+  assert.deepStrictEqual((await client.getResourceTags({ resourceArn: arn })).data.tags, {});
+
   assert.strictEqual((await client.invokeFunction('js', 'web', 'hello')).data, 'hello');
   const raw = await client.invokeFunction('js', 'web', Buffer.from([0, 200, 1]), {}, null, { rawBuf: true });
   assert.deepStrictEqual([...raw.data], [0, 200, 1]);

@@ -139,6 +139,32 @@ assert domain["routeConfig"]["routes"][0]["functionName"] == "web", domain
 client.delete_custom_domain("py.example.test")
 refused("DomainNameNotFound", 404, client.get_custom_domain, "py.example.test")
 
+arn = f"acs:fc:far:{ENV['ACCOUNT']}:services/py/functions/web"
+client.tag_resource(arn, {"team": "a", "stage": "test"})
+assert client.get_resource_tags(arn).data["tags"] == {"team": "a", "stage": "test"}
+client.untag_resource(arn, ["stage"])
+assert client.get_resource_tags(arn).data["tags"] == {"team": "a"}
+client.invoke_function("py", "web", payload="x")
+assert len(client.list_instances("py", "LATEST", "web").data["instances"]) >= 1
+client.put_function_async_invoke_config("py", "LATEST", "web", {"maxAsyncRetryAttempts": 0})
+assert len(client.list_function_async_invoke_configs("py", "web").data["configs"]) == 1
+assert client.list_on_demand_config().data["configs"] == []
+assert client.list_provision_configs("py", "LATEST").data["provisionConfigs"] == []
+
+# How far the acceleration of an image is.
+image["accelerationType"] = "Default"
+client.create_function("py", "fast", "custom-container", "none", customContainerConfig=image)
+seen = []
+for _ in range(1200):
+    info = client.get_function("py", "fast").data["customContainerConfig"]["accelerationInfo"]
+    seen.append(info["status"])
+    if seen[-1] == "Ready":
+        break
+    time.sleep(0.05)
+assert set(seen) <= {"Preparing", "Ready"} and seen[-1] == "Ready", seen[-1]
+assert client.invoke_function("py", "fast", payload=b"fast").data == b"fast"
+client.delete_function("py", "fast")
+
 # Nobody else gets in.
 for key, secret, code in [
     (ENV["KEY"], "wrong", "SignatureNotMatch"), ("nobody", ENV["SECRET"], "InvalidAccessKeyID")

@@ -66,6 +66,41 @@ assert got.environment_variables == {"WHO": "2023"}, got
 refused("FunctionNotFound", client.get_function, "nix", models.GetFunctionRequest())
 
 
+# How far the acceleration of an image is.
+container = models.CustomContainerConfig(
+    image=ENV["IMAGE"], entrypoint=["/function"], acceleration_type="Default"
+)
+fast = models.CreateFunctionInput(
+    function_name="fast3", runtime="custom-container", handler="none",
+    custom_container_config=container, tags=[models.Tag(key="team", value="a")],
+)
+made = client.create_function(models.CreateFunctionRequest(body=fast)).body
+assert [(it.key, it.value) for it in made.tags] == [("team", "a")], made
+seen = []
+for _ in range(1200):
+    got = client.get_function("fast3", models.GetFunctionRequest()).body
+    seen.append(got.custom_container_config.acceleration_info.status)
+    if seen[-1] == "Ready":
+        break
+    time.sleep(0.05)
+assert set(seen) <= {"Preparing", "Ready"} and seen[-1] == "Ready", seen[-1]
+listed = client.list_functions(models.ListFunctionsRequest(prefix="fast3")).body.functions
+assert listed[0].custom_container_config.acceleration_info.status == "Ready"
+
+arn = made.function_arn
+tags = models.TagResourcesInput(
+    resource_type="function", resource_id=[arn], tag=[models.Tag(key="stage", value="test")]
+)
+client.tag_resources(models.TagResourcesRequest(body=tags))
+request = models.ListTagResourcesRequest(resource_type="function", resource_id=[arn])
+found = client.list_tag_resources(request).body.tag_resources
+assert [(it.tag_key, it.tag_value) for it in found] == [("stage", "test"), ("team", "a")], found
+request = models.UntagResourcesRequest(resource_type="function", resource_id=[arn], all=True)
+client.untag_resources(request)
+assert not client.get_function("fast3", models.GetFunctionRequest()).body.tags
+client.delete_function("fast3")
+
+
 def invoke(text, qualifier=None, **headers):
     request = models.InvokeFunctionRequest(body=io.BytesIO(text.encode()), qualifier=qualifier)
     headers = models.InvokeFunctionHeaders(**headers)
@@ -113,10 +148,22 @@ update = models.UpdateTriggerRequest(body=models.UpdateTriggerInput(trigger_conf
 assert json.loads(client.update_trigger("web3", "front", update).body.trigger_config)["authType"] == "function"
 assert len(client.list_triggers("web3", models.ListTriggersRequest()).body.triggers) == 1
 
+disable = models.DisableFunctionInvocationRequest(reason="on holiday")
+assert client.disable_function_invocation("web3", disable).body.success
+got = client.get_function("web3", models.GetFunctionRequest()).body
+assert got.invocation_restriction.disable and got.invocation_restriction.reason == "on holiday", got
+refused("AccessDenied", invoke, "x")
+assert client.enable_function_invocation("web3").body.success
+assert invoke("x")[2] == b"x"
+instances = client.list_instances("web3", models.ListInstancesRequest()).body.instances
+assert instances and all(it.instance_id for it in instances), instances
+
 limit = models.PutConcurrencyInput(reserved_concurrency=3)
 limit = models.PutConcurrencyConfigRequest(body=limit)
 assert client.put_concurrency_config("web3", limit).body.reserved_concurrency == 3
 assert client.get_concurrency_config("web3").body.reserved_concurrency == 3
+configs = client.list_concurrency_configs(models.ListConcurrencyConfigsRequest()).body.configs
+assert [it.reserved_concurrency for it in configs] == [3], configs
 client.delete_concurrency_config("web3")
 least = models.PutProvisionConfigRequest(body=models.PutProvisionConfigInput(default_target=0, target=0))
 assert client.put_provision_config("web3", least).body.target == 0

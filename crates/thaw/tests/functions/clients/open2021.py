@@ -68,6 +68,21 @@ refused("FunctionNotFound", client.get_function, "open", "nix", models.GetFuncti
 listed = client.list_functions("open", models.ListFunctionsRequest(limit=10)).body.functions
 assert [it.function_name for it in listed] == ["web"]
 
+# How far the acceleration of an image is.
+fast = models.CustomContainerConfig(image=ENV["IMAGE"], acceleration_type="Default")
+client.create_function("open", models.CreateFunctionRequest(
+    function_name="fast", runtime="custom-container", handler="none", custom_container_config=fast,
+))
+seen = []
+for _ in range(1200):
+    got = client.get_function("open", "fast", models.GetFunctionRequest()).body
+    seen.append(got.custom_container_config.acceleration_info.status)
+    if seen[-1] == "Ready":
+        break
+    time.sleep(0.05)
+assert set(seen) <= {"Preparing", "Ready"} and seen[-1] == "Ready", seen[-1]
+client.delete_function("open", "fast")
+
 
 def invoke(text, qualifier=None, **headers):
     request = models.InvokeFunctionRequest(body=text.encode(), qualifier=qualifier)
@@ -94,6 +109,16 @@ assert (task.status, task.invocation_id) == ("Succeeded", "job-1"), task
 request = models.ListStatefulAsyncInvocationsRequest(limit=10)
 tasks = client.list_stateful_async_invocations("open", "web", request).body.invocations
 assert [it.invocation_id for it in tasks] == ["job-1"], tasks
+
+queued = invoke("sleep 20000", x_fc_invocation_type="Async", x_fc_stateful_async_invocation_id="job-2")
+client.stop_stateful_async_invocation("open", "web", "job-2", models.StopStatefulAsyncInvocationRequest())
+for _ in range(200):
+    request = models.GetStatefulAsyncInvocationRequest()
+    task = client.get_stateful_async_invocation("open", "web", "job-2", request).body
+    if task.status == "Stopped":
+        break
+    time.sleep(0.05)
+assert task.status == "Stopped", task
 
 version = client.publish_service_version("open", models.PublishServiceVersionRequest()).body.version_id
 assert version == "1"

@@ -10,13 +10,13 @@ use crate::support::{Host, until};
 const TAB: &str = "\u{e004}";
 const ENTER: &str = "\u{e007}";
 
-fn open(host: &Host) -> Browser {
+pub(super) fn open(host: &Host) -> Browser {
     let browser = Browser::start();
     browser.open(&format!("http://{}/", host.address));
     browser
 }
 
-fn sign_in(host: &Host, browser: &Browser) {
+pub(super) fn sign_in(host: &Host, browser: &Browser) {
     let key = key(host);
     browser.see("h1", "Sign in");
     browser.fill("#id", &key.0);
@@ -25,7 +25,7 @@ fn sign_in(host: &Host, browser: &Browser) {
     browser.see("h1", "Functions");
 }
 
-fn all_well(browser: &Browser) {
+pub(super) fn all_well(browser: &Browser) {
     assert_eq!(browser.complaints(), Vec::<String>::new());
 }
 
