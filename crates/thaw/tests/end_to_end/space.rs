@@ -166,43 +166,41 @@ fn many_images_and_mounts_on_one_store() {
 
 #[test]
 fn many_lazy_mounts_on_one_store() {
-    many_lazy_mounts_by("fanotify");
-}
-
-#[test]
-fn many_lazy_mounts_by_fuse_on_one_store() {
-    many_lazy_mounts_by("fuse");
-}
-
-fn many_lazy_mounts_by(transport: &str) {
+    const IMAGES: usize = 50;
     const MOUNTS: usize = 200;
     let directory = scratch::directory().unwrap();
-    let images = images(directory.path(), MOUNTS);
-    let at = |number: usize| directory.path().join(format!("mount-{number}"));
-    let (other, node) = (thaw(), thaw());
-    side_by_side(MOUNTS, |number| {
-        let (image, at) = (images[number].as_str(), at(number));
-        fs::create_dir(&at).unwrap();
-        other.run(["accelerate", image]).unwrap();
-        let mount = ["mount", "--pull", "lazy", "--transport", transport];
-        let place = [image, at.to_str().unwrap()];
-        node.run(mount.into_iter().chain(place)).unwrap();
+    let images = images(directory.path(), IMAGES);
+    let other = thaw();
+    side_by_side(IMAGES, |number| {
+        other.run(["accelerate", &images[number]]).unwrap();
     });
-    let mounts = json(&node.run(["mount", "--json"]).unwrap());
-    let mounts = mounts.as_array().unwrap();
-    let lazy = mounts.iter().filter(|it| it["way"]["how"] == "lazy");
-    assert_eq!(lazy.count(), MOUNTS);
-    side_by_side(MOUNTS, |number| {
-        let name = fs::read_to_string(at(number).join("name")).unwrap();
-        assert_eq!(name, format!("image {number}\n"));
-    });
-    println!("{} KiB resident with {MOUNTS} lazy mounts", resident(&node));
-    assert_eq!(json(&node.run(["ps", "--json"]).unwrap()), json("[]"));
+    for transport in ["fanotify", "fuse"] {
+        let node = thaw();
+        let at = |number: usize| directory.path().join(format!("{transport}-{number}"));
+        side_by_side(MOUNTS, |number| {
+            let at = at(number);
+            fs::create_dir(&at).unwrap();
+            let mount = ["mount", "--pull", "lazy", "--transport", transport];
+            let place = [images[number % IMAGES].as_str(), at.to_str().unwrap()];
+            node.run(mount.into_iter().chain(place)).unwrap();
+        });
+        let mounts = json(&node.run(["mount", "--json"]).unwrap());
+        let mounts = mounts.as_array().unwrap();
+        let lazy = mounts.iter().filter(|it| it["way"]["how"] == "lazy");
+        assert_eq!(lazy.count(), MOUNTS);
+        side_by_side(MOUNTS, |number| {
+            let name = fs::read_to_string(at(number).join("name")).unwrap();
+            assert_eq!(name, format!("image {}\n", number % IMAGES));
+        });
+        let resident = resident(&node);
+        println!("{resident} KiB resident with {MOUNTS} lazy mounts by {transport}");
+        assert_eq!(json(&node.run(["ps", "--json"]).unwrap()), json("[]"));
 
-    let undone = json(&node.run(["unmount", "--all", "--json"]).unwrap());
-    assert_eq!(undone.as_array().unwrap().len(), MOUNTS);
-    assert_eq!(json(&node.run(["mount", "--json"]).unwrap()), json("[]"));
-    let table = fs::read_to_string("/proc/self/mountinfo").unwrap();
-    let ours = directory.path().to_str().unwrap();
-    assert!(!table.contains(ours), "{table}");
+        let undone = json(&node.run(["unmount", "--all", "--json"]).unwrap());
+        assert_eq!(undone.as_array().unwrap().len(), MOUNTS);
+        assert_eq!(json(&node.run(["mount", "--json"]).unwrap()), json("[]"));
+        let table = fs::read_to_string("/proc/self/mountinfo").unwrap();
+        let ours = directory.path().to_str().unwrap();
+        assert!(!table.contains(ours), "{table}");
+    }
 }
