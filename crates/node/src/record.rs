@@ -36,6 +36,12 @@ pub(crate) fn profile(wish: &ImageWish) -> &str {
 /// zstd level of a guessed working set.
 const GUESSED_LEVEL: i32 = 1;
 
+/// What was read, in order of first read.
+type Reads = Vec<(DiffId, Extent)>;
+
+/// Returns when a start is over; the error is why it will not be.
+type Until<'a> = &'a dyn Fn(&mut Launched) -> Result<(), String>;
+
 /// What starts of one image and profile have read, in order of first read.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 struct Gathered {
@@ -101,7 +107,7 @@ impl Node {
         destination: &Destination,
         container: container::Options,
         storage: Option<u64>,
-        until: &dyn Fn(&mut Launched) -> Result<(), String>,
+        until: Until<'_>,
         progress: &dyn Progress,
     ) -> Result<Recorded, NodeError> {
         let timing = Timing::default();
@@ -143,15 +149,13 @@ impl Node {
         let transport = self.transport(wish.transport)?;
         transport.start_trace(&image.diff_ids())?;
         progress.say("recording a start");
-        let outcome = self.observe(&image, wish, (container, storage), until, &timing);
-        let trace = transport.trace(&image.diff_ids());
+        let read = || -> Result<Reads, NodeError> {
+            let entries = transport.trace(&image.diff_ids())?.entries.into_iter();
+            Ok(entries.map(|entry| (entry.layer, entry.extent)).collect())
+        };
+        let outcome = self.observe(&image, wish, (container, storage), (until, &read), &timing);
         image.unmount()?;
-        let ready_after = outcome?;
-        let trace: Vec<(DiffId, Extent)> = trace?
-            .entries
-            .into_iter()
-            .map(|entry| (entry.layer, entry.extent))
-            .collect();
+        let (ready_after, trace) = outcome?;
         progress.say("packing the working set");
         let target = self.target(&resolved, destination)?;
         let mut recorded = self.publish_set(
@@ -161,28 +165,30 @@ impl Node {
             (profile(wish), Origin::Recorded),
             &target,
         )?;
-        recorded.ready_after = ready_after;
+        recorded.ready_after = Some(ready_after);
         let ids = image.diff_ids();
         drop(image);
         self.let_go(&ids);
         Ok(recorded)
     }
 
-    /// Runs the container until it is ready; answers how long that took.
+    /// Runs the container until it is ready; answers how long that took, and what was read by then:
+    /// what it reads while it ends is no part of a start.
     fn observe(
         &self,
         image: &Arc<ImageMount>,
         wish: &ImageWish,
         (options, storage): (container::Options, Option<u64>),
-        until: &dyn Fn(&mut Launched) -> Result<(), String>,
+        (until, read): (Until<'_>, &dyn Fn() -> Result<Reads, NodeError>),
         timing: &Timing,
-    ) -> Result<Option<Duration>, NodeError> {
+    ) -> Result<(Duration, Reads), NodeError> {
         let before = self.spent();
         let prepared = self.prepare_over(image, wish, options, storage, before, timing)?;
         let id = prepared.id.clone();
         let begin = Instant::now();
         let outcome = self.run(prepared).and_then(|mut launched| {
-            let outcome = until(&mut launched).map_err(NodeError::Recording);
+            let ready = until(&mut launched).map_err(NodeError::Recording);
+            let outcome = ready.and_then(|()| Ok((begin.elapsed(), read()?)));
             if launched.container.stop(Duration::from_secs(5)).is_ok() {
                 // It ends with the container.
                 launched.monitor.wait().ok();
@@ -190,7 +196,7 @@ impl Node {
             outcome
         });
         self.release(&id, true)?;
-        outcome.map(|()| Some(begin.elapsed()))
+        outcome
     }
 
     /// Publishes what the starts on this machine have read.

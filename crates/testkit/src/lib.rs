@@ -5,6 +5,7 @@
 //! - [`http`]: the few requests that tests make themselves.
 //! - [`net`]: a link with a rate and a delay, and the namespace behind it.
 //! - [`far`]: a registry far away: every answer comes late, and who waited for whom is told.
+//! - [`expiring`]: a registry whose tokens and addresses of blobs are not good for ever.
 //! - [`tree`]: everything that can be told about a directory tree, and how two of them differ.
 //! - [`unpack`]: another tool's unpacking, as the judge.
 //! - [`terminal`]: a terminal for a program that asks for one.
@@ -13,11 +14,13 @@
 //! Whatever a value here starts, mounts or writes, its `Drop` ends, unmounts and removes.
 
 pub mod clients;
+pub mod expiring;
 pub mod far;
 pub mod http;
 pub mod image;
 pub mod net;
 pub mod process;
+mod proxy;
 pub mod registry;
 pub mod scratch;
 pub mod terminal;

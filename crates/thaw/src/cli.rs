@@ -360,6 +360,9 @@ pub(crate) struct Pull {
     /// Platform of a multi-platform image [default: this machine's]
     #[arg(long, value_name = "OS/ARCH[/VARIANT]")]
     pub(crate) platform: Option<String>,
+    /// Push the index that falls out of the pull, as `accelerate` does: other nodes start lazily then
+    #[arg(long)]
+    pub(crate) push: bool,
 }
 
 #[derive(Debug, Args)]

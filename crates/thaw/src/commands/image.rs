@@ -6,7 +6,8 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
-use thaw_node::{Accelerated, Mounted, Pulled, RecordOptions, Recorded};
+use serde::Serialize;
+use thaw_node::{Accelerated, ImageWish, Mounted, Pulled, RecordOptions, Recorded};
 
 use super::{Context, plain_wish, run, transport, wish};
 use crate::cli::{Accelerate, ImageArgs, Login, Pull, Unmount};
@@ -151,24 +152,60 @@ pub(super) fn unmount(context: &Context, args: Unmount) -> anyhow::Result<ExitCo
     Ok(ExitCode::SUCCESS)
 }
 
+/// What a pull has done.
+#[derive(Serialize)]
+struct PullDone {
+    #[serde(flatten)]
+    pulled: Pulled,
+    pushed: Option<Accelerated>,
+}
+
 pub(super) fn pull(context: &Context, args: &Pull) -> anyhow::Result<ExitCode> {
     let mut image = plain_wish(&args.image, args.platform.as_ref())?;
     image.transport = transport(args.transport);
     image.refresh = true;
-    let pulled: Pulled = context.client.ask(Request::Pull { image })?;
-    context.print(&pulled, |pulled| {
-        if pulled.already_here {
-            return format!("{} is here already\n", pulled.manifest);
-        }
-        let seconds = pulled.took.as_secs_f64();
-        format!(
-            "{}\n  {} fetched, {} unpacked in {seconds:.2} s\n",
-            pulled.manifest,
-            bytes(pulled.compressed),
-            bytes(pulled.unpacked)
-        )
+    let wanted = image.clone();
+    let pulled: Pulled = context.client.ask(Request::Pull { image: wanted })?;
+    let pushed = args.push.then(|| push(context, image)).transpose()?;
+    context.print(&PullDone { pulled, pushed }, |done| {
+        let index = done.pushed.as_ref().map(describe_accelerated);
+        describe_pulled(&done.pulled) + &index.unwrap_or_default()
     })?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Publishes the acceleration of an image that was just pulled. Its layers are here: none is fetched
+/// again, but where they are directories.
+fn push(context: &Context, image: ImageWish) -> anyhow::Result<Accelerated> {
+    // The one that was pulled, whatever the tag means by now.
+    let image = ImageWish {
+        refresh: false,
+        ..image
+    };
+    let destination = Destination {
+        to: None,
+        local: false,
+        sign: None,
+    };
+    let (pushed, _): (Accelerated, Option<Recorded>) = context.client.ask(Request::Accelerate {
+        image,
+        destination,
+        record: None,
+    })?;
+    Ok(pushed)
+}
+
+fn describe_pulled(pulled: &Pulled) -> String {
+    if pulled.already_here {
+        return format!("{} is here already\n", pulled.manifest);
+    }
+    let seconds = pulled.took.as_secs_f64();
+    format!(
+        "{}\n  {} fetched, {} unpacked in {seconds:.2} s\n",
+        pulled.manifest,
+        bytes(pulled.compressed),
+        bytes(pulled.unpacked)
+    )
 }
 
 pub(super) fn login(context: &Context, args: Login) -> anyhow::Result<ExitCode> {

@@ -10,6 +10,8 @@ use thaw_testkit::thaw::Thaw;
 
 use super::{BOUND, Scene, bound, kill, nothing_is_left, target, thaw};
 
+by_every_transport!(a_clock_that_jumps);
+
 /// Gives every process that loads it another day at each look at the clock, a later one and an
 /// earlier one in turn. The monotonic clock is as it is.
 const JUMPS: &str = r#"
@@ -42,8 +44,7 @@ fn library(dir: &Path) -> PathBuf {
     library
 }
 
-#[test]
-fn a_clock_that_jumps() {
+fn a_clock_that_jumps(transport: &str) {
     let scene = Scene::new();
     let node = thaw();
     let library = library(scene.directory.path());
@@ -54,7 +55,13 @@ fn a_clock_that_jumps() {
     let dir = target(&node);
     let config = bound(&node, 3);
     let options = ["mount", "--pull", "lazy", "--config", &config];
-    run(&[&options[..], &[&scene.image, dir.to_str().unwrap()]].concat());
+    let by = [
+        "--transport",
+        transport,
+        &scene.image,
+        dir.to_str().unwrap(),
+    ];
+    run(&[&options[..], &by].concat());
     let daemon = node.daemon().unwrap();
     let maps = fs::read_to_string(format!("/proc/{daemon}/maps")).unwrap();
     assert!(maps.contains("jumps.so"));

@@ -20,6 +20,7 @@ by_every_transport!(
     a_store_that_becomes_read_only,
     a_machine_that_was_reset,
     a_disk_that_is_full_while_ten_containers_start,
+    a_daemon_that_looked_at_a_full_disk_starts_lazily_once_there_is_space,
 );
 
 /// An ext4 filesystem of its own, in a file; gone with the value.
@@ -235,8 +236,7 @@ fn a_machine_that_was_reset(transport: &str) {
     super::nothing_is_left(&node);
 }
 
-#[test]
-fn a_daemon_that_looked_at_a_full_disk_starts_lazily_once_there_is_space() {
+fn a_daemon_that_looked_at_a_full_disk_starts_lazily_once_there_is_space(transport: &str) {
     let scene = Scene::new();
     let disk = Disk::new(48);
     let node = disk.store();
@@ -249,6 +249,8 @@ fn a_daemon_that_looked_at_a_full_disk_starts_lazily_once_there_is_space() {
         "none",
         "--pull",
         "lazy",
+        "--transport",
+        transport,
         &scene.image,
         "--",
         "sh",

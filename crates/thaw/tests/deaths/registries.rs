@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Instant;
 
+use thaw_testkit::expiring::Expiring;
 use thaw_testkit::image::{Entry, Image, Layer};
 use thaw_testkit::net::{Link, Namespace, Shape};
 use thaw_testkit::registry::{Options, Registry};
@@ -18,6 +19,8 @@ by_every_transport!(
     a_fill_goes_on_when_the_registry_has_the_image_again,
     a_registry_in_the_place_of_another,
     a_registry_that_gives_other_bytes,
+    a_mirror_that_gives_other_bytes_or_goes_away,
+    a_token_and_an_address_that_expire_under_a_mount,
 );
 
 /// Mounts the scene's image lazily; a read may wait for two seconds.
@@ -183,8 +186,7 @@ fn a_registry_that_gives_other_bytes(transport: &str) {
     heals(&scene, &node, &dir);
 }
 
-#[test]
-fn a_mirror_that_gives_other_bytes_or_goes_away() {
+fn a_mirror_that_gives_other_bytes_or_goes_away(transport: &str) {
     let scene = Scene::new();
     let copy = scene.directory.path().join("mirror");
     let copied = Command::new("cp")
@@ -221,12 +223,43 @@ fn a_mirror_that_gives_other_bytes_or_goes_away() {
     let dir = target(&node);
     let at = dir.to_str().unwrap();
     let options = ["--pull", "lazy", "--profile", "none", "--config", &config];
-    node.run([&["mount"], &options[..], &[&scene.image, at]].concat())
-        .unwrap();
+    let by = ["--transport", transport, &scene.image, at];
+    node.run([&["mount"], &options[..], &by].concat()).unwrap();
     scene.read(&dir, "srv/f0-1").unwrap();
     assert!(asked(&mirror) > pulled, "the mirror is asked first");
     drop(mirror);
     heals(&scene, &node, &dir);
+}
+
+/// What a read that waits needs is refused twice: the token and the address of the blob are too old.
+fn a_token_and_an_address_that_expire_under_a_mount(transport: &str) {
+    let mut scene = Scene::new();
+    let expiring = Expiring::new(&scene.host).unwrap();
+    scene.image = scene.image.replace(&scene.host, &expiring.host());
+    let (node, dir) = mount(&scene, transport);
+    let more = ["--profile", "none", "--transport", transport];
+    let inside = scene.start(&node, &[&["--net", "none"], &more[..]].concat());
+    for layer in 0..super::LAYERS {
+        scene.read(&dir, &format!("srv/f{layer}-1")).unwrap();
+    }
+    // Far behind what was read: in another chunk, and not fetched ahead.
+    for (root, name) in [
+        (&dir, "srv/f0-18"),
+        (&inside, "srv/f1-18"),
+        (&dir, "srv/f2-18"),
+    ] {
+        let before = expiring.refused();
+        expiring.expire();
+        scene.read(root, name).unwrap();
+        let after = expiring.refused();
+        assert!(after.0 > before.0, "no token was too old: {after:?}");
+        assert!(after.1 > before.1, "no address was too old: {after:?}");
+    }
+    expiring.expire();
+    let progress = std::sync::atomic::AtomicUsize::new(0);
+    assert_eq!(scene.read_all(&inside, &progress), 0);
+    node.run(["rm", "-f", "box"]).unwrap();
+    nothing_is_left(&node);
 }
 
 /// Gives blobs other bytes under the same digest: those that `choose` wants. Their paths and bytes.

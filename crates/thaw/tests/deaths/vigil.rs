@@ -21,6 +21,7 @@ by_every_transport!(
     without_any_daemon_reads_fail_within_the_bound,
     a_killed_monitor_costs_no_bytes,
     a_stopped_monitor_costs_no_bytes,
+    a_command_in_the_foreground_starts_the_next_daemon,
 );
 
 fn kill_both(node: &Thaw) -> u32 {
@@ -101,8 +102,7 @@ fn a_stopped_monitor_costs_no_bytes(transport: &str) {
     nothing_is_left(&node);
 }
 
-#[test]
-fn a_command_in_the_foreground_starts_the_next_daemon() {
+fn a_command_in_the_foreground_starts_the_next_daemon(transport: &str) {
     let scene = Scene::new();
     let node = thaw();
     let script = "busybox cat /srv/f0-1 > /dev/null; echo up; exec sleep 1000";
@@ -114,6 +114,8 @@ fn a_command_in_the_foreground_starts_the_next_daemon() {
         "none",
         "--pull",
         "lazy",
+        "--transport",
+        transport,
         &scene.image,
     ];
     let mut command = node.command(args);

@@ -119,6 +119,8 @@ fn where_nobody_may_push_it_stays_here_and_says_so() {
         2,
         "index and working set: {said}"
     );
+    let said = thaw().run(["pull", "--push", &image]).unwrap();
+    assert!(said.contains(&kept), "{said}");
     let facts = json(&node.run(["inspect", "--json", &image]).unwrap());
     assert_eq!(facts["acceleration"]["source"], "this store");
     assert_eq!(facts["working_sets"][0]["profile"], "default");

@@ -347,7 +347,14 @@ fn the_keys_of_every_answer() {
     assert_eq!(keys(&inspected["load"]), ["rate", "read", "source"]);
     assert_eq!(
         keys(&ask(&["pull", image])),
-        ["already_here", "compressed", "manifest", "took", "unpacked"]
+        [
+            "already_here",
+            "compressed",
+            "manifest",
+            "pushed",
+            "took",
+            "unpacked"
+        ]
     );
     let dir = target(&node);
     assert_eq!(

@@ -45,7 +45,7 @@ fn parse(text: &str) -> BTreeMap<String, f64> {
     samples
 }
 
-fn metrics(node: &Thaw) -> BTreeMap<String, f64> {
+pub(crate) fn metrics(node: &Thaw) -> BTreeMap<String, f64> {
     parse(&node.run(["metrics"]).unwrap())
 }
 
@@ -115,11 +115,7 @@ fn a_lazy_start_by(transport: &str) {
         .map(|layer| layer["size"].as_f64().unwrap())
         .sum::<f64>();
     assert_eq!(read["thaw_lazy_image_bytes_total"], compressed);
-    let fetched: f64 = read
-        .iter()
-        .filter(|(name, _)| name.starts_with("thaw_fetched_bytes_total{"))
-        .map(|(_, bytes)| bytes)
-        .sum();
+    let fetched = fetched(&read);
     assert_eq!(read["thaw_saved_bytes"], compressed - fetched);
     assert!(fetched < compressed);
 
@@ -163,48 +159,106 @@ fn a_lazy_start_by(transport: &str) {
     assert_eq!(told, wanted);
 }
 
-/// What is read ahead of need, filled, and found here is counted as that.
+/// All bytes that were fetched, for whatever cause.
+fn fetched(of: &BTreeMap<String, f64>) -> f64 {
+    let all = of.iter();
+    let fetched = all.filter(|(name, _)| name.starts_with("thaw_fetched_bytes_total{"));
+    fetched.map(|(_, bytes)| bytes).sum()
+}
+
+fn cause(of: &BTreeMap<String, f64>, name: &str) -> f64 {
+    of[&format!("thaw_fetched_bytes_total{{cause=\"{name}\"}}")]
+}
+
+/// Waits until what is counted is so.
+fn until(node: &Thaw, what: &str, so: impl Fn(&BTreeMap<String, f64>) -> bool) {
+    let begin = std::time::Instant::now();
+    loop {
+        let counted = metrics(node);
+        if so(&counted) {
+            return;
+        }
+        assert!(begin.elapsed().as_secs() < 60, "{what}: {counted:?}");
+        std::thread::sleep(std::time::Duration::from_millis(50));
+    }
+}
+
 #[test]
 fn each_cause_is_counted() {
-    let scene = Scene::accelerated();
+    each_cause_by("fanotify");
+}
+
+#[test]
+fn each_cause_is_counted_alike_by_fuse() {
+    each_cause_by("fuse");
+}
+
+/// What a working set brings, what somebody waits for, what is filled, and what is found here is counted
+/// as that, and bytes that nobody fetched are saved.
+fn each_cause_by(transport: &str) {
+    const READ: usize = 4 << 20;
+    let scene = Scene::new();
+    let script = format!("busybox dd if=/srv/never-read of=/dev/null bs={READ} count=1");
+    let record = ["accelerate", "--record", "--ready", "exit", "--net", "none"];
+    let command = [&*scene.image, "--", "sh", "-c", &script];
+    thaw().run(record.into_iter().chain(command)).unwrap();
+
     let node = thaw();
-    let run = [
-        "run",
-        "--net",
-        "none",
-        "--pull",
-        "lazy",
-        "--fill",
+    let dir = target(&node);
+    let options = ["mount", "--pull", "lazy", "--transport", transport];
+    node.run(options.into_iter().chain([&*scene.image, &dir]))
+        .unwrap();
+    until(&node, "no working set", |now| {
+        now["thaw_filled_bytes_total{cause=\"working_set\"}"] > READ as f64
+    });
+    let file = fs::File::open(format!("{dir}/srv/never-read")).unwrap();
+    let read = |from: usize, len: usize| {
+        let at = u64::try_from(from).unwrap();
+        std::os::unix::fs::FileExt::read_exact_at(&file, &mut vec![0; len], at).unwrap();
+        metrics(&node)
+    };
+    let brought = metrics(&node);
+    assert!(cause(&brought, "working_set") > 1e5, "{brought:?}");
+    let hit = read(0, READ);
+    let rate = |from: &BTreeMap<String, f64>, to: &BTreeMap<String, f64>| {
+        let grew = |name: &str| to[name] - from[name];
+        let hits = grew("thaw_read_hits_total");
+        hits / (hits + grew("thaw_faults_total"))
+    };
+    assert!(hit["thaw_read_hits_total"] > brought["thaw_read_hits_total"]);
+    assert_eq!(rate(&brought, &hit), 1.0, "{brought:?} {hit:?}");
+    assert_eq!(fetched(&hit), fetched(&brought));
+    assert_eq!(hit["thaw_saved_bytes"], brought["thaw_saved_bytes"]);
+
+    let missed = read(2 * READ, 4096);
+    assert!(rate(&hit, &missed) < 1.0);
+    assert!(cause(&missed, "demand") > cause(&hit, "demand"));
+    let saved = |of: &BTreeMap<String, f64>| of["thaw_saved_bytes"];
+    assert!(saved(&missed) < saved(&hit));
+    assert!(saved(&missed) > 0.0, "most of it was not read: {missed:?}");
+
+    let run = ["run", "--net", "none", "--pull", "lazy", "--fill"];
+    let by = [
+        "--transport",
+        transport,
         &scene.image,
+        "--",
+        "sh",
+        "-c",
+        ":",
     ];
-    node.run(
-        run.into_iter()
-            .chain(["--", "sh", "-c", "cat /srv/message"]),
-    )
-    .unwrap();
-    let cause = |of: &BTreeMap<String, f64>, name: &str| {
-        of[&format!("thaw_fetched_bytes_total{{cause=\"{name}\"}}")]
-    };
-    let begin = std::time::Instant::now();
-    let counted = loop {
-        let counted = metrics(&node);
-        let images = json(&node.run(["images", "--json"]).unwrap());
-        if images[0]["whole"] == true {
-            break counted;
-        }
-        assert!(
-            begin.elapsed().as_secs() < 60,
-            "it is never whole: {counted:?}"
-        );
-        std::thread::sleep(std::time::Duration::from_millis(50));
-    };
-    // 12 MB that the start had no use for.
-    assert!(cause(&counted, "fill") > 1e6, "{counted:?}");
-    assert!(cause(&counted, "working_set") > 1e5, "{counted:?}");
-    assert!(
-        counted["thaw_filled_bytes_total{cause=\"fill\"}"] > 1e7,
-        "{counted:?}"
-    );
+    node.run(run.into_iter().chain(by)).unwrap();
+    until(&node, "it is never whole", |_| {
+        json(&node.run(["images", "--json"]).unwrap())[0]["whole"] == true
+    });
+    let filled = metrics(&node);
+    assert!(cause(&filled, "fill") > 1e6, "{filled:?}");
+    assert!(filled["thaw_filled_bytes_total{cause=\"fill\"}"] > 1e6);
+    let images = filled["thaw_lazy_image_bytes_total"];
+    for counted in [&brought, &hit, &missed, &filled] {
+        assert_eq!(saved(counted), images - fetched(counted));
+    }
+    drop(file);
 }
 
 fn get(address: &str, path: &str) -> (String, String) {

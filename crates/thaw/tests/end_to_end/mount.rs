@@ -11,6 +11,7 @@ use thaw_testkit::thaw::Thaw;
 use thaw_testkit::tree::Snapshot;
 use thaw_testkit::{scratch, unpack};
 
+use crate::fetching::tables;
 use crate::support::{Scene, image, json, target, thaw};
 
 #[test]
@@ -97,9 +98,36 @@ fn a_real_image_is_what_another_tool_unpacks() {
     let judge = unpack::umoci(&layout).unwrap();
     let expected = Snapshot::of(judge.root()).unwrap();
     assert!(expected.0.len() > 3000, "{} paths", expected.0.len());
-    thaw().run(["accelerate", &image]).unwrap();
+    let done = json(&thaw().run(["accelerate", "--json", &image]).unwrap())[0].clone();
+    let layers = layout.manifest().unwrap()["layers"]
+        .as_array()
+        .unwrap()
+        .len();
+    index_is_small(&registry, layers, &done);
     let directory = scratch::directory().unwrap();
     compare("web", &image, directory.path(), &expected, began);
+}
+
+/// All of an acceleration but its working sets is small, and a fault inflates little.
+fn index_is_small(registry: &Registry, layers: usize, done: &serde_json::Value) {
+    let acceleration = done["acceleration"].as_str().unwrap().parse().unwrap();
+    let manifest = fs::read_to_string(registry.blob(&acceleration)).unwrap();
+    let parts = json(&manifest)["layers"].as_array().unwrap().clone();
+    let parts = parts.iter().map(|part| part["size"].as_u64().unwrap());
+    let index = parts.sum::<u64>() + manifest.len() as u64;
+    let compressed = done["compressed"].as_u64().unwrap();
+    println!("index: {index} of {compressed} bytes");
+    assert!(index * 100 <= compressed * 3, "{index} of {compressed}");
+    let tables = tables(registry, &acceleration);
+    assert_eq!(tables.len(), layers, "every layer has one");
+    for chunks in tables.iter().map(|table| &table.chunks) {
+        // What a page of 4 KiB may lie in: one chunk, or two neighbours.
+        let len = |number: usize| chunks.get(number).map_or(0, |chunk| chunk.tar.len);
+        let most = (0..chunks.len()).map(|number| len(number) + len(number + 1));
+        let most = most.max().unwrap();
+        println!("a fault inflates {most} bytes at most");
+        assert!(most <= (1 << 20) + (128 << 10), "{most}");
+    }
 }
 
 #[test]

@@ -108,11 +108,29 @@ fn images(directory: &Path, count: usize) -> Vec<String> {
     (0..count).map(image).collect()
 }
 
+/// Does something with each number, several at a time: each waits for the disk most of the time.
+fn side_by_side(count: usize, work: impl Fn(usize) + Sync) {
+    const THREADS: usize = 8;
+    std::thread::scope(|scope| {
+        for first in 0..THREADS {
+            let work = &work;
+            scope.spawn(move || (first..count).step_by(THREADS).for_each(work));
+        }
+    });
+}
+
+/// KiB of memory that the store's daemon has.
+fn resident(node: &Thaw) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{}/status", node.daemon().unwrap())).unwrap();
+    let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let resident = resident.unwrap().trim().trim_end_matches(" kB");
+    resident.parse().unwrap()
+}
+
 #[test]
 fn many_images_and_mounts_on_one_store() {
     const IMAGES: usize = 500;
     const MOUNTS: usize = 200;
-    const THREADS: usize = 8;
     let directory = scratch::directory().unwrap();
     let images = images(directory.path(), IMAGES);
     let node = thaw();
@@ -120,20 +138,12 @@ fn many_images_and_mounts_on_one_store() {
     for number in 0..MOUNTS {
         fs::create_dir(at(number)).unwrap();
     }
-    // Each waits for the disk most of the time.
-    std::thread::scope(|scope| {
-        for first in 0..THREADS {
-            let (images, node, at) = (&images, &node, &at);
-            scope.spawn(move || {
-                for number in (first..IMAGES).step_by(THREADS) {
-                    match number < MOUNTS {
-                        true => node.run(["mount", &images[number], at(number).to_str().unwrap()]),
-                        false => node.run(["pull", &images[number]]),
-                    }
-                    .unwrap();
-                }
-            });
+    side_by_side(IMAGES, |number| {
+        match number < MOUNTS {
+            true => node.run(["mount", &images[number], at(number).to_str().unwrap()]),
+            false => node.run(["pull", &images[number]]),
         }
+        .unwrap();
     });
     let listed = json(&node.run(["images", "--json"]).unwrap());
     assert_eq!(listed.as_array().unwrap().len(), IMAGES);
@@ -143,10 +153,7 @@ fn many_images_and_mounts_on_one_store() {
         let name = fs::read_to_string(at(number).join("name")).unwrap();
         assert_eq!(name, format!("image {number}\n"));
     }
-    let status = fs::read_to_string(format!("/proc/{}/status", node.daemon().unwrap())).unwrap();
-    let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-    let resident = resident.unwrap().trim().trim_end_matches(" kB");
-    let resident: u64 = resident.parse().unwrap();
+    let resident = resident(&node);
     assert!(resident < 200 << 10, "{resident} KiB");
 
     node.run(["gc", "--all"]).unwrap();
@@ -155,4 +162,45 @@ fn many_images_and_mounts_on_one_store() {
     let table = fs::read_to_string("/proc/self/mountinfo").unwrap();
     let ours = directory.path().to_str().unwrap();
     assert!(!table.contains(ours), "{table}");
+}
+
+#[test]
+fn many_lazy_mounts_on_one_store() {
+    const IMAGES: usize = 50;
+    const MOUNTS: usize = 200;
+    let directory = scratch::directory().unwrap();
+    let images = images(directory.path(), IMAGES);
+    let other = thaw();
+    side_by_side(IMAGES, |number| {
+        other.run(["accelerate", &images[number]]).unwrap();
+    });
+    for transport in ["fanotify", "fuse"] {
+        let node = thaw();
+        let at = |number: usize| directory.path().join(format!("{transport}-{number}"));
+        side_by_side(MOUNTS, |number| {
+            let at = at(number);
+            fs::create_dir(&at).unwrap();
+            let mount = ["mount", "--pull", "lazy", "--transport", transport];
+            let place = [images[number % IMAGES].as_str(), at.to_str().unwrap()];
+            node.run(mount.into_iter().chain(place)).unwrap();
+        });
+        let mounts = json(&node.run(["mount", "--json"]).unwrap());
+        let mounts = mounts.as_array().unwrap();
+        let lazy = mounts.iter().filter(|it| it["way"]["how"] == "lazy");
+        assert_eq!(lazy.count(), MOUNTS);
+        side_by_side(MOUNTS, |number| {
+            let name = fs::read_to_string(at(number).join("name")).unwrap();
+            assert_eq!(name, format!("image {}\n", number % IMAGES));
+        });
+        let resident = resident(&node);
+        println!("{resident} KiB resident with {MOUNTS} lazy mounts by {transport}");
+        assert_eq!(json(&node.run(["ps", "--json"]).unwrap()), json("[]"));
+
+        let undone = json(&node.run(["unmount", "--all", "--json"]).unwrap());
+        assert_eq!(undone.as_array().unwrap().len(), MOUNTS);
+        assert_eq!(json(&node.run(["mount", "--json"]).unwrap()), json("[]"));
+        let table = fs::read_to_string("/proc/self/mountinfo").unwrap();
+        let ours = directory.path().to_str().unwrap();
+        assert!(!table.contains(ours), "{table}");
+    }
 }
