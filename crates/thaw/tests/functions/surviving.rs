@@ -144,6 +144,14 @@ fn a_host_may_be_killed_at_any_moment() {
     kill(&mut host, "with a queue");
     assert_eq!(states(&host).len(), 8, "all of them are remembered");
 
+    until("the queue is empty", || {
+        states(&host).iter().all(|state| state == "Succeeded")
+    });
+    let id = host.states()[0]["id"].as_str().unwrap().to_owned();
+    let group = Cgroup::of(&format!("/thaw/{id}")).unwrap();
+    until("it is frozen", || group.is_frozen().unwrap());
+    kill(&mut host, "while one is frozen");
+
     let switch = "/thaw/acceleration?name=demo/web&to=on";
     host.call("POST", switch, &Value::Null).ok();
     until("a start is recorded", || {
@@ -152,10 +160,6 @@ fn a_host_may_be_killed_at_any_moment() {
     kill(&mut host, "while a start is recorded");
     until("it is accelerated", || {
         host.facts()["acceleration"]["status"] == "Ready"
-    });
-    until("the queue is empty", || {
-        let mut all = states(&host).into_iter();
-        all.all(|state| state == "Succeeded")
     });
     assert_eq!(states(&host).len(), 8);
     assert_eq!(host.invoke("again").text(), "again");
