@@ -8,7 +8,8 @@
 //!
 //! One job indexes one image, however many functions have it; then a start of each function is
 //! recorded. One job runs at a time: it uses all processors, and functions that serve go before it.
-//! Images of functions that are being invoked come first, then whoever has waited longest.
+//! What is to become ready goes before what is to become better; of either, functions that are being
+//! invoked come first, then whoever has waited longest.
 //!
 //! A recording is a start of the function with nothing of the image in a cache. It takes part in
 //! serving: where a request comes within [`GUEST_PATIENCE`] it is recorded up to that request's
@@ -19,10 +20,11 @@
 //! Where no request came to the recording, the first such start is enough: it is the first to show what
 //! an answer takes.
 
+use std::cmp::Reverse;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
@@ -35,6 +37,7 @@ use crate::error::Refusal;
 use crate::fleet::Fleet;
 use crate::machine::{Lazily, Missed};
 use crate::model::{Acceleration as Wanted, Function, FunctionName, LATEST, Target};
+use crate::stats::ColdStart;
 
 /// For how long a recorded instance waits for a request.
 const GUEST_PATIENCE: Duration = Duration::from_secs(5);
@@ -42,7 +45,7 @@ const GUEST_PATIENCE: Duration = Duration::from_secs(5);
 const MUCH: u64 = 256 << 10;
 /// Starts that miss more until a better working set is published.
 const OFTEN: u32 = 3;
-/// Pause after the first failure; it doubles with each further one.
+/// Pause after the first failure, in seconds; it doubles with each further one.
 const FIRST_PAUSE: i64 = 30;
 /// Longest pause, in seconds.
 const MAX_PAUSE: i64 = 6 * 3600;
@@ -70,6 +73,12 @@ enum Stage {
     },
 }
 
+/// The pause after so many failures, one after the other.
+fn pause_after(times: u32) -> SignedDuration {
+    let doubled = FIRST_PAUSE << times.saturating_sub(1).min(20);
+    SignedDuration::from_secs(doubled.min(MAX_PAUSE))
+}
+
 impl Stage {
     /// After a failure more.
     fn failed(&self, why: String) -> Self {
@@ -77,10 +86,7 @@ impl Stage {
             Self::Failed { times, .. } => times + 1,
             Self::Queued | Self::Done => 1,
         };
-        let pause = FIRST_PAUSE
-            .saturating_mul(1 << times.min(12))
-            .min(MAX_PAUSE);
-        let again = Timestamp::now() + SignedDuration::from_secs(pause);
+        let again = Timestamp::now() + pause_after(times);
         Self::Failed { why, times, again }
     }
 
@@ -474,13 +480,14 @@ impl Acceleration {
 
     /// Returns when nothing is being done, or after `patience`.
     pub(crate) async fn rest(&self, patience: Duration) {
-        let begin = std::time::Instant::now();
+        let begin = Instant::now();
         while lock(&self.running).is_some() && begin.elapsed() < patience {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     }
 
-    /// What is due: of functions that were invoked last, then of those that have waited longest.
+    /// What is due: first what is not ready yet; of functions that were invoked last, then of those that
+    /// have waited longest.
     fn next(&self) -> Result<Option<Job>, Refusal> {
         let now = Timestamp::now();
         let functions: Vec<Function> = self.catalog.list("")?;
@@ -500,14 +507,15 @@ impl Acceleration {
                 }
                 _ => continue,
             };
-            let since = match &job {
-                Job::Index(index) => index.since,
-                Job::Record(recording, _) | Job::Improve(recording, _) => recording.since,
+            let (better, since) = match &job {
+                Job::Index(index) => (false, index.since),
+                Job::Record(recording, _) => (false, recording.since),
+                Job::Improve(recording, _) => (true, recording.since),
             };
-            due.push((invoked, since, job));
+            due.push(((better, Reverse(invoked), since), job));
         }
-        due.sort_by(|a, b| b.0.cmp(&a.0).then(a.1.cmp(&b.1)));
-        Ok(due.into_iter().next().map(|(_, _, job)| job))
+        let first = due.into_iter().min_by_key(|(rank, _)| *rank);
+        Ok(first.map(|(_, job)| job))
     }
 
     fn begin(&self, manifest: Digest, what: &str) -> Arc<Doing> {
@@ -616,12 +624,20 @@ impl Acceleration {
         let work = move || {
             let machine = Arc::clone(&fleet.machine);
             let mut answered = false;
+            let begun = Instant::now();
             let set = machine.record(&order, &mut |started| {
+                let made = begun.elapsed();
                 runtime.block_on(async {
                     let taken = fleet.guest(started, &target, memory.take()).await;
                     let instance = taken.map_err(|(refusal, _)| refusal.message)?;
+                    let (moved, ready) = (machine.moved(&instance.id), begun.elapsed());
                     let pool = fleet.pool(&target);
                     answered = pool.invite(&instance, GUEST_PATIENCE).await;
+                    if answered {
+                        // Somebody has waited for it, as for any other.
+                        let start = ColdStart::new(&instance, false, moved, made, ready);
+                        fleet.stats.cold_start(&target.name, start);
+                    }
                     match instance.end() {
                         None => Ok(()),
                         Some(end) => Err(crate::instance::describe(&end, &target)),
@@ -646,3 +662,6 @@ fn as_target(function: &Function) -> Target {
         internet: function.config.internet.unwrap_or(true),
     }
 }
+
+#[cfg(test)]
+mod tests;

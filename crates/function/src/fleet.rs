@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use hyper::StatusCode;
 use thaw_node::container::{Limits as ContainerLimits, Network, Options, ProcessOptions};
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::Notify;
 
 use crate::acceleration::Acceleration;
 use crate::contract::{Place, environment};
@@ -20,6 +20,7 @@ use crate::machine::{Lazily, Machine, Order, Started};
 use crate::model::{FunctionName, Target};
 use crate::pool::Pool;
 use crate::reach::Connector;
+use crate::starts::Starts;
 use crate::stats::{ColdStart, Stats};
 use crate::unique;
 
@@ -49,6 +50,8 @@ pub struct Limits {
     pub memory: u64,
     /// Containers that are being started at once.
     pub starts: usize,
+    /// Pause after the first failed start of a function; it doubles with each further one.
+    pub pause: Duration,
 }
 
 impl Default for Limits {
@@ -61,6 +64,7 @@ impl Default for Limits {
             instances: 100,
             memory: machine_memory() * 9 / 10,
             starts: 2 * std::thread::available_parallelism().map_or(2, usize::from),
+            pause: Duration::from_millis(200),
         }
     }
 }
@@ -89,7 +93,7 @@ pub(crate) struct Fleet {
     /// Least and most instances, by function and version.
     bounds: Mutex<Bounds>,
     memory: Arc<Memory>,
-    starts: Semaphore,
+    starts: Arc<Starts>,
     /// Whether the host is about to end, and whether it ends: nothing is started any more.
     closing: AtomicBool,
     closed: AtomicBool,
@@ -124,7 +128,7 @@ impl Fleet {
             pools: Mutex::default(),
             bounds: Mutex::default(),
             memory: Arc::new(Memory::new(limits.memory)),
-            starts: Semaphore::new(limits.starts),
+            starts: Starts::new(limits.starts),
             closing: AtomicBool::new(false),
             closed: AtomicBool::new(false),
             ending: tokio::sync::watch::Sender::new(0),
@@ -189,8 +193,8 @@ impl Fleet {
             return Err(Refusal::internal("the host is ending"));
         }
         let memory = self.set_aside(target).await?;
-        let permit = self.starts.acquire().await;
-        let _permit = permit.map_err(|_| Refusal::internal("the host is ending"))?;
+        let turn = self.starts.turn(&target.name).await;
+        let _turn = turn.ok_or_else(|| Refusal::internal("the host is ending"))?;
         let lazily = self.acceleration.lazily(target);
         let order = self.order(target, lazily)?;
         let machine = Arc::clone(&self.machine);
@@ -473,3 +477,6 @@ impl Drop for SetAside {
         memory.freed.notify_waiters();
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -594,3 +594,6 @@ fn choose(choices: &[(f64, Arc<Target>)]) -> Option<Arc<Target>> {
     });
     Some(Arc::clone(&chosen.unwrap_or(last).1))
 }
+
+#[cfg(test)]
+mod tests;

@@ -35,12 +35,14 @@ use crate::unique;
 const MAX_KEPT: usize = 256;
 
 /// How a container has ended.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct End {
     /// Its exit code; `None`: unknown.
     pub(crate) code: Option<i32>,
     /// Whether the kernel has killed it for want of memory.
     pub(crate) out_of_memory: bool,
+    /// Whether its disk was full then.
+    pub(crate) disk_full: bool,
 }
 
 /// Why a request got no answer.
@@ -141,6 +143,11 @@ impl Instance {
     pub(crate) fn ran_out_of_memory(&self) -> bool {
         let now = self.started.cgroup.as_ref().map_or(0, Cgroup::memory_kills);
         self.memory_kills.swap(now, Ordering::Relaxed) < now
+    }
+
+    /// Whether what it may write is used up. One that takes back what it could not write whole is not seen.
+    pub(crate) fn disk_is_full(&self) -> bool {
+        thaw_node::disk_is_full(&self.started.dir)
     }
 
     /// The most bytes of memory that it has had.
@@ -421,10 +428,20 @@ pub(crate) fn describe(end: &End, target: &Target) -> String {
         let memory = target.config.memory;
         return format!("it ran out of memory: it may have {memory} MiB (memorySize)");
     }
-    match end.code {
+    let ended = match end.code {
         Some(code) => format!("its process ended with exit code {code}"),
         None => "its process ended".to_owned(),
+    };
+    match end.disk_full {
+        true => format!("{ended}; {}", full_disk(target)),
+        false => ended,
     }
+}
+
+/// That the disk of an instance is full, in words.
+pub(crate) fn full_disk(target: &Target) -> String {
+    let disk = target.config.disk;
+    format!("its disk is full: it may have {disk} MiB (diskSize)")
 }
 
 /// Waits for a container's monitor, which ends when all is written down.
@@ -451,15 +468,14 @@ async fn watch_end(mut monitor: Child, dir: PathBuf, end: watch::Sender<Option<E
             Ok(Phase::Exited {
                 code,
                 out_of_memory,
+                disk_full,
                 ..
             }) => End {
                 code: Some(code.into()),
                 out_of_memory,
+                disk_full,
             },
-            _ => End {
-                code: None,
-                out_of_memory: false,
-            },
+            _ => End::default(),
         }
     });
     end.send_replace(read.await.ok());

@@ -13,7 +13,7 @@ use bytes::Bytes;
 use hyper::header::{self, HeaderMap, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode};
 use jiff::Timestamp;
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use crate::api::{Call, Invocation as Wanted};
@@ -23,7 +23,7 @@ use crate::error::Refusal;
 use crate::flow::Flow;
 use crate::host::Host;
 use crate::http::{Body, collect, full};
-use crate::instance::{Instance, SendError, describe};
+use crate::instance::{Instance, SendError, describe, full_disk};
 use crate::logs::Tail;
 use crate::model::Target;
 use crate::pool::Lease;
@@ -131,6 +131,7 @@ fn to_response(target: &Target, answered: Answered) -> Response<Body> {
         &answered.took.as_millis().to_string(),
     );
     put("x-fc-invocation-service-version", &target.version);
+    put("x-fc-code-checksum", &target.config.container.checksum());
     if let Some(bytes) = answered.peak_memory {
         let mebibytes = bytes as f64 / f64::from(1 << 20);
         put("x-fc-max-memory-usage", &format!("{mebibytes:.2}"));
@@ -325,14 +326,31 @@ async fn converse(
     };
     if status >= 400 {
         answered.error = Some("UnhandledInvocationError");
-        let is_object =
-            serde_json::from_slice::<serde_json::Map<String, serde_json::Value>>(&answered.body);
-        if is_object.is_err() {
-            let text = String::from_utf8_lossy(&answered.body).into_owned();
-            answered.body = Bytes::from(json!({ "errorMessage": text }).to_string());
+        let full = instance.disk_is_full().then(|| full_disk(&instance.target));
+        if let Some(body) = error_body(&answered.body, full.as_deref()) {
+            answered.body = body;
         }
     }
     Ok(answered)
+}
+
+/// The body of a function's own error, where it has to be another than the function's: one that is no
+/// object, or does not say that the disk is full.
+fn error_body(body: &Bytes, full: Option<&str>) -> Option<Bytes> {
+    let object = serde_json::from_slice::<serde_json::Map<String, Value>>(body);
+    let is_object = object.is_ok();
+    let mut object = object.unwrap_or_else(|_| {
+        let text = String::from_utf8_lossy(body).into_owned();
+        [("errorMessage".to_owned(), json!(text))]
+            .into_iter()
+            .collect()
+    });
+    if let Some(full) = full {
+        let said = object.get("errorMessage").and_then(Value::as_str);
+        let said = said.map_or_else(|| full.to_owned(), |said| format!("{said}; {full}"));
+        object.insert("errorMessage".to_owned(), json!(said));
+    }
+    (!is_object || full.is_some()).then(|| Bytes::from(Value::Object(object).to_string()))
 }
 
 /// Why a request got no answer, in words: what happened to its container says more than the connection.
@@ -440,7 +458,9 @@ where
         };
         let mut response = answer.response;
         let failed = function_status(response.headers()).is_some_and(|status| status >= 400);
-        let failed = failed.then(|| "UnhandledInvocationError".to_owned());
+        let is_bad = failed || response.status().is_server_error();
+        let disk = (is_bad && instance.disk_is_full()).then(|| full_disk(target));
+        let failed = disk.or(failed.then(|| "UnhandledInvocationError".to_owned()));
         if response.status() == StatusCode::SWITCHING_PROTOCOLS {
             let server = hyper::upgrade::on(&mut response);
             if let (Some(upgrade), Some(Some(client))) = (upgrade.take(), client) {

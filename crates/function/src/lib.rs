@@ -51,8 +51,11 @@ mod reach;
 mod remembered;
 mod schedule;
 mod server;
+mod starts;
 mod stats;
 mod template;
+#[cfg(test)]
+mod testing;
 mod timers;
 mod unique;
 

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 
 use crate::model::FunctionName;
 
-/// Bytes of a kept log before it becomes the older of two.
+/// Bytes of a kept log, which becomes the older of two before it has more.
 const MAX_KEPT: u64 = 4 << 20;
 /// Bytes that are kept of one instance.
 const MAX_OF_INSTANCE: u64 = 1 << 20;
@@ -76,15 +76,20 @@ impl Tail {
     }
 }
 
-/// The last `most` bytes of a file behind `begin`.
+/// The last `most` bytes of a file behind `begin`, without the line that they begin in the midst of.
 fn read_from(path: &Path, begin: u64, most: u64) -> io::Result<Vec<u8>> {
     let mut file = File::open(path)?;
     let size = file.metadata()?.len();
     // One that was begun anew meanwhile is read from its beginning.
     let begin = if size < begin { 0 } else { begin };
-    file.seek(SeekFrom::Start(begin.max(size.saturating_sub(most))))?;
+    let from = begin.max(size.saturating_sub(most));
+    file.seek(SeekFrom::Start(from))?;
     let mut text = Vec::new();
     file.take(most).read_to_end(&mut text)?;
+    if from > begin {
+        let rest = text.iter().position(|byte| *byte == b'\n');
+        text.drain(..rest.map_or(text.len(), |end| end + 1));
+    }
     Ok(text)
 }
 
@@ -167,12 +172,14 @@ impl Logs {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
             text => text?,
         };
+        let text = prefixed(instance, &text);
         let path = self.path(function);
-        if fs::metadata(&path).is_ok_and(|meta| meta.len() > MAX_KEPT) {
+        let size = fs::metadata(&path).map_or(0, |meta| meta.len());
+        if size + text.len() as u64 > MAX_KEPT && size > 0 {
             fs::rename(&path, path.with_extension("1"))?;
         }
         let mut file = File::options().create(true).append(true).open(path)?;
-        file.write_all(&prefixed(instance, &text))
+        file.write_all(&text)
     }
 
     /// Forgets what a function's instances have printed.
@@ -285,6 +292,31 @@ mod tests {
         assert!(found.whole);
         let wanted = b"FC Invoke Start RequestId: 7\na\nFC Invoke End RequestId: 7\n";
         assert_eq!(found.log, wanted);
+    }
+
+    #[test]
+    fn what_is_kept_of_a_function_has_a_bound() {
+        let dir = tempfile::tempdir().unwrap();
+        let logs = Logs::open(dir.path().join("logs")).unwrap();
+        let function = FunctionName::parse("demo/web");
+        let instance = dir.path().join("a");
+        fs::create_dir(&instance).unwrap();
+        let line = format!("2026-01-01T00:00:00Z stdout F {}\n", "x".repeat(100));
+        // More than is kept of one instance.
+        write(&instance, &line.repeat(20_000));
+        for number in 0..20 {
+            write(
+                &instance,
+                &format!("2026-01-01T00:01:{number:02}Z stdout F last of {number}\n"),
+            );
+            logs.keep(&function, &format!("{number:016}"), &instance);
+            let files = fs::read_dir(dir.path().join("logs")).unwrap().flatten();
+            let sizes: Vec<u64> = files.map(|it| it.metadata().unwrap().len()).collect();
+            assert!(sizes.len() <= 2, "{sizes:?}");
+            assert!(sizes.iter().all(|size| *size <= MAX_KEPT), "{sizes:?}");
+        }
+        let lines = logs.last(&function, &[], 1);
+        assert_eq!(lines, ["2026-01-01T00:01:19Z 000000000000 last of 19"]);
     }
 
     #[test]

@@ -207,6 +207,15 @@ impl Container {
             None => image.clone(),
         }
     }
+
+    /// A number that is the same for the same image.
+    pub(crate) fn checksum(&self) -> String {
+        let digest = Digest::of(self.pinned().as_bytes());
+        let head: String = digest.hex().chars().take(15).collect();
+        u64::from_str_radix(&head, 16)
+            .unwrap_or_default()
+            .to_string()
+    }
 }
 
 /// Whether a function's image is accelerated. Function Compute's default is that it is.

@@ -24,9 +24,7 @@ use crate::fleet::Fleet;
 use crate::instance::Instance;
 use crate::model::Target;
 
-/// Pause after the first failed start; it doubles with each further one.
-const FIRST_PAUSE: Duration = Duration::from_millis(200);
-/// Longest pause.
+/// Longest pause after a failed start.
 const MAX_PAUSE: Duration = Duration::from_secs(60);
 
 /// All instances of a target.
@@ -50,6 +48,20 @@ struct State {
     failed: Option<(Refusal, Instant)>,
 }
 
+impl State {
+    /// Whether a start has failed, and no other is to be tried yet.
+    fn pausing(&self) -> bool {
+        let failed = self.failed.as_ref();
+        failed.is_some_and(|(_, until)| Instant::now() < *until)
+    }
+}
+
+/// The pause after so many failed starts, one after the other.
+fn pause_after(first: Duration, failures: u32) -> Duration {
+    let doubled = 1 << failures.saturating_sub(1).min(20);
+    first.saturating_mul(doubled).min(MAX_PAUSE)
+}
+
 #[derive(Debug)]
 struct Slot {
     instance: Arc<Instance>,
@@ -58,6 +70,8 @@ struct Slot {
     idle_since: Instant,
     /// It is here for a moment, and somebody else ends it.
     guest: bool,
+    /// It gets no request any more: a guest has one.
+    parting: bool,
 }
 
 /// Room in an instance for one request. Given back when it is dropped.
@@ -155,13 +169,15 @@ impl Pool {
             {
                 let mut refusal = refusal.clone();
                 let left = until.saturating_duration_since(Instant::now()).as_secs() + 1;
-                let again = format!(
-                    " (it failed {} times; tried again in {left} s)",
-                    state.failures
-                );
+                let times = match state.failures {
+                    1 => "once".to_owned(),
+                    times => format!("{times} times"),
+                };
+                let again = format!(" (it failed {times}; tried again in {left} s)");
                 refusal.message.push_str(&again);
                 return Err(refusal);
             }
+            state.line.retain(|waiter| !waiter.is_closed());
             if state.line.len() >= self.fleet.limits.line {
                 let message = format!(
                     "{} requests of function '{}' wait for an instance already",
@@ -193,10 +209,13 @@ impl Pool {
     fn take(self: &Arc<Self>, state: &mut State) -> Option<Lease> {
         let most = self.target.config.concurrency;
         let free = state.slots.iter_mut();
-        let free = free.filter(|slot| slot.busy < most && slot.instance.end().is_none());
-        // Of those that are idle the one that was used last: it may not be frozen yet.
-        let slot = free.max_by_key(|slot| (slot.busy, slot.idle_since))?;
+        let free = free.filter(|slot| slot.busy < most && !slot.parting);
+        let free = free.filter(|slot| slot.instance.end().is_none());
+        // A guest waits for its request. Of those that are idle the one that was used last: it may not
+        // be frozen yet.
+        let slot = free.max_by_key(|slot| (slot.guest, slot.busy, slot.idle_since))?;
         slot.busy += 1;
+        slot.parting = slot.guest;
         Some(Lease {
             pool: Some(Arc::clone(self)),
             instance: Arc::clone(&slot.instance),
@@ -297,16 +316,12 @@ impl Pool {
             let mut state = self.lock();
             state.line.retain(|waiter| !waiter.is_closed());
             let line = u32::try_from(state.line.len()).unwrap_or(u32::MAX);
-            let wanted = line.div_ceil(self.target.config.concurrency);
             let there = u32::try_from(state.slots.len()).unwrap_or(u32::MAX);
             let least = if state.retired { 0 } else { least };
-            let pausing = state
-                .failed
-                .as_ref()
-                .is_some_and(|(_, until)| Instant::now() < *until);
             let lacks = least.saturating_sub(there + state.starting);
-            let lacks = if pausing { 0 } else { lacks };
+            let wanted = line.div_ceil(self.target.config.concurrency);
             let wanted = wanted.max(state.starting.saturating_add(lacks));
+            let wanted = if state.pausing() { 0 } else { wanted };
             while state.starting < wanted && there + state.starting < most.max(1) {
                 state.starting += 1;
                 begun += 1;
@@ -339,6 +354,7 @@ impl Pool {
             busy: 0,
             idle_since: Instant::now(),
             guest: false,
+            parting: false,
         });
         let mut first = true;
         for _ in 0..self.target.config.concurrency {
@@ -374,11 +390,11 @@ impl Pool {
 
     /// Nobody can be served by a start that failed: those who would have been are told.
     fn fail(self: &Arc<Self>, state: &mut State, refusal: &Refusal) {
-        if refusal.status != StatusCode::TOO_MANY_REQUESTS {
+        // Starts that were under way together fail as one.
+        if refusal.status != StatusCode::TOO_MANY_REQUESTS && !state.pausing() {
             state.failures += 1;
-            let pause = FIRST_PAUSE.saturating_mul(1 << state.failures.min(12));
-            let until = Instant::now() + pause.min(MAX_PAUSE);
-            state.failed = Some((refusal.clone(), until));
+            let pause = pause_after(self.fleet.limits.pause, state.failures);
+            state.failed = Some((refusal.clone(), Instant::now() + pause));
         }
         let served = state
             .starting
@@ -469,7 +485,7 @@ impl Pool {
         self.reap(Duration::ZERO);
     }
 
-    /// Lets an instance that somebody else has started, and ends, take part until it has answered a
+    /// Lets an instance that somebody else has started, and ends, take part until it has answered one
     /// request, or for `patience`. Whether it has answered one.
     pub(crate) async fn invite(
         self: &Arc<Self>,
@@ -484,6 +500,7 @@ impl Pool {
                 busy: 0,
                 idle_since: Instant::now(),
                 guest: true,
+                parting: false,
             });
             self.serve_line(&mut state);
         }
@@ -502,17 +519,19 @@ impl Pool {
                 break;
             }
         }
-        // No new requests; those that it has are waited for.
         while !self.dismiss(instance) {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
         instance.answered() > before
     }
 
-    /// Takes a guest away if it is idle; whether it was.
+    /// Takes a guest away if it is idle; whether it was. It gets no new request.
     fn dismiss(&self, instance: &Instance) -> bool {
         let mut state = self.lock();
         let mine = |slot: &Slot| slot.instance.id == instance.id;
+        for slot in state.slots.iter_mut().filter(|slot| mine(slot)) {
+            slot.parting = true;
+        }
         state.slots.retain(|slot| !mine(slot) || slot.busy > 0);
         !state.slots.iter().any(mine)
     }
@@ -521,5 +540,19 @@ impl Pool {
     pub(crate) fn is_over(&self) -> bool {
         let state = self.lock();
         state.retired && state.slots.is_empty() && state.starting == 0 && state.line.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_pause_after_a_failed_start_doubles_up_to_a_minute() {
+        let pauses = [1, 2, 3, 9, 10, u32::MAX].map(|failures| {
+            let pause = pause_after(Duration::from_millis(200), failures);
+            pause.as_millis()
+        });
+        assert_eq!(pauses, [200, 400, 800, 51_200, 60_000, 60_000]);
     }
 }

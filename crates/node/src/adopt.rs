@@ -10,7 +10,7 @@ use thaw_mount::{Inherited, MountEntry, MountError, OverlayMount, WritableMount,
 
 use crate::Node;
 use crate::container::{Signal, State};
-use crate::containers::Held;
+use crate::containers::{Held, WRITABLE};
 use crate::error::NodeError;
 use crate::memo::{self, Memo};
 use crate::node::lock;
@@ -100,7 +100,7 @@ impl Node {
         table: &[MountEntry],
         lost: &[PathBuf],
     ) -> Result<(), NodeError> {
-        let writable = rootfs.target.with_file_name("writable");
+        let writable = rootfs.target.with_file_name(WRITABLE);
         let Some(overlay) = OverlayMount::adopt(&rootfs.target)? else {
             return Ok(());
         };

@@ -21,6 +21,12 @@ use crate::settings::ImageWish;
 use crate::source::chain;
 use crate::timing::Timing;
 
+/// Where a container's writable part is, in its directory.
+pub(crate) const WRITABLE: &str = "writable";
+/// A filesystem with fewer bytes left is full: ext4 takes large parts whole or not at all, so the last
+/// ones stay free when writing a megabyte at once has failed.
+const FULL: u64 = 1 << 20;
+
 /// A mount that somebody uses.
 #[derive(Debug)]
 pub(crate) struct Held {
@@ -214,6 +220,7 @@ impl Node {
     pub fn release(&self, id: &str, remove: bool) -> Result<(), NodeError> {
         let _turn = self.releases.take(id);
         let held = lock(&self.held).remove(id);
+        let was_held = held.is_some();
         if let Some(mut held) = held {
             if let Err(error) = self.harvest(&held.image) {
                 tracing::debug!(error = chain(&error), "no trace kept");
@@ -221,6 +228,9 @@ impl Node {
             held.unmount(Unmount::Lazy)?;
         }
         if remove && let Ok(container) = self.containers.find(id) {
+            if !was_held {
+                unmount_left(container.dir())?;
+            }
             container.remove(true)?;
         }
         Ok(())
@@ -317,6 +327,27 @@ impl Node {
     }
 }
 
+/// Unmounts what a node before this one had mounted for a container that nobody has taken over: it died
+/// before the container was started.
+fn unmount_left(dir: &Path) -> Result<(), NodeError> {
+    if let Some(overlay) = OverlayMount::adopt(&dir.join("rootfs"))? {
+        overlay.unmount(Unmount::Lazy)?;
+    }
+    if let Some(writable) = WritableMount::adopt(&dir.join(WRITABLE))? {
+        writable.unmount(Unmount::Lazy)?;
+    }
+    Ok(())
+}
+
+/// Whether the filesystem that a container writes to is used up, by the container's directory.
+#[must_use]
+pub fn disk_is_full(dir: &Path) -> bool {
+    rustix::fs::statvfs(dir.join(WRITABLE)).is_ok_and(|it| {
+        let no_inodes = it.f_files > 0 && it.f_favail == 0;
+        it.f_bavail.saturating_mul(it.f_frsize) < FULL || no_inodes
+    })
+}
+
 /// Mounts a container's root filesystem below its directory.
 fn overlay(
     image: &Arc<ImageMount>,
@@ -324,7 +355,7 @@ fn overlay(
     storage: Option<u64>,
     before: Spent,
 ) -> Result<Held, NodeError> {
-    let (writable, target) = (dir.join("writable"), dir.join("rootfs"));
+    let (writable, target) = (dir.join(WRITABLE), dir.join("rootfs"));
     for path in [&writable, &target] {
         std::fs::create_dir_all(path).map_err(NodeError::dir("make", path))?;
     }

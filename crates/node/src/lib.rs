@@ -64,6 +64,7 @@ mod turns;
 mod waits;
 mod words;
 
+pub use containers::disk_is_full;
 pub use error::NodeError;
 pub use image::{Image, ImageError, Layer};
 pub use launch::Launched;

@@ -9,7 +9,7 @@ use super::{Call, Dialect};
 use crate::contract::Place;
 use crate::error::Refusal;
 use crate::fields::{Fields, has_content};
-use crate::model::{Acceleration, Config, Container, Function, HealthCheck, Hook};
+use crate::model::{Acceleration, Config, Function, HealthCheck, Hook};
 
 /// Given back as they came: a function runs here as well without them.
 const KEPT: [&str; 13] = [
@@ -292,7 +292,7 @@ pub(super) fn show(function: &Function, status: Option<&str>, call: &Call) -> Va
         "environmentVariables": config.environment,
         "customContainerConfig": container(config, status, dialect),
         "codeSize": 0,
-        "codeChecksum": checksum(&config.container),
+        "codeChecksum": config.container.checksum(),
         "createdTime": time(function.created),
         "lastModifiedTime": time(function.modified),
     });
@@ -413,13 +413,4 @@ fn update_status(function: &Function) -> &'static str {
         Some(_) => "InProgress",
         None => "Successful",
     }
-}
-
-/// A number that is the same for the same image.
-fn checksum(container: &Container) -> String {
-    let digest = thaw_image::Digest::of(container.pinned().as_bytes());
-    let head: String = digest.hex().chars().take(15).collect();
-    u64::from_str_radix(&head, 16)
-        .unwrap_or_default()
-        .to_string()
 }

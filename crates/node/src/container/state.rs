@@ -112,6 +112,9 @@ pub enum Phase {
         /// Whether the kernel killed a process of it for want of memory.
         #[serde(default)]
         out_of_memory: bool,
+        /// Whether what it may write was used up then.
+        #[serde(default)]
+        disk_full: bool,
     },
 }
 

@@ -47,6 +47,11 @@ fn an_image_is_accelerated_behind_a_function_that_serves() {
     let starts = facts["coldStarts"].as_array().unwrap();
     assert_eq!(starts[0]["accelerated"], false, "{facts}");
     assert_eq!(starts.last().unwrap()["accelerated"], true, "{facts}");
+    // The one that was recorded, over what the first one had fetched, has served somebody, too.
+    let recorded = starts.iter().filter(|it| it["why"] == "all of it is here");
+    let recorded: Vec<&Value> = recorded.collect();
+    assert_eq!(recorded.len(), 1, "{facts}");
+    assert_eq!(recorded[0]["accelerated"], false, "{facts}");
     // Another node finds it in the registry, and reads little of the image.
     let other = thaw_testkit::thaw::Thaw::new(env!("CARGO_BIN_EXE_thaw")).unwrap();
     let inspected = other.run(["inspect", "--json", &host.image]).unwrap();

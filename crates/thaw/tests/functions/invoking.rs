@@ -16,6 +16,8 @@ fn a_function_is_made_invoked_and_scaled_to_zero() {
     let answer = host.invoke("hello");
     assert_eq!((answer.status, answer.text().as_str()), (200, "hello"));
     assert_eq!(answer.header("x-fc-error-type"), "");
+    let checksum = made["codeChecksum"].as_str().unwrap();
+    assert_eq!(answer.header("x-fc-code-checksum"), checksum);
     assert!(
         answer
             .header("x-fc-invocation-duration")
@@ -99,7 +101,7 @@ fn what_cannot_start_says_why_and_is_not_tried_without_end() {
     let mut last = answer;
     until("starts wait", || {
         last = host.invoke("x");
-        last.text().contains("times; tried again in")
+        last.text().contains("; tried again in")
     });
     assert_eq!(last.refused(412), "CAExited");
     let update = json!({ "environmentVariables": { "CRASH": "0" } });

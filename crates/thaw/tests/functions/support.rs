@@ -5,7 +5,7 @@ use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::os::unix::net::UnixStream;
-use std::process::{Child, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -151,6 +151,13 @@ impl Host {
     }
 
     pub(crate) fn with(flags: &[&str]) -> Self {
+        let mut host = Self::idle();
+        host.begin(flags);
+        host
+    }
+
+    /// One that does not run yet.
+    pub(crate) fn idle() -> Self {
         let registry = Registry::start().unwrap();
         let directory = scratch::directory().unwrap();
         let image = function::image(&real::cache_directory(), 2).unwrap();
@@ -158,7 +165,7 @@ impl Host {
             .write(&directory.path().join("layout"), "latest")
             .unwrap();
         let image = layout.push(&registry, "function:1").unwrap();
-        let mut host = Self {
+        Self {
             registry: Arc::new(registry),
             layout,
             image,
@@ -166,9 +173,7 @@ impl Host {
             process: None,
             address: String::new(),
             directory: Arc::new(directory),
-        };
-        host.begin(flags);
-        host
+        }
     }
 
     /// Another host, with a store of its own, for the same registry and image.
@@ -188,15 +193,18 @@ impl Host {
 
     /// Starts the host's process.
     pub(crate) fn begin(&mut self, flags: &[&str]) {
-        let path = self.thaw.root().with_extension("serve.log");
-        let log = File::create(&path).unwrap();
         let mut args = vec!["serve", "--listen", "127.0.0.1:0"];
         args.extend(flags);
         let mut command = self.thaw.command(args);
-        command
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(log);
+        command.stdin(Stdio::null());
+        self.begin_as(command);
+    }
+
+    /// Starts the host's process by a command of one's own.
+    pub(crate) fn begin_as(&mut self, mut command: Command) {
+        let path = self.thaw.root().with_extension("serve.log");
+        let log = File::create(&path).unwrap();
+        command.stdout(Stdio::null()).stderr(log);
         self.process = Some(command.spawn().unwrap());
         let begin = Instant::now();
         self.address = loop {
@@ -208,6 +216,11 @@ impl Host {
             assert!(begin.elapsed() < PATIENCE, "the host does not begin: {log}");
             std::thread::sleep(Duration::from_millis(10));
         };
+    }
+
+    /// The id of the host's process.
+    pub(crate) fn process(&self) -> u32 {
+        self.process.as_ref().unwrap().id()
     }
 
     /// Kills the host's process.
@@ -283,6 +296,29 @@ impl Host {
         let stream = UnixStream::connect(self.thaw.root().join("functions.sock")).unwrap();
         let path = "/2016-08-15/services/demo/functions/web/invocations";
         exchange(stream, "POST", path, headers, event.as_bytes())
+    }
+
+    /// Gives `demo/web` an HTTP trigger for everybody, and a domain, at which it sees paths as they are.
+    pub(crate) fn publish(&self, domain: &str) {
+        let trigger = json!({ "triggerName": "http", "triggerType": "http",
+            "triggerConfig": { "authType": "anonymous", "methods": ["GET", "POST"] } });
+        let triggers = "/2016-08-15/services/demo/functions/web/triggers";
+        self.call("POST", triggers, &trigger).ok();
+        let route = json!({ "path": "/*", "serviceName": "demo", "functionName": "web" });
+        let domain = json!({ "domainName": domain, "protocol": "HTTP",
+            "routeConfig": { "routes": [route] } });
+        self.call("POST", "/2016-08-15/custom-domains", &domain)
+            .ok();
+    }
+
+    /// Sends an event to a function of service `demo`, and waits for nothing.
+    pub(crate) fn asks(&self, function: &str, event: &str) -> UnixStream {
+        let mut stream = UnixStream::connect(self.thaw.root().join("functions.sock")).unwrap();
+        let path = format!("/2016-08-15/services/demo/functions/{function}/invocations");
+        let length = event.len();
+        let head = format!("POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: {length}\r\n\r\n");
+        stream.write_all((head + event).as_bytes()).unwrap();
+        stream
     }
 
     /// What the host knows of `demo/web`.

@@ -1,5 +1,7 @@
 //! The host is killed, its registry goes, its callers are hostile.
 
+use std::collections::BTreeSet;
+use std::fs;
 use std::io::{Read, Write};
 use std::net::TcpStream;
 
@@ -43,6 +45,130 @@ fn a_host_that_is_killed_goes_on_where_it_was() {
     let mounts = std::fs::read_to_string("/proc/mounts").unwrap();
     let root = host.thaw.root().display().to_string();
     assert!(!mounts.contains(&root), "{mounts}");
+}
+
+/// What is on the machine of containers with these ids, and of this store: mounts, loop devices, network
+/// namespaces, control groups.
+fn traces(host: &Host, ids: &BTreeSet<String>) -> Vec<String> {
+    let root = host.thaw.root().display().to_string();
+    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
+    let mounts = mounts.lines().map(str::to_owned);
+    let mut found: Vec<String> = mounts.filter(|line| line.contains(&root)).collect();
+    let names = |dir: &str| -> Vec<String> {
+        let all = fs::read_dir(dir).into_iter().flatten().flatten();
+        all.map(|entry| entry.file_name().to_string_lossy().into_owned())
+            .collect()
+    };
+    for device in names("/sys/block") {
+        let file = fs::read_to_string(format!("/sys/block/{device}/loop/backing_file"));
+        found.extend(file.ok().filter(|file| file.contains(&root)));
+    }
+    let mut groups = vec!["/sys/fs/cgroup/thaw".to_owned()];
+    let hierarchies = names("/sys/fs/cgroup").into_iter();
+    groups.extend(hierarchies.map(|name| format!("/sys/fs/cgroup/{name}/thaw")));
+    for dir in groups.iter().map(String::as_str).chain(["/run/netns"]) {
+        let left = names(dir).into_iter();
+        let left = left.filter(|name| ids.iter().any(|id| name.contains(id.as_str())));
+        found.extend(left.map(|name| format!("{dir}/{name}")));
+    }
+    found
+}
+
+/// The ids of containers that have a directory, whether or not anything is known of them.
+fn made(host: &Host) -> BTreeSet<String> {
+    let all = fs::read_dir(host.thaw.root().join("containers"));
+    let names = all
+        .into_iter()
+        .flatten()
+        .flatten()
+        .map(|entry| entry.file_name());
+    let names = names.map(|name| name.to_string_lossy().into_owned());
+    names.filter(|name| !name.starts_with('.')).collect()
+}
+
+/// A host that is killed at different moments of its work. Each next one finds all that it had to do, and
+/// nothing stays of the instances of the one before.
+#[test]
+fn a_host_may_be_killed_at_any_moment() {
+    let mut host = Host::start();
+    let mut ids = BTreeSet::new();
+    let functions = "/2016-08-15/services/demo/functions";
+    host.deploy(&json!({ "instanceConcurrency": 5 }));
+    let mut slow = json!({ "environmentVariables": { "START_DELAY": "1500" } });
+    slow["functionName"] = json!("slow");
+    host.deploy(&slow);
+    let mut kill = |host: &mut Host, moment: &str| {
+        let now = made(host);
+        assert!(!now.is_empty(), "{moment}: there is an instance");
+        ids.extend(now);
+        let before = host.containers();
+        host.kill();
+        host.begin(&[]);
+        let left = host.containers();
+        let stays = left.iter().any(|name| before.contains(name));
+        assert!(!stays, "{moment}: {before:?} {left:?}");
+        let names = |what: &String| ids.iter().any(|id| what.contains(id.as_str()));
+        let left = traces(host, &ids);
+        let left: Vec<String> = left.into_iter().filter(names).collect();
+        assert!(left.is_empty(), "{moment}: {left:?}");
+    };
+
+    let mut starting = host.asks("slow", "x");
+    until("one is being made", || !made(&host).is_empty());
+    kill(&mut host, "while an instance is made");
+    starting.read_to_end(&mut Vec::new()).ok();
+
+    let mut starting = host.asks("slow", "x");
+    until("one is being started", || !host.containers().is_empty());
+    kill(&mut host, "while an instance starts");
+    starting.read_to_end(&mut Vec::new()).ok();
+
+    let mut served = host.asks("web", "sleep 60000");
+    until("it is busy", || host.facts()["instances"]["busy"] == 1);
+    kill(&mut host, "while it serves");
+    served.read_to_end(&mut Vec::new()).ok();
+
+    let tasks = format!("{functions}/web/stateful-async-invocations");
+    let states = |host: &Host| {
+        let listed = host.call("GET", &tasks, &Value::Null).ok();
+        let all = listed["invocations"].as_array().unwrap().clone();
+        let status = |it: &Value| it["status"].as_str().unwrap().to_owned();
+        all.iter().map(status).collect::<Vec<_>>()
+    };
+    host.invoke("x");
+    for number in 0..8 {
+        let event = format!("sleep {}", 500 + number);
+        let queued = host.invoke_with(&event, &[("X-Fc-Invocation-Type", "Async")]);
+        assert_eq!(queued.status, 202);
+    }
+    kill(&mut host, "with a queue");
+    assert_eq!(states(&host).len(), 8, "all of them are remembered");
+
+    until("the queue is empty", || {
+        states(&host).iter().all(|state| state == "Succeeded")
+    });
+    let id = host.states()[0]["id"].as_str().unwrap().to_owned();
+    let group = Cgroup::of(&format!("/thaw/{id}")).unwrap();
+    until("it is frozen", || group.is_frozen().unwrap());
+    kill(&mut host, "while one is frozen");
+
+    let switch = "/thaw/acceleration?name=demo/web&to=on";
+    host.call("POST", switch, &Value::Null).ok();
+    until("a start is recorded", || {
+        host.facts()["acceleration"]["doing"] == "recording a start" && !made(&host).is_empty()
+    });
+    kill(&mut host, "while a start is recorded");
+    until("it is accelerated", || {
+        host.facts()["acceleration"]["status"] == "Ready"
+    });
+    assert_eq!(states(&host).len(), 8);
+    assert_eq!(host.invoke("again").text(), "again");
+    ids.extend(made(&host));
+    host.end();
+    host.thaw.run(["gc", "--all"]).unwrap();
+    let left = traces(&host, &ids);
+    assert!(left.is_empty(), "{left:?}");
+    assert!(made(&host).is_empty());
 }
 
 #[test]

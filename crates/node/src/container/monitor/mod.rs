@@ -175,6 +175,7 @@ fn finish(container: &Container, mut state: State, started: Option<Timestamp>, c
     // The group, and its counters, go with the container.
     let cgroup = Cgroup::of(&state.id.cgroup());
     let out_of_memory = cgroup.is_some_and(|cgroup| cgroup.memory_kills() > 0);
+    let disk_full = crate::disk_is_full(container.dir());
     if let Err(error) = container.clean_up(&state) {
         tracing::warn!(container = %state.id.short(), %error, "something is left behind");
     }
@@ -183,6 +184,7 @@ fn finish(container: &Container, mut state: State, started: Option<Timestamp>, c
         finished: Timestamp::now(),
         code,
         out_of_memory,
+        disk_full,
     };
     if let Err(error) = state.write(container.dir()) {
         tracing::warn!(container = %state.id.short(), %error, "the end is not written down");

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
+use std::sync::{Condvar, Mutex};
 use std::time::Duration;
 
 fn main() {
@@ -46,6 +47,10 @@ fn serve(stream: &TcpStream) -> Option<bool> {
         let body = read_body(&mut reader, &headers)?;
         if headers.get("upgrade").is_some_and(|kind| kind == "echo") {
             return echo(stream, reader);
+        }
+        if path == "/stream" {
+            stream_parts(stream)?;
+            continue;
         }
         let (status, headers, body) = answer(&method, &path, &headers, body);
         let mut head = format!("HTTP/1.1 {status} X\r\nContent-Length: {}\r\n", body.len());
@@ -90,12 +95,32 @@ fn echo(stream: &TcpStream, mut reader: BufReader<&TcpStream>) -> Option<bool> {
     Some(false)
 }
 
+/// Whether streams may go on.
+static GO_ON: (Mutex<bool>, Condvar) = (Mutex::new(false), Condvar::new());
+
+/// Sends one part at once, and another when `/go-on` was asked for.
+fn stream_parts(mut stream: &TcpStream) -> Option<()> {
+    let head = b"HTTP/1.1 200 X\r\nTransfer-Encoding: chunked\r\n\r\n";
+    stream.write_all(&[head.as_slice(), b"6\r\nfirst\n\r\n"].concat()).ok()?;
+    let go_on = GO_ON.0.lock().ok()?;
+    drop(GO_ON.1.wait_while(go_on, |go_on| !*go_on).ok()?);
+    stream.write_all(b"7\r\nsecond\n\r\n0\r\n\r\n").ok()
+}
+
 type Answer = (u16, Vec<(&'static str, String)>, Vec<u8>);
 
 fn answer(method: &str, path: &str, headers: &BTreeMap<String, String>, body: Vec<u8>) -> Answer {
     let id = headers.get("x-fc-request-id").cloned().unwrap_or_default();
     let plain = |text: String| (200, vec![("Content-Type", "text/plain".to_owned())], text.into_bytes());
+    if std::env::var("HANG").is_ok_and(|it| it == path) {
+        std::thread::sleep(Duration::from_secs(3600));
+    }
     match path {
+        "/go-on" => {
+            GO_ON.0.lock().map(|mut go_on| *go_on = true).ok();
+            GO_ON.1.notify_all();
+            plain("going on".to_owned())
+        }
         "/invoke" => {
             println!("FC Invoke Start RequestId: {id}");
             if std::env::var("PRINT_EVENTS").is_ok() {
@@ -149,6 +174,16 @@ fn event(headers: &BTreeMap<String, String>, body: Vec<u8>) -> Answer {
                 Err(error) => (404, vec![], format!("{{\"errorMessage\":\"{error}\"}}").into_bytes()),
             }
         }
+        "fill" => {
+            let error = std::fs::File::create("/tmp/filled")
+                .and_then(|mut file| loop { file.write_all(&[7; 4096])? });
+            let _: std::io::Result<()> = error;
+            std::process::exit(9)
+        }
+        "overwrite" => ok(std::fs::write(rest, "overwritten")
+            .map_or_else(|error| error.to_string(), |()| "overwritten".to_owned())),
+        "cat" => ok(std::fs::read_to_string(rest).unwrap_or_else(|error| error.to_string())),
+        "threads" => ok(threads(number).to_string()),
         "print" => {
             println!("{rest}");
             ok("printed".to_owned())
@@ -169,4 +204,19 @@ fn event(headers: &BTreeMap<String, String>, body: Vec<u8>) -> Answer {
         "pid" => ok(format!("{}", std::env::var("FC_INSTANCE_ID").unwrap_or_default())),
         _ => (200, vec![], body),
     }
+}
+
+/// How many threads more there can be at once, of so many.
+fn threads(most: u64) -> usize {
+    let hold = Mutex::new(());
+    let held = hold.lock();
+    std::thread::scope(|scope| {
+        let spawn = |_| {
+            let wait = || drop(hold.lock());
+            std::thread::Builder::new().stack_size(16 << 10).spawn_scoped(scope, wait).ok()
+        };
+        let count = (0..most).map_while(spawn).count();
+        drop(held);
+        count
+    })
 }
