@@ -189,7 +189,7 @@ fn what_a_full_service_manager_does_not_keep_is_lost_and_never_wrong(transport: 
     let daemon = manager.start(&node);
     let dir = target(&node);
     scene.mount(&node, transport, &dir);
-    assert_eq!(manager.names(), ["thaw-source"]);
+    assert_eq!(manager.names(), ["kept-by-thaw-source"]);
     kill_both(&node, daemon);
     let mut daemon = thread::scope(|scope| {
         let reader = scope.spawn(|| scene.read(&dir, "srv/f1-3"));
