@@ -15,6 +15,7 @@ fn function(name: &str, image: &str) -> Function {
         modified: now,
         last_version: 0,
         previous: None,
+        disabled: None,
     }
 }
 

@@ -15,6 +15,7 @@ fn changed(host: &Host) -> Function {
         modified: now,
         last_version: 0,
         previous: None,
+        disabled: None,
     };
     host.follow(&mut function, config("new", 9000));
     function.number = 2;
