@@ -1,4 +1,5 @@
-//! What a test run must not leave behind: mounts, network namespaces, loop devices, processes.
+//! What a test run must not leave behind: mounts, network namespaces, loop devices, processes,
+//! control groups.
 //!
 //! The state of the machine is taken before and after; what is there only afterwards is a leak.
 //! Something else on the machine that mounts or starts things meanwhile shows up as well.
@@ -23,7 +24,7 @@ pub(crate) struct Machine(BTreeSet<String>);
 impl Machine {
     /// Looks.
     pub(crate) fn now() -> Self {
-        let all = [mounts(), namespaces(), loops(), processes()];
+        let all = [mounts(), namespaces(), loops(), processes(), groups()];
         Self(all.into_iter().flatten().collect())
     }
 
@@ -33,7 +34,9 @@ impl Machine {
         loop {
             let new = self.new_things();
             if new.is_empty() {
-                println!("leaks: none (mounts, network namespaces, loop devices, processes)");
+                println!(
+                    "leaks: none (mounts, network namespaces, loop devices, processes, control groups)"
+                );
                 return Ok(());
             }
             if start.elapsed() > GRACE {
@@ -83,6 +86,20 @@ fn processes() -> Vec<String> {
             ours.then(|| format!("process {pid} {comm}"))
         })
         .collect()
+}
+
+/// Those of containers, in every hierarchy; with version 2 there is one.
+fn groups() -> Vec<String> {
+    let root = Path::new("/sys/fs/cgroup");
+    let hierarchies = names("/sys/fs/cgroup").map(|name| root.join(name));
+    let all = hierarchies.chain([root.to_owned()]);
+    let ours = all.map(|hierarchy| hierarchy.join("thaw"));
+    ours.flat_map(|ours| {
+        let inside = fs::read_dir(ours).into_iter().flatten().flatten();
+        let groups = inside.filter(|entry| entry.path().is_dir());
+        groups.map(|entry| format!("control group {}", entry.path().display()))
+    })
+    .collect()
 }
 
 fn names(directory: &str) -> impl Iterator<Item = String> {

@@ -53,6 +53,8 @@ fn a_service_manager_gives_the_socket_and_hears_of_the_host() {
         .arg(thaw.get_program())
         .args(thaw.get_args())
         .env("LISTEN_FDS", "1")
+        // As systemd names the socket of a unit.
+        .env("LISTEN_FDNAMES", "thaw-serve.socket")
         .env("NOTIFY_SOCKET", &path)
         .env("WATCHDOG_USEC", "2000000")
         .stdin(Stdio::from(OwnedFd::from(listener.try_clone().unwrap())));
@@ -71,6 +73,6 @@ fn a_service_manager_gives_the_socket_and_hears_of_the_host() {
     let answer = thread::spawn(move || read_answer(&mut BufReader::new(running)));
     host.end();
     assert_eq!(answer.join().unwrap().text(), "slept 1500");
-    hear(&manager, "STOPPING=1");
+    hear(&manager, "STOPPING=1\nWATCHDOG_USEC=3600000000");
     TcpStream::connect(&address).expect("the manager still listens");
 }
