@@ -154,7 +154,7 @@ impl Server {
         }
         let source = fds.pop().ok_or(MountError::Protocol("no source"))?;
         let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
-        let limit = usize::try_from(limit.unwrap_or(0)).unwrap_or(0);
+        let limit = usize::try_from(limit.unwrap_or(u64::MAX)).unwrap_or(usize::MAX);
         let limit = limit.min(usize::from(EVENT_FD_LIMIT));
         let life = life::show(&socket).map_err(failed("lock the file of"))?;
         let listener = socket::listen(&socket).map_err(failed("listen on"))?;
