@@ -17,6 +17,7 @@ mod layout;
 pub mod merge;
 mod names;
 mod offer;
+mod pages;
 mod pipeline;
 mod reader;
 mod signature;
@@ -29,6 +30,7 @@ pub use artifact::{
 pub use layout::{Layout, LayoutError};
 pub use names::names;
 pub use offer::{Offer, find, offers};
+pub use pages::{FilePages, file_pages};
 pub use pipeline::{
     Known, LayerFailure, LayerIndex, LayerRef, LocalTar, Place, PrepareError, Prepared,
     PreparedLayer, TarSink, WindowsFile, fetch, prepare,

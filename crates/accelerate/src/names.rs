@@ -16,13 +16,32 @@ pub fn names(layout: &[u8], places: &[(DiffId, Extent)]) -> HashMap<usize, Strin
 }
 
 fn names_in(layout: &[u8], places: &[(DiffId, Extent)]) -> Option<HashMap<usize, String>> {
+    let mut search = Search::new(places);
+    each_piece(layout, &mut |piece| {
+        search.offer(&piece.layer, piece.bytes, piece.path);
+    })?;
+    Some(search.found())
+}
+
+/// Bytes of a file that lie in a layer.
+pub(crate) struct Piece<'a> {
+    pub(crate) path: &'a [u8],
+    /// Bytes of the whole file.
+    pub(crate) size: u64,
+    /// Where they begin in the file.
+    pub(crate) offset: u64,
+    pub(crate) layer: DiffId,
+    /// Where they lie in its tar; may reach behind the file's end, up to the end of a block.
+    pub(crate) bytes: Extent,
+}
+
+/// Shows every piece of every file of a layout, directory by directory; `None` for what is no layout.
+pub(crate) fn each_piece(layout: &[u8], show: &mut dyn FnMut(&Piece<'_>)) -> Option<()> {
     let image = Image::open(layout).ok()?;
     image.check().ok()?;
     let tree = image.to_tree().ok()?;
     let devices: Vec<Option<DiffId>> = image.devices().iter().map(layer_of).collect();
-    let mut search = Search::new(places);
-    let mut path = Vec::new();
-    visit(&tree, tree.root(), &mut path, 0, &mut |path, data| {
+    visit(&tree, tree.root(), &mut Vec::new(), 0, &mut |path, data| {
         for extent in &data.extents {
             let device = usize::from(extent.device).checked_sub(1);
             let layer = device.and_then(|device| devices.get(device).copied().flatten());
@@ -31,11 +50,17 @@ fn names_in(layout: &[u8], places: &[(DiffId, Extent)]) -> Option<HashMap<usize,
                 extent.blocks.saturating_mul(BLOCK),
             );
             if let Some((layer, bytes)) = layer.zip(bytes) {
-                search.offer(&layer, bytes, path);
+                show(&Piece {
+                    path,
+                    size: data.size,
+                    offset: extent.file_block.saturating_mul(BLOCK),
+                    layer,
+                    bytes,
+                });
             }
         }
     });
-    Some(search.found())
+    Some(())
 }
 
 fn layer_of(device: &Device) -> Option<DiffId> {

@@ -24,7 +24,7 @@ mod trees;
 
 pub use blobs::{BlobError, Blobs, MAX_WHOLE};
 pub use fetch::{
-    Attachment, Cause, FetchError, Fetcher, Fill, FrameError, Moved, Origin, Prefetch,
+    Attachment, Cause, FetchError, Fetcher, Fill, FrameError, Frames, Moved, Origin, Prefetch,
     PrefetchProgress, Settings, Stats, TableSource, WAIT_CLASSES,
 };
 pub use file::FileError;

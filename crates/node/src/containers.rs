@@ -132,6 +132,7 @@ impl Node {
         self.containers.expect(&options)?;
         let before = self.spent();
         let image = self.mounted(wish, progress, &timing)?;
+        image.warm();
         let prepared = self.prepare_over(&image, wish, options, storage, before, &timing)?;
         tracing::info!(
             container = prepared.id,

@@ -62,6 +62,7 @@ mod trim;
 mod trust;
 mod turns;
 mod waits;
+mod warm;
 mod words;
 
 pub use containers::disk_is_full;

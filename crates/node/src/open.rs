@@ -26,6 +26,7 @@ use crate::settings::{ImageWish, Pull, Transport};
 use crate::source::{Accelerated, Choice, chain, layer_refs};
 use crate::stream::{Stream, Streams};
 use crate::timing::Timing;
+use crate::warm::Place;
 use crate::words::Names;
 
 /// For messages.
@@ -67,6 +68,16 @@ impl ImageMount {
     /// Where it is mounted.
     pub(crate) fn dir(&self) -> &Path {
         &self.dir
+    }
+
+    /// Reads what its working sets have ahead of a container that is started from it.
+    pub(crate) fn warm(&self) {
+        if let Body::Layout(parts) = &self.body {
+            self.streams.warm(&Place {
+                root: self.dir.clone(),
+                layout: parts.layout.clone(),
+            });
+        }
     }
 
     /// Lazy or full, and why, for a container that starts now: since it was mounted all of it may

@@ -1,15 +1,17 @@
 //! A working set on its way: its index first, then its data. No start waits for either.
 
 use std::collections::BTreeMap;
+use std::sync::mpsc::{self, SyncSender};
 use std::sync::{Arc, Mutex};
 
-use thaw_cache::{Blobs, Fetcher, Prefetch};
+use thaw_cache::{Blobs, Fetcher, Frames, Prefetch};
 use thaw_image::{BlobSource, WorkingSet};
 
 use crate::Node;
 use crate::node::lock;
 use crate::search::KnownSet;
 use crate::source::chain;
+use crate::warm::{self, Place};
 
 /// Most bytes of a working set's index.
 const MAX_INDEX: u64 = 64 << 20;
@@ -29,15 +31,29 @@ impl Streams {
         lock(&self.0).insert(profile.to_owned(), stream);
     }
 
+    /// A program will read the files at `place`: what comes is read there ahead of it.
+    pub(crate) fn warm(&self, place: &Place) {
+        for stream in lock(&self.0).values().flatten() {
+            // It has ended where nobody listens.
+            let _ = stream.place.try_send(place.clone());
+        }
+    }
+
     /// Ends them all.
     pub(crate) fn cancel(&self) {
         lock(&self.0).clear();
     }
 }
 
-/// One working set. Dropping it ends the stream.
+/// One working set. Dropping it ends the stream, and waits until nothing is read ahead any more.
 #[derive(Debug)]
-pub(crate) struct Stream(Arc<Mutex<State>>);
+pub(crate) struct Stream {
+    state: Arc<Mutex<State>>,
+    /// Where its files will be read, once that is known.
+    place: SyncSender<Place>,
+    /// Held while files there are open.
+    warming: Arc<Mutex<()>>,
+}
 
 #[derive(Debug)]
 enum State {
@@ -65,34 +81,63 @@ impl Stream {
     fn start(fetcher: &Arc<Fetcher>, blobs: &Blobs, set: KnownSet) -> Self {
         let state = Arc::new(Mutex::new(State::Coming));
         let (shared, fetcher, blobs) = (Arc::clone(&state), Arc::clone(fetcher), blobs.clone());
+        let (place, mounted) = mpsc::sync_channel(1);
+        let warming = Arc::new(Mutex::new(()));
+        let warms = Arc::clone(&warming);
         let run = move || {
-            let loaded = load(&blobs, &set);
-            let mut state = lock(&shared);
-            *state = match (&*state, loaded) {
-                (State::Coming, Ok((index, source))) => {
-                    let data = set.parts.data.digest;
-                    State::Running(fetcher.prefetch(Arc::new(index), data, source))
-                }
-                (_, Err(reason)) => {
-                    // Without it a start is only slower.
-                    let set = set.manifest.digest();
-                    tracing::warn!(%set, reason, "no working set");
-                    State::Ended
-                }
-                (State::Running(_) | State::Ended, Ok(_)) => State::Ended,
+            let Some((index, frames)) = begin(&shared, &fetcher, &blobs, &set) else {
+                return;
             };
+            if let Ok(place) = mounted.recv() {
+                let _warming = lock(&warms);
+                warm::warm(&place, &index, &frames);
+            }
         };
         let thread = std::thread::Builder::new().name("working-set".into());
         if let Err(error) = thread.spawn(run) {
             tracing::warn!(error = chain(&error), "no thread for a working set");
         }
-        Self(state)
+        Self {
+            state,
+            place,
+            warming,
+        }
     }
+}
+
+/// Fetches the index and starts to stream the data; `None` where nothing is streamed.
+fn begin(
+    shared: &Mutex<State>,
+    fetcher: &Fetcher,
+    blobs: &Blobs,
+    set: &KnownSet,
+) -> Option<(Arc<WorkingSet>, Frames)> {
+    let loaded = load(blobs, set);
+    let mut state = lock(shared);
+    let (new, streamed) = match (&*state, loaded) {
+        (State::Coming, Ok((index, source))) => {
+            let index = Arc::new(index);
+            let prefetch = fetcher.prefetch(Arc::clone(&index), set.parts.data.digest, source);
+            let frames = prefetch.frames();
+            (State::Running(prefetch), Some((index, frames)))
+        }
+        (_, Err(reason)) => {
+            // Without it a start is only slower.
+            let set = set.manifest.digest();
+            tracing::warn!(%set, reason, "no working set");
+            (State::Ended, None)
+        }
+        (State::Running(_) | State::Ended, Ok(_)) => (State::Ended, None),
+    };
+    *state = new;
+    streamed
 }
 
 impl Drop for Stream {
     fn drop(&mut self) {
-        *lock(&self.0) = State::Ended;
+        *lock(&self.state) = State::Ended;
+        // The mount is about to go: nobody of us may be in it then. Whoever comes later sees the end first.
+        drop(lock(&self.warming));
     }
 }
 

@@ -57,7 +57,7 @@ use set::ActiveSet;
 pub use stats::{Cause, Moved, Stats, WAIT_CLASSES};
 use stats::{Counters, count};
 use stream::Packed;
-pub use stream::{Prefetch, PrefetchProgress};
+pub use stream::{Frames, Prefetch, PrefetchProgress};
 
 /// How much is done at once.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

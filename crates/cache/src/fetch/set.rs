@@ -367,6 +367,11 @@ impl ActiveSet {
         progress.rate.note(bytes, took);
     }
 
+    /// Whether the stream may bring more.
+    pub(crate) fn is_streaming(&self) -> bool {
+        self.lock().streaming
+    }
+
     /// The stream brings nothing more: who waits for a frame must ask for it.
     pub(crate) fn stream_ended(&self) {
         self.lock().streaming = false;

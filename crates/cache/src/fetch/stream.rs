@@ -17,7 +17,7 @@ use zstd::bulk::Decompressor;
 use super::Shared;
 use super::board::Flight;
 use super::error::FetchError;
-use super::set::{ActiveSet, Claim};
+use super::set::{ActiveSet, Claim, FrameState};
 use super::stats::Cause;
 use crate::file::chain;
 
@@ -27,6 +27,8 @@ const PIECE: usize = 256 << 10;
 const ATTEMPTS: u32 = 4;
 /// The pause before the second start; it doubles each time.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
+/// How often who waits for a frame looks whether the set is still wanted.
+const LOOK_EVERY: Duration = Duration::from_millis(200);
 
 /// A frame for the decoders. Its claim fails by itself if it is dropped.
 #[derive(Debug)]
@@ -119,9 +121,53 @@ impl Prefetch {
         self.end.wait(deadline)
     }
 
+    /// Follows its frames. Does not keep it going.
+    #[must_use]
+    pub fn frames(&self) -> Frames {
+        Frames {
+            set: self.set.clone(),
+            stop: self.stop.clone(),
+        }
+    }
+
     /// Ends the stream. A demand may still fetch single frames.
     pub fn cancel(&self) {
         self.stop.store(true, Ordering::Relaxed);
+        self.set.stream_ended();
+    }
+}
+
+/// The frames of a working set, one by one, as they come.
+#[derive(Debug)]
+pub struct Frames {
+    set: Arc<ActiveSet>,
+    stop: Arc<AtomicBool>,
+}
+
+impl Frames {
+    /// Whether the set is not wanted any more.
+    #[must_use]
+    pub fn is_cancelled(&self) -> bool {
+        self.stop.load(Ordering::Relaxed)
+    }
+
+    /// Waits until a frame's blocks are there. `false`: they were given up; `None`: the set was cancelled.
+    #[must_use]
+    pub fn wait(&self, number: usize) -> Option<bool> {
+        loop {
+            let is_streaming = self.set.is_streaming();
+            let state = self.set.wait_frame(number, Instant::now() + LOOK_EVERY);
+            if self.is_cancelled() {
+                return None;
+            }
+            match state {
+                FrameState::Done => return Some(true),
+                FrameState::Failed => return Some(false),
+                // Nobody brings it but a demand.
+                FrameState::Absent if !is_streaming => return Some(false),
+                FrameState::Absent | FrameState::Claimed => {}
+            }
+        }
     }
 }
 

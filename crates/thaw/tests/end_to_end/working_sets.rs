@@ -2,16 +2,19 @@
 
 use std::fs;
 use std::net::TcpListener;
+use std::path::Path;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use thaw_accelerate::{Origin, PackOptions, PackedSet, WorkingSetArtifact, pack};
 use thaw_image::{Digest, Extent, media};
 use thaw_registry::{Client, Descriptor};
+use thaw_testkit::process;
 use thaw_testkit::thaw::Thaw;
 
 use crate::metrics::metrics;
-use crate::support::{Scene, json, refused, run, sh, target, thaw};
+use crate::support::{Scene, json, refused, run, sh, stdout, target, thaw};
 
 /// Reads 4 MiB of a file that has 12 MB.
 const READ: &str = "busybox dd if=/srv/never-read of=/dev/null bs=65536 count=64 2>/dev/null";
@@ -109,6 +112,94 @@ fn a_start_that_does_not_get_ready_is_no_working_set() {
     let sets = facts["working_sets"].as_array().unwrap();
     let published = |set: &Value| cases.iter().any(|case| set["profile"] == case.0);
     assert!(!sets.iter().any(published), "{facts}");
+}
+
+#[test]
+fn what_a_start_will_read_is_read_ahead_of_it() {
+    let scene = Scene::new();
+    let mut args = record("ahead", "exit", "none", &scene.image);
+    args.push(READ);
+    thaw().run(args).unwrap();
+    for transport in TRANSPORTS {
+        let node = thaw();
+        let by = [
+            "--detach",
+            "--name",
+            "ahead",
+            "--pull",
+            "lazy",
+            "--profile",
+            "ahead",
+            "--transport",
+            transport,
+        ];
+        let begun = run(&node, &by, &scene.image, &["sleep", "1000"]);
+        assert!(begun.status.success(), "{begun:?}");
+        // The program reads nothing of it, but its daemon does.
+        let mut mounts = fs::read_dir(node.root().join("mounts")).unwrap();
+        let file = mounts
+            .next()
+            .unwrap()
+            .unwrap()
+            .path()
+            .join("srv/never-read");
+        let deadline = Instant::now() + Duration::from_secs(30);
+        let cached = loop {
+            let cached = cached_bytes(&file);
+            if cached >= 4 << 20 || Instant::now() > deadline {
+                break cached;
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        };
+        assert!(
+            (4 << 20..10 << 20).contains(&cached),
+            "{transport}: {cached}"
+        );
+        let read = sh_in(&node, "ahead", "sha256sum < /srv/never-read");
+        let whole = sh(&thaw(), &[], &scene.image, "sha256sum < /srv/never-read");
+        assert_eq!(read, whole, "{transport}");
+        // Who reads ahead is in nobody's way when the image goes.
+        node.run(["rm", "--force", "ahead"]).unwrap();
+        node.run(["gc", "--all"]).unwrap();
+        assert_eq!(json(&node.run(["images", "--json"]).unwrap()), json("[]"));
+    }
+}
+
+#[test]
+fn an_image_goes_while_its_working_set_is_on_its_way() {
+    let scene = Scene::new();
+    let mut args = record("ahead", "exit", "none", &scene.image);
+    args.push(READ);
+    thaw().run(args).unwrap();
+    for transport in TRANSPORTS {
+        let node = thaw();
+        for _ in 0..5 {
+            let by = [
+                "--pull",
+                "lazy",
+                "--profile",
+                "ahead",
+                "--transport",
+                transport,
+            ];
+            let ran = run(&node, &by, &scene.image, &["sh", "-c", ":"]);
+            assert!(ran.status.success(), "{ran:?}");
+            node.run(["gc", "--all"]).unwrap();
+            assert_eq!(json(&node.run(["images", "--json"]).unwrap()), json("[]"));
+        }
+    }
+}
+
+/// Bytes of a file that are in the page cache, in whole pages.
+fn cached_bytes(file: &Path) -> u64 {
+    let options = ["--bytes", "--noheadings", "--raw", "--output", "RES"];
+    let output = process::run(Command::new("fincore").args(options).arg(file)).unwrap();
+    stdout(&output).trim().parse().unwrap()
+}
+
+/// What a script says in a container that runs.
+fn sh_in(node: &Thaw, container: &str, script: &str) -> String {
+    node.run(["exec", container, "sh", "-c", script]).unwrap()
 }
 
 /// Mounts lazily with a profile; why it is mounted so.
