@@ -115,7 +115,7 @@ pub fn pack(
         };
         set.frames.push(Frame {
             data: extent,
-            digest: Digest::of(&bytes),
+            digest: Digest::of(&packed),
             runs,
         });
         data.extend_from_slice(&packed);
@@ -480,8 +480,8 @@ mod tests {
         let mut covered = [Ranges::default(), Ranges::default()];
         for frame in &set.frames {
             let range = frame.data.offset as usize..frame.data.end() as usize;
+            assert_eq!(Digest::of(&data[range.clone()]), frame.digest);
             let bytes = zstd::decode_all(&data[range]).unwrap();
-            assert_eq!(Digest::of(&bytes), frame.digest);
             let mut at = 0;
             for run in &frame.runs {
                 let extent = set.extent(run);

@@ -39,6 +39,27 @@ impl Verified {
         }
     }
 
+    /// What `unpack` makes of `packed`, if the digest of that is `expected`: what comes of right bytes is
+    /// right, and wrong ones are not looked into.
+    ///
+    /// # Errors
+    /// [`Mismatch`], or what `unpack` says.
+    pub fn unpacked<E: From<Mismatch>>(
+        packed: &[u8],
+        expected: &Digest,
+        unpack: impl FnOnce(&[u8]) -> Result<Vec<u8>, E>,
+    ) -> Result<Self, E> {
+        let actual = Digest::of(packed);
+        if actual != *expected {
+            return Err(E::from(Mismatch {
+                expected: *expected,
+                actual,
+                len: packed.len(),
+            }));
+        }
+        unpack(packed).map(|bytes| Self { bytes })
+    }
+
     /// The bytes.
     #[must_use]
     pub fn bytes(&self) -> &[u8] {
@@ -72,5 +93,16 @@ mod tests {
         let error = Verified::check(b"wrong".to_vec(), &digest).unwrap_err();
         assert_eq!(error.expected, digest);
         assert_eq!(error.len, 5);
+    }
+
+    #[test]
+    fn only_what_is_right_is_unpacked() {
+        let digest = Digest::of(b"right");
+        let twice = |packed: &[u8]| Ok::<_, Mismatch>(packed.repeat(2));
+        let unpacked = Verified::unpacked(b"right", &digest, twice).unwrap();
+        assert_eq!(unpacked.bytes(), b"rightright");
+        let never = |_: &[u8]| -> Result<Vec<u8>, Mismatch> { panic!("wrong bytes are unpacked") };
+        let error = Verified::unpacked(b"wrong", &digest, never).unwrap_err();
+        assert_eq!((error.expected, error.len), (digest, 5));
     }
 }

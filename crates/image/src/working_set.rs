@@ -2,8 +2,8 @@
 //! read.
 //!
 //! The index lists runs of blocks, each in one layer, and frames. A frame is one zstd frame of the
-//! data blob; unpacked it is the bytes of its runs, one behind the other, and its digest is of
-//! those bytes. Frames follow each other in the data blob, so the index gives only their lengths:
+//! data blob, and its digest is of that: it is checked before anything is unpacked, and there are fewer
+//! bytes to hash. Unpacked it is the bytes of its runs, one behind the other. Frames follow each other in the data blob, so the index gives only their lengths:
 //! a reader streams all of them in order, or fetches the one that somebody waits for.
 
 use crate::wire::{FormatError, Reader, seal};
@@ -11,9 +11,9 @@ use crate::{BLOCK, BlockRun, DiffId, Digest, Extent};
 
 const WHAT: &str = "working set";
 const MAGIC: &[u8; 8] = b"THAWWSET";
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 
-/// Most bytes of a frame when unpacked: what is held in memory until its digest is known.
+/// Most bytes of a frame when unpacked: what is held in memory until it is written.
 pub const MAX_FRAME_BYTES: u64 = 4 << 20;
 const MAX_LAYERS: usize = 1024;
 const MAX_FRAMES: usize = 1 << 18;
@@ -35,7 +35,7 @@ pub struct Run {
 pub struct Frame {
     /// Its bytes in the data blob.
     pub data: Extent,
-    /// SHA-256 of its unpacked bytes.
+    /// SHA-256 of those bytes, packed as they are.
     pub digest: Digest,
     /// The runs that it holds, in order.
     pub runs: Vec<Run>,
@@ -213,6 +213,18 @@ mod tests {
         assert_eq!(WorkingSet::decode(&set.encode()).unwrap(), set);
         assert_eq!(set.data_size(), 350);
         assert_eq!(set.unpacked_size(), 4 * 512 + 700 + (10_000 - 19 * 512));
+    }
+
+    #[test]
+    fn the_version_before_is_refused_by_name() {
+        let mut bytes = set().encode();
+        bytes.truncate(bytes.len() - 32);
+        bytes[8] = 1;
+        let error = WorkingSet::decode(&seal(bytes)).unwrap_err();
+        assert!(
+            matches!(error, FormatError::Version { version: 1, .. }),
+            "{error}"
+        );
     }
 
     #[test]

@@ -151,6 +151,7 @@ impl From<Moved> for Moves {
     fn from(moved: Moved) -> Self {
         Self {
             fetched: moved.fetched,
+            unpacked: moved.unpacked,
             written: moved.written,
         }
     }

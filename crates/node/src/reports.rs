@@ -342,6 +342,8 @@ pub struct Causes {
 pub struct Moves {
     /// Read from registries and layout directories, compressed.
     pub fetched: u64,
+    /// Unpacked from those.
+    pub unpacked: u64,
     /// Became present in layer tars.
     pub written: u64,
 }

@@ -52,6 +52,10 @@ const FETCHED: Family = counter(
     "thaw_fetched_bytes_total",
     "Bytes of layers read from sources, compressed as they are there, by cause; not those of full pulls.",
 );
+const UNPACKED: Family = counter(
+    "thaw_unpacked_bytes_total",
+    "Bytes that were unpacked from what was read from sources, by cause; not those of full pulls.",
+);
 const FILLED: Family = counter(
     "thaw_filled_bytes_total",
     "Bytes that became present in layer tars, by cause; not those of full pulls.",
@@ -122,6 +126,10 @@ pub(crate) fn text(measures: &Measures) -> String {
     page.family(&FETCHED);
     for (cause, moves) in causes {
         page.sample(&FETCHED, &[("cause", cause)], moves.fetched);
+    }
+    page.family(&UNPACKED);
+    for (cause, moves) in causes {
+        page.sample(&UNPACKED, &[("cause", cause)], moves.unpacked);
     }
     page.family(&FILLED);
     for (cause, moves) in causes {
@@ -236,7 +244,7 @@ mod tests {
 
     use super::*;
 
-    const FAMILIES: [&Family; 17] = [
+    const FAMILIES: [&Family; 18] = [
         &INFO,
         &HITS,
         &FAULTS,
@@ -244,6 +252,7 @@ mod tests {
         &WAITING,
         &WAITS,
         &FETCHED,
+        &UNPACKED,
         &FILLED,
         &REQUESTS,
         &MISMATCHES,
@@ -271,6 +280,7 @@ mod tests {
             moved: thaw_node::Causes {
                 fill: thaw_node::Moves {
                     fetched: 30,
+                    unpacked: 100,
                     written: 90,
                 },
                 ..thaw_node::Causes::default()
@@ -332,6 +342,7 @@ mod tests {
             "thaw_fault_wait_seconds_sum 61.0005",
             "thaw_fault_wait_seconds_count 7",
             "thaw_saved_bytes -20",
+            "thaw_unpacked_bytes_total{cause=\"fill\"} 100",
             "thaw_filled_bytes_total{cause=\"fill\"} 90",
             "thaw_containers{state=\"running\"} 2",
         ] {

@@ -123,7 +123,7 @@ impl Loaded {
     /// The chunk's bytes: from what was read, or else from one more try.
     fn decode(&self, shared: &Shared, number: usize) -> Result<Verified, FetchError> {
         let chunk = &self.table.chunks[number];
-        let error = match self.decode_once(chunk) {
+        let error = match self.decode_once(shared, chunk) {
             Ok(bytes) => return Ok(bytes),
             Err(error) => error,
         };
@@ -147,7 +147,7 @@ impl Loaded {
             next,
             self.errand,
         )?;
-        again.decode_once(chunk).map_err(|error| {
+        again.decode_once(shared, chunk).map_err(|error| {
             count(&shared.counters.mismatches);
             FetchError::WrongChunk {
                 image: origin.image.clone(),
@@ -159,7 +159,12 @@ impl Loaded {
         })
     }
 
-    fn decode_once(&self, chunk: &Chunk) -> Result<Verified, thaw_layer::DecodeError> {
+    fn decode_once(
+        &self,
+        shared: &Shared,
+        chunk: &Chunk,
+    ) -> Result<Verified, thaw_layer::DecodeError> {
+        shared.counters.unpacked(self.errand.cause, chunk.tar.len);
         let blob = part(&self.blob, chunk.blob).unwrap_or_default();
         let window = window_of(chunk)
             .and_then(|wanted| self.windows.iter().find_map(|window| part(window, wanted)));

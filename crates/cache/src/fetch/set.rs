@@ -8,6 +8,7 @@
 //! Lock: `progress`, a leaf, never over I/O.
 
 use std::collections::HashMap;
+use std::io;
 use std::ops::Range;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -151,6 +152,11 @@ impl ActiveSet {
 
     pub(crate) fn frame(&self, number: usize) -> &Frame {
         &self.set.frames[number]
+    }
+
+    /// Its bytes, unpacked.
+    pub(crate) fn frame_size(&self, number: usize) -> u64 {
+        self.set.frame_size(self.frame(number))
     }
 
     pub(crate) fn has_layer(&self, layer: &DiffId) -> bool {
@@ -307,7 +313,7 @@ impl ActiveSet {
         })
     }
 
-    /// Unpacks a frame, checks it, and writes its blocks. Gives the bytes that this made present.
+    /// Checks a frame, unpacks it, and writes its blocks. Gives the bytes that this made present.
     pub(crate) fn unpack(
         &self,
         number: usize,
@@ -348,10 +354,18 @@ impl ActiveSet {
     ) -> Result<Verified, FrameError> {
         let size = self.set.frame_size(frame).min(MAX_FRAME_BYTES);
         let expected = usize::try_from(size).unwrap_or(0);
-        let mut bytes = Vec::with_capacity(expected);
-        let unpacked = unpacker.decompress_to_buffer(packed, &mut bytes);
-        unpacked.map_err(|source| FrameError::Unpack { expected, source })?;
-        Ok(Verified::check(bytes, &frame.digest)?)
+        Verified::unpacked(packed, &frame.digest, |packed| {
+            let mut bytes = Vec::with_capacity(expected);
+            let unpacked = unpacker.decompress_to_buffer(packed, &mut bytes);
+            match unpacked {
+                Ok(len) if len == expected => Ok(bytes),
+                Ok(_) => Err(FrameError::Unpack {
+                    expected,
+                    source: io::ErrorKind::UnexpectedEof.into(),
+                }),
+                Err(source) => Err(FrameError::Unpack { expected, source }),
+            }
+        })
     }
 
     /// The stream stands at a place of the data blob.

@@ -24,6 +24,8 @@ pub const WAIT_CLASSES: usize = 28;
 pub struct Moved {
     /// Bytes read from sources, compressed as they are there.
     pub fetched: u64,
+    /// Bytes that were unpacked from those.
+    pub unpacked: u64,
     /// Bytes of blocks that became present.
     pub written: u64,
 }
@@ -77,6 +79,7 @@ impl Stats {
 #[derive(Debug, Default)]
 pub(crate) struct MovedCounters {
     fetched: AtomicU64,
+    unpacked: AtomicU64,
     written: AtomicU64,
 }
 
@@ -117,6 +120,10 @@ impl Counters {
         self.of(cause).fetched.fetch_add(bytes, Ordering::Relaxed);
     }
 
+    pub(crate) fn unpacked(&self, cause: Cause, bytes: u64) {
+        self.of(cause).unpacked.fetch_add(bytes, Ordering::Relaxed);
+    }
+
     pub(crate) fn written(&self, cause: Cause, bytes: u64) {
         self.of(cause).written.fetch_add(bytes, Ordering::Relaxed);
     }
@@ -134,6 +141,7 @@ impl Counters {
     pub(crate) fn snapshot(&self) -> Stats {
         let moved = |counters: &MovedCounters| Moved {
             fetched: get(&counters.fetched),
+            unpacked: get(&counters.unpacked),
             written: get(&counters.written),
         };
         let waits = std::array::from_fn(|class| get(&self.waits[class]));

@@ -297,6 +297,8 @@ fn settle(
     cause: Cause,
 ) {
     let source = Arc::clone(&claim.set.source);
+    let size = claim.set.frame_size(claim.frame);
+    shared.counters.unpacked(cause, size);
     match claim.set.unpack(claim.frame, packed, unpacker) {
         Ok(written) => {
             shared.counters.written(cause, written);

@@ -275,7 +275,7 @@ pub(crate) fn working_set(content: &[u8], frames: &[Vec<(u64, u64)>]) -> (Workin
                 offset: data.len() as u64,
                 len: packed.len() as u64,
             },
-            digest: Digest::of(&bytes),
+            digest: Digest::of(&packed),
             runs: list,
         });
         data.extend_from_slice(&packed);

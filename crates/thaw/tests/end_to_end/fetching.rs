@@ -5,10 +5,11 @@ use std::os::unix::fs::FileExt;
 use std::time::Duration;
 
 use rustix::fs::{Advice, fadvise};
-use thaw_image::{Chunk, Digest, Extent, SeekTable};
+use thaw_image::{BLOCK, Chunk, Digest, Extent, SeekTable};
 use thaw_testkit::far::Far;
 use thaw_testkit::thaw::Thaw;
 
+use crate::metrics::metrics;
 use crate::support::{Scene, json, target, thaw};
 
 /// The file's data lies behind two headers of the layer's tar.
@@ -100,7 +101,7 @@ pub(crate) fn tables(
 }
 
 /// Readers of the same chunks and of neighbouring ones at the same time: a byte of the blob comes once,
-/// and a chunk is decoded where its bytes come.
+/// and is unpacked once.
 #[test]
 fn readers_in_parallel_fetch_every_byte_once() {
     const PIECE: usize = 48 << 10;
@@ -150,6 +151,20 @@ fn readers_in_parallel_fetch_every_byte_once() {
             "{transport}: {twice} bytes twice: {ranges:?}"
         );
         assert!(end > table.chunks[table.chunks.len() / 2].blob.end());
+        // The blocks at a chunk's ends are there once both chunks are.
+        let counted = metrics(&watched.node);
+        let sum = |name: &str| -> f64 {
+            let causes = ["demand", "ahead"].map(|cause| format!("{name}{{cause=\"{cause}\"}}"));
+            causes.iter().map(|name| counted[name]).sum()
+        };
+        let unpacked = sum("thaw_unpacked_bytes_total");
+        let filled = sum("thaw_filled_bytes_total");
+        let edges = (shared * 2 * BLOCK) as f64;
+        assert!(unpacked >= right.len() as f64, "{transport}: {unpacked}");
+        assert!(
+            unpacked <= filled + edges,
+            "{transport}: {unpacked} for {filled}"
+        );
     }
 }
 
