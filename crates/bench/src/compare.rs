@@ -1,9 +1,10 @@
 //! Runs every contender on every image.
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use thaw_testkit::net::Shape;
 
 use crate::Arguments;
+use crate::bounds;
 use crate::containerd::Containerd;
 use crate::contender::{Contender, Start, cold, warm};
 use crate::disk::{Disk, drop_caches};
@@ -30,12 +31,20 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         let image = compare(&world, &image, arguments.runs)
             .with_context(|| format!("cannot compare on the image {name}"))?;
         image.print();
+        bounds::print(&bounds::of(&image));
         report.images.push(image);
     }
     if let Some(path) = &arguments.json {
         std::fs::write(path, serde_json::to_string_pretty(&report)?)
             .with_context(|| format!("cannot write {}", path.display()))?;
     }
+    let images = report.images.iter();
+    let missed = images.flat_map(bounds::of).filter(|bound| !bound.is_kept());
+    let missed = missed.count();
+    ensure!(
+        missed == 0 || !arguments.check,
+        "{missed} bounds were missed"
+    );
     Ok(())
 }
 

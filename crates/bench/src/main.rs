@@ -10,6 +10,7 @@
 //!
 //! `micro` measures what a mount costs, on the small image; `functions` what the function host does.
 
+mod bounds;
 mod compare;
 mod containerd;
 mod contender;
@@ -28,11 +29,13 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail, ensure};
 
-const USAGE: &str = "usage: cargo xtask bench [--runs N] [--image web|ml|all] [--json FILE]
+const USAGE: &str =
+    "usage: cargo xtask bench [--runs N] [--image web|ml|all] [--json FILE] [--check]
 
   --runs N        measured runs of each contender and image (3)
   --image NAME    web: a small web service; ml: TensorFlow, over 500 MB; all: both (all)
-  --json FILE     also write every run as JSON";
+  --json FILE     also write every run as JSON
+  --check         end with an error where a bound is missed that the project sets itself";
 
 /// What to compare.
 #[derive(Debug)]
@@ -40,6 +43,7 @@ struct Arguments {
     runs: usize,
     images: Vec<&'static str>,
     json: Option<PathBuf>,
+    check: bool,
 }
 
 fn main() -> ExitCode {
@@ -85,10 +89,15 @@ fn parse(mut words: impl Iterator<Item = String>) -> Result<Option<Arguments>> {
         runs: 3,
         images: vec!["web", "ml"],
         json: None,
+        check: false,
     };
     while let Some(word) = words.next() {
         if word == "--help" || word == "-h" {
             return Ok(None);
+        }
+        if word == "--check" {
+            arguments.check = true;
+            continue;
         }
         let value = words
             .next()
@@ -121,11 +130,12 @@ mod tests {
 
     #[test]
     fn arguments_are_read_or_refused() {
-        let arguments = words("--runs 5 --image ml --json out.json")
+        let arguments = words("--runs 5 --check --image ml --json out.json")
             .unwrap()
             .unwrap();
         assert_eq!((arguments.runs, arguments.images), (5, vec!["ml"]));
         assert_eq!(arguments.json, Some("out.json".into()));
+        assert!(arguments.check);
         assert!(words("--help").unwrap().is_none());
         for wrong in [
             "--runs",
