@@ -4,9 +4,11 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::io::{Read, Write};
 use std::net::TcpStream;
+use std::time::Duration;
 
 use serde_json::{Value, json};
 use thaw_node::container::Cgroup;
+use thaw_testkit::far::Far;
 
 use crate::support::{Host, until};
 
@@ -169,6 +171,32 @@ fn a_host_may_be_killed_at_any_moment() {
     let left = traces(&host, &ids);
     assert!(left.is_empty(), "{left:?}");
     assert!(made(&host).is_empty());
+}
+
+#[test]
+fn a_host_that_is_killed_while_it_indexes_begins_again() {
+    let mut host = Host::start();
+    // Far away, so that it takes a while.
+    let far = Far::new(host.registry.host(), Duration::from_millis(300)).unwrap();
+    let image = host.image.replace(host.registry.host(), &far.host());
+    let config = json!({ "image": image, "accelerationType": "Default" });
+    host.deploy(&json!({ "customContainerConfig": config }));
+    for _ in 0..2 {
+        until("it is indexed", || {
+            host.facts()["acceleration"]["doing"] == "indexing"
+        });
+        host.kill();
+        host.begin(&[]);
+        assert_ne!(host.facts()["acceleration"]["status"], "Failed");
+    }
+    until("it is accelerated", || {
+        host.facts()["acceleration"]["status"] == "Ready"
+    });
+    assert_eq!(host.invoke("x").text(), "x");
+    host.end();
+    host.thaw.run(["gc", "--all"]).unwrap();
+    let left = traces(&host, &BTreeSet::new());
+    assert!(left.is_empty(), "{left:?}");
 }
 
 #[test]

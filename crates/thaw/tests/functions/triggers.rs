@@ -2,6 +2,7 @@
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::TcpStream;
+use std::time::{Duration, UNIX_EPOCH};
 
 use serde_json::{Value, json};
 
@@ -251,6 +252,34 @@ fn a_timer_fires() {
         "{}",
         refused.text()
     );
+}
+
+/// Of the ticks that nobody was there for, the last one is made up for, once.
+#[test]
+fn a_tick_that_was_missed_is_made_up_for_once() {
+    let mut host = Host::start();
+    host.deploy(&json!({}));
+    // One tick in a minute, a few seconds from now: there is no other one in this test.
+    let now = UNIX_EPOCH.elapsed().unwrap().as_secs();
+    let second = (now + 6) % 60;
+    let cron = format!("{second} * * * * *");
+    let config = json!({ "cronExpression": cron, "enable": true, "payload": "x" });
+    trigger(&host, "tick", "timer", config);
+    let tasks = format!("{FUNCTION}/stateful-async-invocations");
+    let fired = |host: &Host| {
+        let listed = host.call("GET", &tasks, &Value::Null).ok();
+        listed["invocations"].as_array().unwrap().len()
+    };
+    assert_eq!(fired(&host), 0);
+    host.kill();
+    std::thread::sleep(Duration::from_secs(8));
+    host.begin(&[]);
+    until("it is made up for", || fired(&host) == 1);
+    host.kill();
+    host.begin(&[]);
+    assert_eq!(host.invoke("x").text(), "x");
+    std::thread::sleep(Duration::from_secs(2));
+    assert_eq!(fired(&host), 1, "once");
 }
 
 #[test]
