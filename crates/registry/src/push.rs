@@ -54,7 +54,7 @@ impl Remote {
         mut url: Url,
         pieces: mpsc::Receiver<Bytes>,
     ) -> Result<(), Failure> {
-        let what = format!("the upload of blob {}", blob.digest);
+        let what = format!("upload of blob {}", blob.digest);
         url.query_pairs_mut()
             .append_pair("digest", &blob.digest.to_string());
         let moved = Arc::new(AtomicU64::new(0));
@@ -116,7 +116,7 @@ pub(crate) fn put_blob(
         body.rewind().map_err(|error| remote.unreadable(&error))?;
         let (task, wanted) = (Arc::clone(remote), blob.clone());
         let url = bridge.run(async move {
-            let what = format!("the upload of blob {}", wanted.digest);
+            let what = format!("upload of blob {}", wanted.digest);
             task.begin_upload(&what).await
         })?;
         let (task, wanted) = (Arc::clone(remote), blob.clone());
