@@ -10,6 +10,9 @@ use crate::names::{Piece, each_piece};
 
 /// Bytes of a page of the page cache; where pages are larger, what is asked for is rounded by the kernel.
 const PAGE: u64 = 4096;
+/// Pieces of files in runs that are looked at: some ten times what a large image has. Layouts and sets
+/// may say that everything lies everywhere.
+const MAX_STEPS: usize = 1 << 20;
 
 /// Whole pages of a file, all of whose bytes are in one frame of a working set.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -29,7 +32,8 @@ struct Run {
 }
 
 /// The pages of files that a working set has, in the order of the frames that complete them, and within
-/// a frame file by file. None of them where `layout` is none.
+/// a frame file by file. None of them where `layout` is none, and not all of them of an image that
+/// has very many.
 #[must_use]
 pub fn file_pages(layout: &[u8], set: &WorkingSet) -> Vec<FilePages> {
     let mut runs: HashMap<DiffId, Vec<Run>> = HashMap::new();
@@ -42,16 +46,18 @@ pub fn file_pages(layout: &[u8], set: &WorkingSet) -> Vec<FilePages> {
         }
     }
     for runs in runs.values_mut() {
-        runs.sort_by_key(|run| run.bytes.offset);
+        *runs = disjoint(std::mem::take(runs));
     }
-    let mut pages = Vec::new();
+    let (mut pages, mut steps) = (Vec::new(), 0);
     let every = each_piece(layout, &mut |piece| {
         let runs = runs.get(&piece.layer).map_or(&[][..], Vec::as_slice);
-        // Two runs have at most a small gap in common: their ends are in order, too.
         let first = runs.partition_point(|run| run.bytes.end() <= piece.bytes.offset);
-        let runs = runs[first..].iter();
-        let runs = runs.take_while(|run| run.bytes.offset < piece.bytes.end());
-        pages.extend(pages_of(piece, runs));
+        let runs = &runs[first..];
+        let runs = &runs[..runs.partition_point(|run| run.bytes.offset < piece.bytes.end())];
+        steps += runs.len();
+        if steps <= MAX_STEPS {
+            pages.extend(pages_of(piece, runs));
+        }
     });
     if every.is_none() {
         return Vec::new();
@@ -61,8 +67,20 @@ pub fn file_pages(layout: &[u8], set: &WorkingSet) -> Vec<FilePages> {
     pages
 }
 
-/// The whole pages that runs, sorted, have of a piece.
-fn pages_of<'a>(piece: &Piece<'_>, runs: impl Iterator<Item = &'a Run>) -> Vec<FilePages> {
+/// Runs in order, each without what one before it has.
+fn disjoint(mut runs: Vec<Run>) -> Vec<Run> {
+    runs.sort_by_key(|run| (run.bytes.offset, run.frame));
+    let mut end = 0;
+    runs.retain_mut(|run| {
+        run.bytes = Extent::between(run.bytes.offset.max(end), run.bytes.end());
+        end = end.max(run.bytes.end());
+        !run.bytes.is_empty()
+    });
+    runs
+}
+
+/// The whole pages that runs, in order and disjoint, have of a piece.
+fn pages_of(piece: &Piece<'_>, runs: &[Run]) -> Vec<FilePages> {
     let (mut pages, mut path) = (Vec::new(), None);
     let mut add = |frame, bytes: Range<u64>| {
         if bytes.start < bytes.end {

@@ -8,7 +8,7 @@ fn runs(all: &[(u64, u64, usize)]) -> Vec<Run> {
         bytes: BlockRun { first, count }.extent(u64::MAX),
         frame,
     };
-    all.iter().map(run).collect()
+    disjoint(all.iter().map(run).collect())
 }
 
 /// The pages of a file of `size` bytes that lies in the layer from block 3 on.
@@ -24,7 +24,7 @@ fn pages(size: u64, all: &[(u64, u64, usize)]) -> Vec<(usize, Range<u64>)> {
         },
     };
     let runs = runs(all);
-    let pages = pages_of(&piece, runs.iter()).into_iter();
+    let pages = pages_of(&piece, &runs).into_iter();
     pages
         .map(|pages| {
             assert_eq!(&*pages.path, b"a/file");
@@ -81,6 +81,11 @@ fn what_two_frames_have_in_common_is_read_once() {
         pages(40_960, &common),
         [(0, 0..4096), (1, 4096..8192), (1, 8192..12_288)]
     );
+    // Whatever a set says, each block is read for one frame.
+    let everywhere: Vec<_> = (0..100).map(|frame| (3, 80, frame)).collect();
+    assert_eq!(pages(40_960, &everywhere), [(0, 0..40_960)]);
+    let within = [(3, 80, 7), (10, 20, 1), (40, 2, 2)];
+    assert_eq!(pages(40_960, &within), [(7, 0..40_960)]);
 }
 
 #[test]
