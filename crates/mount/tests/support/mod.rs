@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
@@ -18,7 +19,7 @@ use thaw_erofs::{Attributes, Content, Device as Slot, FileData, Inode, Tree};
 use thaw_image::{BLOCK, DiffId, Digest, Extent, Verified};
 use thaw_mount::{
     Denial, Device, FaultHandler, FaultTransport, Inherited, Keeper, KeeperSettings, LayerSpec,
-    LayoutMount, TransportKind, Unmount, WritableMount,
+    LayoutMount, MountError, TransportKind, Unmount, WritableMount,
 };
 
 /// Bytes of one of a layer's files.
@@ -363,8 +364,19 @@ pub fn unmount(mount: LayoutMount) {
 
 /// The end of a test: the mount gone, every layer let go, the keeper ended.
 pub fn finish(rig: &Rig, keeper: &Keeper) {
+    let begin = Instant::now();
     for layer in &rig.layers {
-        keeper.release(&layer.id()).unwrap();
+        loop {
+            match keeper.release(&layer.id()) {
+                Err(MountError::InUse(_)) if begin.elapsed() < FAR => {
+                    thread::sleep(Duration::from_millis(5));
+                }
+                released => {
+                    released.unwrap();
+                    break;
+                }
+            }
+        }
     }
     keeper.shut_down().unwrap();
 }
