@@ -314,6 +314,14 @@ fn a_disk_that_is_full_while_ten_containers_start(transport: &str) {
         }
     }
     let refused = names.len() - running.len();
+    // A program that lacks a page of its own dies of it (SIGBUS): not before each has begun to sleep is the
+    // rest of the disk taken.
+    for (name, inside) in &running {
+        let sleeps = inside.with_file_name("wchan");
+        super::eventually(name, || {
+            fs::read_to_string(&sleeps).is_ok_and(|at| at.contains("nanosleep"))
+        });
+    }
     let mut failed = 0;
     for (_, inside) in &running {
         failed += scene.files.len() - read_all(&scene, inside, &[EIO, ENOSPC]);
