@@ -14,10 +14,10 @@ const PAGE: u64 = 4096;
 /// may say that everything lies everywhere.
 const MAX_STEPS: usize = 1 << 20;
 
-/// Whole pages of a file, all of whose bytes are in one frame of a working set.
+/// Whole pages of a file whose bytes are in frames of a working set.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct FilePages {
-    /// The frame's number.
+    /// The last of those frames, by number.
     pub frame: usize,
     /// The file, from the image's root, without a slash before it.
     pub path: Arc<[u8]>,

@@ -114,25 +114,33 @@ fn a_start_that_does_not_get_ready_is_no_working_set() {
     assert!(!sets.iter().any(published), "{facts}");
 }
 
-#[test]
-fn what_a_start_will_read_is_read_ahead_of_it() {
+/// A scene whose image has a working set of what [`READ`] reads, as the profile `ahead`.
+fn recorded_ahead() -> Scene {
     let scene = Scene::new();
     let mut args = record("ahead", "exit", "none", &scene.image);
     args.push(READ);
     thaw().run(args).unwrap();
+    scene
+}
+
+/// Starts with it.
+fn lazily(transport: &str) -> [&str; 6] {
+    [
+        "--pull",
+        "lazy",
+        "--profile",
+        "ahead",
+        "--transport",
+        transport,
+    ]
+}
+
+#[test]
+fn what_a_start_will_read_is_read_ahead_of_it() {
+    let scene = recorded_ahead();
     for transport in TRANSPORTS {
         let node = thaw();
-        let by = [
-            "--detach",
-            "--name",
-            "ahead",
-            "--pull",
-            "lazy",
-            "--profile",
-            "ahead",
-            "--transport",
-            transport,
-        ];
+        let by = [&["--detach", "--name", "ahead"], &lazily(transport)[..]].concat();
         let begun = run(&node, &by, &scene.image, &["sleep", "1000"]);
         assert!(begun.status.success(), "{begun:?}");
         // The program reads nothing of it, but its daemon does.
@@ -167,22 +175,11 @@ fn what_a_start_will_read_is_read_ahead_of_it() {
 
 #[test]
 fn an_image_goes_while_its_working_set_is_on_its_way() {
-    let scene = Scene::new();
-    let mut args = record("ahead", "exit", "none", &scene.image);
-    args.push(READ);
-    thaw().run(args).unwrap();
+    let scene = recorded_ahead();
     for transport in TRANSPORTS {
         let node = thaw();
         for _ in 0..5 {
-            let by = [
-                "--pull",
-                "lazy",
-                "--profile",
-                "ahead",
-                "--transport",
-                transport,
-            ];
-            let ran = run(&node, &by, &scene.image, &["sh", "-c", ":"]);
+            let ran = run(&node, &lazily(transport), &scene.image, &["sh", "-c", ":"]);
             assert!(ran.status.success(), "{ran:?}");
             node.run(["gc", "--all"]).unwrap();
             assert_eq!(json(&node.run(["images", "--json"]).unwrap()), json("[]"));
