@@ -10,7 +10,9 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
+use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::{FlockOperation, flock};
+use rustix::io::Errno;
 use rustix::process::{Pid, Signal, kill_process};
 use serde::Deserialize as _;
 use serde_json::Value;
@@ -29,6 +31,9 @@ const PREDECESSOR_PATIENCE: Duration = Duration::from_secs(20);
 const DRAIN: Duration = Duration::from_secs(30);
 /// How often the node does what nobody asks for.
 const TEND_PAUSE: Duration = Duration::from_secs(1);
+/// How often an accept loop looks whether it is to end: it is woken by a connection, which nobody can
+/// make where the socket was removed.
+const LOOK_PAUSE: Duration = Duration::from_secs(1);
 /// For how long a reader may take to say what he wants.
 const READER_PATIENCE: Duration = Duration::from_secs(10);
 /// Commands served at once; more wait in the socket's queue.
@@ -91,7 +96,7 @@ fn end(path: &Path) -> anyhow::Result<()> {
     let pid = pid.with_context(|| format!("{} names no process", path.display()))?;
     match kill_process(pid, Signal::TERM) {
         // It is gone already.
-        Err(rustix::io::Errno::SRCH) => Ok(()),
+        Err(Errno::SRCH) => Ok(()),
         other => other.with_context(|| format!("cannot end the daemon with pid {pid}")),
     }
 }
@@ -203,12 +208,18 @@ impl Server {
 
     /// Answers whoever connects, until told to stop.
     fn accept(self: &Arc<Self>, listener: &UnixListener) {
-        for stream in listener.incoming() {
+        let look = rustix::time::Timespec::try_from(LOOK_PAUSE).ok();
+        loop {
+            let mut waiting = [PollFd::new(listener, PollFlags::IN)];
+            let came = poll(&mut waiting, look.as_ref());
             if self.stopping.load(Ordering::Acquire) {
                 break;
             }
-            let stream = match stream {
-                Ok(stream) => stream,
+            if came == Ok(0) || came == Err(Errno::INTR) {
+                continue;
+            }
+            let stream = match came.map_err(Into::into).and_then(|_| listener.accept()) {
+                Ok((stream, _)) => stream,
                 Err(error) => {
                     tracing::warn!(%error, "cannot accept a connection");
                     std::thread::sleep(Duration::from_millis(50));
@@ -402,7 +413,7 @@ fn advice(error: &anyhow::Error) -> &'static str {
         let shared = || cause.downcast_ref::<Arc<std::io::Error>>();
         system
             .or_else(|| shared().map(|error| error.kind()))
-            .or_else(|| Some(cause.downcast_ref::<rustix::io::Errno>()?.kind()))
+            .or_else(|| Some(cause.downcast_ref::<Errno>()?.kind()))
     });
     for kind in kinds {
         match kind {

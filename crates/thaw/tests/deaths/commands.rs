@@ -109,3 +109,16 @@ fn a_daemon_that_dies_in_the_middle_is_told_or_succeeded() {
         "{said}"
     );
 }
+
+/// As after a clean-up by hand: nobody can connect any more, and a service manager still asks for the end.
+#[test]
+fn a_daemon_whose_store_was_removed_ends_when_it_is_told() {
+    let node = thaw();
+    node.run(["images"]).unwrap();
+    let daemon = node.daemon().unwrap();
+    fs::remove_dir_all(node.root()).unwrap();
+    signal(daemon, Signal::TERM);
+    eventually("the end of the daemon", || {
+        processes(&node, "daemon").is_empty()
+    });
+}
