@@ -15,6 +15,9 @@
 //! serving: where a request comes within [`GUEST_PATIENCE`] it is recorded up to that request's
 //! answer, else up to the moment at which the function listens.
 //!
+//! A function that is no server starts for an event alone: no start of it is made up. Its first
+//! accelerated ones say what it reads.
+//!
 //! What later starts had to wait for is kept by the node as it is read. When [`OFTEN`] starts have missed
 //! more than [`MUCH`] up to their first answers, the working set is published anew, with all of that.
 //! Where no request came to the recording, the first such start is enough: it is the first to show what
@@ -615,6 +618,9 @@ impl Acceleration {
         fleet: &Arc<Fleet>,
         function: &Function,
     ) -> Result<(crate::machine::WorkingSet, bool), String> {
+        if !function.config.container.is_server() {
+            return Ok(Default::default());
+        }
         let target = Arc::new(as_target(function));
         let words = |refusal: Refusal| refusal.message;
         let memory = fleet.set_aside(&target).await.map_err(words)?;

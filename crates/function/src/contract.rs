@@ -8,6 +8,9 @@ use crate::model::{LATEST, Target};
 /// Where the function's code would be; an image has it wherever it likes.
 const CODE_PATH: &str = "/code";
 
+/// The variable that has the event of a container that is no server.
+pub(crate) const EVENT: &str = "FC_CUSTOM_CONTAINER_EVENT";
+
 /// What the machine calls itself.
 #[derive(Clone, Debug)]
 pub(crate) struct Place {

@@ -13,7 +13,7 @@ use thaw_node::container::{Limits as ContainerLimits, Network, Options, ProcessO
 use tokio::sync::Notify;
 
 use crate::acceleration::Acceleration;
-use crate::contract::{Place, environment};
+use crate::contract::{EVENT, Place, environment};
 use crate::error::Refusal;
 use crate::instance::Instance;
 use crate::machine::{Lazily, Machine, Order, Started};
@@ -183,11 +183,16 @@ impl Fleet {
         self.pools().retain(|_, pool| !pool.is_over());
     }
 
-    /// Starts an instance: it answers when this returns.
+    /// Starts an instance: it answers when this returns. With `event` it is no server, and works on that
+    /// alone.
     ///
     /// # Errors
     /// [`Refusal`]; then nothing is left of it.
-    pub(crate) async fn start(&self, target: &Arc<Target>) -> Result<Arc<Instance>, Refusal> {
+    pub(crate) async fn start(
+        &self,
+        target: &Arc<Target>,
+        event: Option<&str>,
+    ) -> Result<Arc<Instance>, Refusal> {
         let begun = Instant::now();
         if self.closed.load(Ordering::Acquire) {
             return Err(Refusal::internal("the host is ending"));
@@ -196,13 +201,19 @@ impl Fleet {
         let turn = self.starts.turn(&target.name).await;
         let _turn = turn.ok_or_else(|| Refusal::internal("the host is ending"))?;
         let lazily = self.acceleration.lazily(target);
-        let order = self.order(target, lazily)?;
+        let mut order = self.order(target, lazily)?;
+        let told = event.map(|event| format!("{EVENT}={event}"));
+        order.options.process.env.extend(told);
         let machine = Arc::clone(&self.machine);
         let started = tokio::task::spawn_blocking(move || machine.start(&order)).await;
         let started = started.map_err(|error| Refusal::internal(error.to_string()))?;
         let started = started.map_err(|error| not_started(target, "CAExited", &error))?;
         let made = begun.elapsed();
-        let instance = match self.guest(started, target, Some(memory)).await {
+        let taken = match event {
+            Some(_) => Ok(self.take_in(started, target, Some(memory))),
+            None => self.guest(started, target, Some(memory)).await,
+        };
+        let instance = match taken {
             Ok(instance) => instance,
             Err((refusal, instance)) => {
                 self.end(&instance);
@@ -233,8 +244,7 @@ impl Fleet {
         target: &Arc<Target>,
         memory: Option<SetAside>,
     ) -> Result<Arc<Instance>, (Refusal, Arc<Instance>)> {
-        let (connector, place) = (self.connector.clone(), Arc::clone(&self.place));
-        let instance = Instance::new(started, Arc::clone(target), connector, place, memory);
+        let instance = self.take_in(started, target, memory);
         let ready = instance.ready(Instant::now() + READY_PATIENCE).await;
         let ready = match ready {
             Ok(()) => instance
@@ -248,6 +258,16 @@ impl Fleet {
             Ok(()) => Ok(instance),
             Err(refusal) => Err((refusal, instance)),
         }
+    }
+
+    fn take_in(
+        &self,
+        started: Started,
+        target: &Arc<Target>,
+        memory: Option<SetAside>,
+    ) -> Arc<Instance> {
+        let (connector, place) = (self.connector.clone(), Arc::clone(&self.place));
+        Instance::new(started, Arc::clone(target), connector, place, memory)
     }
 
     /// Memory for an instance; what is idle for longest ends for it.
@@ -339,6 +359,7 @@ impl Fleet {
                 ..Options::default()
             },
             storage: u64::from(config.disk) << 20,
+            is_server: container.is_server(),
         })
     }
 

@@ -81,7 +81,7 @@ pub(crate) struct Instance {
 /// What stays of a [`Started`] container.
 #[derive(Debug)]
 pub(crate) struct Parts {
-    reach: Arc<Reach>,
+    reach: Option<Arc<Reach>>,
     cgroup: Option<Cgroup>,
     pub(crate) dir: PathBuf,
     pub(crate) way: thaw_node::Way,
@@ -105,7 +105,7 @@ impl Instance {
             id: started.id,
             target,
             started: Parts {
-                reach: Arc::new(started.reach),
+                reach: started.reach.map(Arc::new),
                 cgroup: started.cgroup,
                 dir: started.dir,
                 way: started.way,
@@ -168,7 +168,7 @@ impl Instance {
         let port = self.target.config.port;
         let mut pause = Duration::from_millis(1);
         loop {
-            match self.connector.connect(&self.started.reach, port).await {
+            match self.open(port).await {
                 Ok(stream) => {
                     if let Ok(sender) = self.greet(stream).await {
                         self.keep(sender);
@@ -324,10 +324,17 @@ impl Instance {
     async fn connect(&self) -> Result<SendRequest<Body>, SendError> {
         let unsent = |error: std::io::Error| SendError::Unsent(error.to_string());
         let port = self.target.config.port;
-        let stream = self.connector.connect(&self.started.reach, port);
-        self.greet(stream.await.map_err(unsent)?)
+        self.greet(self.open(port).await.map_err(unsent)?)
             .await
             .map_err(|error| SendError::Unsent(error.to_string()))
+    }
+
+    /// A connection to a port of it.
+    async fn open(&self, port: u16) -> std::io::Result<tokio::net::TcpStream> {
+        match &self.started.reach {
+            Some(reach) => self.connector.connect(reach, port).await,
+            None => Err(std::io::Error::other("it has ended")),
+        }
     }
 
     async fn greet(&self, stream: tokio::net::TcpStream) -> hyper::Result<SendRequest<Body>> {

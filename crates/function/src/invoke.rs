@@ -14,6 +14,7 @@ use hyper::header::{self, HeaderMap, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode};
 use jiff::Timestamp;
 use serde_json::{Value, json};
+use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use crate::api::{Call, Invocation as Wanted};
@@ -28,6 +29,8 @@ use crate::logs::Tail;
 use crate::model::Target;
 use crate::pool::Lease;
 use crate::stats::Invocation;
+
+mod job;
 
 /// Bytes of an event that is answered at once, and of an answer.
 pub(crate) const MAX_EVENT: usize = 32 << 20;
@@ -60,15 +63,25 @@ pub(crate) struct Answered {
 }
 
 impl Answered {
+    /// A success that says nothing.
+    fn empty() -> Self {
+        Self {
+            body: Bytes::new(),
+            content_type: None,
+            error: None,
+            took: Duration::ZERO,
+            peak_memory: None,
+            log: None,
+            tail: None,
+        }
+    }
+
     fn failed(kind: &'static str, message: &str) -> Self {
         Self {
             body: Bytes::from(json!({ "errorMessage": message, "errorType": kind }).to_string()),
             content_type: Some(HeaderValue::from_static("application/json")),
             error: Some(kind),
-            took: Duration::ZERO,
-            peak_memory: None,
-            log: None,
-            tail: None,
+            ..Self::empty()
         }
     }
 }
@@ -210,6 +223,9 @@ async fn try_event(
     with_log: bool,
     cold: &mut bool,
 ) -> Result<Answered, Refusal> {
+    if !target.config.container.is_server() {
+        return job::run(host, target, &body, request_id, with_log, cold).await;
+    }
     let mut lease = match room(host, target).await {
         Ok(lease) => lease,
         Err(refusal) if refusal.code == "InitializationError" => {
@@ -243,7 +259,7 @@ async fn try_event(
     };
     answered.took = begin.elapsed();
     answered.peak_memory = instance.peak_memory();
-    note_missed(host, &lease);
+    drop(note_missed(host, &lease));
     drop(lease);
     answered.tail = tail;
     Ok(answered)
@@ -268,20 +284,20 @@ async fn printed(tail: &Tail, request_id: &str) -> Vec<u8> {
 }
 
 /// Notes what an instance that was started for a request had to wait for up to its answer.
-fn note_missed(host: &Arc<Host>, lease: &Lease) {
+fn note_missed(host: &Arc<Host>, lease: &Lease) -> Option<JoinHandle<()>> {
     let instance = &lease.instance;
     if !lease.cold || instance.started.way.how != thaw_node::How::Lazy {
-        return;
+        return None;
     }
     let (host, id) = (Arc::clone(host), instance.id.clone());
     let name = instance.target.name.clone();
-    tokio::task::spawn_blocking(move || {
+    Some(tokio::task::spawn_blocking(move || {
         let missed = host.fleet.machine.missed(&id);
         tracing::debug!(function = %name, ?missed, "up to its first answer");
         if let Err(error) = host.acceleration.note_missed(&name, missed) {
             tracing::warn!(function = %name, %error, "what it missed is not noted");
         }
-    });
+    }))
 }
 
 /// An instance that is awake.
@@ -318,11 +334,7 @@ async fn converse(
     let mut answered = Answered {
         content_type: head.headers.get(header::CONTENT_TYPE).cloned(),
         body,
-        error: None,
-        took: Duration::ZERO,
-        peak_memory: None,
-        log: None,
-        tail: None,
+        ..Answered::empty()
     };
     if status >= 400 {
         answered.error = Some("UnhandledInvocationError");
@@ -356,8 +368,7 @@ fn error_body(body: &Bytes, full: Option<&str>) -> Option<Bytes> {
 /// Why a request got no answer, in words: what happened to its container says more than the connection.
 async fn explain(instance: &Arc<Instance>, error: &SendError) -> String {
     if let SendError::TimedOut(patience) = error {
-        let seconds = patience.as_secs();
-        return format!("Function timed out after {seconds} seconds (timeout)");
+        return timed_out(*patience);
     }
     if instance.ran_out_of_memory() {
         let memory = instance.target.config.memory;
@@ -376,6 +387,11 @@ async fn explain(instance: &Arc<Instance>, error: &SendError) -> String {
     }
 }
 
+fn timed_out(patience: Duration) -> String {
+    let seconds = patience.as_secs();
+    format!("Function timed out after {seconds} seconds (timeout)")
+}
+
 /// Hands an HTTP request to a function; the answer flows.
 ///
 /// # Errors
@@ -391,6 +407,9 @@ where
     B::Error: Into<crate::http::BodyError>,
 {
     use http_body_util::BodyExt as _;
+    if !target.config.container.is_server() {
+        return Err(job::no_server(target));
+    }
     let begin = Instant::now();
     host.acceleration.invoked(&target.name);
     let mut upgrade = Upgrade::wanted(&request);
@@ -477,7 +496,7 @@ where
             let (host, target, id) = counted;
             count(&host, &target, &id, cold, begin.elapsed(), error.or(failed));
         };
-        note_missed(host, &lease);
+        drop(note_missed(host, &lease));
         let (mut head, body) = response.into_parts();
         strip(&mut head.headers);
         let flow = Flow::new(body, begin + patience, answer.sender, lease, Box::new(over));

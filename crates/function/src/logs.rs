@@ -48,6 +48,12 @@ impl Tail {
         Self { path, begin }
     }
 
+    /// All of it.
+    pub(crate) fn whole(dir: &Path) -> Self {
+        let path = dir.join("log");
+        Self { path, begin: 0 }
+    }
+
     /// What was written since, at most the last [`TAIL`] bytes. A function that marks its invocations, as
     /// Function Compute's runtimes do, gets what lies between the marks of this one.
     pub(crate) fn read(&self, request_id: &str) -> Found {

@@ -27,6 +27,8 @@ pub(crate) struct Order {
     pub(crate) options: Options,
     /// Bytes of the writable part.
     pub(crate) storage: u64,
+    /// Whether it is a server: one that has ended when its start returns has failed.
+    pub(crate) is_server: bool,
 }
 
 /// Whether a container may start before all of its image is here.
@@ -45,7 +47,8 @@ pub(crate) enum Lazily {
 pub(crate) struct Started {
     /// Of the container.
     pub(crate) id: String,
-    pub(crate) reach: Reach,
+    /// `None` where it has ended already.
+    pub(crate) reach: Option<Reach>,
     /// `None` where there is none to be found.
     pub(crate) cgroup: Option<Cgroup>,
     /// Ends with the container.
@@ -70,7 +73,7 @@ pub(crate) struct Indexed {
 }
 
 /// A working set that was recorded.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct WorkingSet {
     /// Bytes that it stands for.
     pub(crate) blocks: u64,

@@ -199,6 +199,11 @@ pub(crate) struct Container {
 }
 
 impl Container {
+    /// Whether it is a server that requests are handed to; else it is started for one event and ends.
+    pub(crate) fn is_server(&self) -> bool {
+        self.web_server.unwrap_or(true)
+    }
+
     /// The image, with the manifest that it had when the function was made or changed.
     pub(crate) fn pinned(&self) -> String {
         let image = &self.image;

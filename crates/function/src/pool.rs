@@ -10,6 +10,8 @@
 //!          └ line ─ start ─ ready ─▶                  └ idle ─ frozen ─ kept for a while ─ ended
 //! ```
 //!
+//! A function that is no server has a container for each event: see [`jobs`].
+//!
 //! Locks: the pool's state is held for moments, never over an await; nothing else is locked under it.
 
 use std::collections::VecDeque;
@@ -23,6 +25,8 @@ use crate::error::Refusal;
 use crate::fleet::Fleet;
 use crate::instance::Instance;
 use crate::model::Target;
+
+mod jobs;
 
 /// Longest pause after a failed start.
 const MAX_PAUSE: Duration = Duration::from_secs(60);
@@ -39,7 +43,7 @@ pub(crate) struct Pool {
 struct State {
     slots: Vec<Slot>,
     starting: u32,
-    line: VecDeque<oneshot::Sender<Result<Lease, Refusal>>>,
+    line: VecDeque<Waiter>,
     /// No new requests come: what is idle ends.
     retired: bool,
     /// Failed starts, one after the other.
@@ -53,6 +57,30 @@ impl State {
     fn pausing(&self) -> bool {
         let failed = self.failed.as_ref();
         failed.is_some_and(|(_, until)| Instant::now() < *until)
+    }
+}
+
+/// Somebody who waits for room.
+#[derive(Debug)]
+struct Waiter {
+    answer: oneshot::Sender<Result<Lease, Refusal>>,
+    /// What an instance is to be started for, where it works on one event alone.
+    event: Option<String>,
+}
+
+impl Waiter {
+    /// Gives it room; `Err` with that where nobody waits any more.
+    fn give(self, lease: Lease) -> Result<(), Lease> {
+        let given = self.answer.send(Ok(lease));
+        given.or_else(|unsent| unsent.map_or(Ok(()), Err))
+    }
+
+    fn refuse(self, refusal: &Refusal) {
+        self.answer.send(Err(refusal.clone())).ok();
+    }
+
+    fn is_gone(&self) -> bool {
+        self.answer.is_closed()
     }
 }
 
@@ -152,6 +180,10 @@ impl Pool {
     /// # Errors
     /// [`Refusal`]: the line is full, none has come in time, or none can be started.
     pub(crate) async fn acquire(self: &Arc<Self>) -> Result<Lease, Refusal> {
+        self.line_up(None).await
+    }
+
+    async fn line_up(self: &Arc<Self>, event: Option<String>) -> Result<Lease, Refusal> {
         let patience = self.fleet.limits.patience;
         if self.fleet.bounds(&self.target).1 == 0 {
             let message = format!("function '{}' may have no instances", self.target.name);
@@ -177,7 +209,7 @@ impl Pool {
                 refusal.message.push_str(&again);
                 return Err(refusal);
             }
-            state.line.retain(|waiter| !waiter.is_closed());
+            state.line.retain(|waiter| !waiter.is_gone());
             if state.line.len() >= self.fleet.limits.line {
                 let message = format!(
                     "{} requests of function '{}' wait for an instance already",
@@ -186,9 +218,9 @@ impl Pool {
                 );
                 return Err(Refusal::exhausted(message));
             }
-            let (sender, receiver) = oneshot::channel();
-            state.line.push_back(sender);
-            receiver
+            let (answer, waiting) = oneshot::channel();
+            state.line.push_back(Waiter { answer, event });
+            waiting
         };
         self.start_enough();
         match tokio::time::timeout(patience, waiting).await {
@@ -274,7 +306,7 @@ impl Pool {
             let Some(waiter) = state.line.pop_front() else {
                 return;
             };
-            if let Err(Ok(mut lease)) = waiter.send(Ok(lease)) {
+            if let Err(mut lease) = waiter.give(lease) {
                 // Whoever waited is gone. Not by dropping: the lock is held.
                 if let Some(slot) = state
                     .slots
@@ -310,11 +342,14 @@ impl Pool {
 
     /// Starts instances until there is room for the line, as far as the limits let.
     pub(crate) fn start_enough(self: &Arc<Self>) {
+        if !self.target.config.container.is_server() {
+            return self.start_jobs();
+        }
         let (least, most) = self.fleet.bounds(&self.target);
         let mut begun = 0;
         {
             let mut state = self.lock();
-            state.line.retain(|waiter| !waiter.is_closed());
+            state.line.retain(|waiter| !waiter.is_gone());
             let line = u32::try_from(state.line.len()).unwrap_or(u32::MAX);
             let there = u32::try_from(state.slots.len()).unwrap_or(u32::MAX);
             let least = if state.retired { 0 } else { least };
@@ -334,7 +369,7 @@ impl Pool {
     }
 
     async fn start_one(self: Arc<Self>) {
-        let started = self.fleet.start(&self.target).await;
+        let started = self.fleet.start(&self.target, None).await;
         let mut state = self.lock();
         state.starting -= 1;
         match started {
@@ -358,7 +393,7 @@ impl Pool {
         });
         let mut first = true;
         for _ in 0..self.target.config.concurrency {
-            state.line.retain(|waiter| !waiter.is_closed());
+            state.line.retain(|waiter| !waiter.is_gone());
             let Some(waiter) = state.line.pop_front() else {
                 break;
             };
@@ -371,7 +406,7 @@ impl Pool {
                 cold: std::mem::take(&mut first),
                 broken: false,
             };
-            if let Err(Ok(mut lease)) = waiter.send(Ok(lease)) {
+            if let Err(mut lease) = waiter.give(lease) {
                 if let Some(slot) = state.slots.last_mut() {
                     slot.busy -= 1;
                 }
@@ -390,19 +425,24 @@ impl Pool {
 
     /// Nobody can be served by a start that failed: those who would have been are told.
     fn fail(self: &Arc<Self>, state: &mut State, refusal: &Refusal) {
-        // Starts that were under way together fail as one.
-        if refusal.status != StatusCode::TOO_MANY_REQUESTS && !state.pausing() {
-            state.failures += 1;
-            let pause = pause_after(self.fleet.limits.pause, state.failures);
-            state.failed = Some((refusal.clone(), Instant::now() + pause));
-        }
+        self.note_failure(state, refusal);
         let served = state
             .starting
             .saturating_add(u32::try_from(state.slots.len()).unwrap_or(0));
         let served = usize::try_from(served.saturating_mul(self.target.config.concurrency));
         let told = state.line.len().saturating_sub(served.unwrap_or(0));
         for waiter in state.line.drain(..told) {
-            waiter.send(Err(refusal.clone())).ok();
+            waiter.refuse(refusal);
+        }
+    }
+
+    /// Has further starts wait for a while.
+    fn note_failure(&self, state: &mut State, refusal: &Refusal) {
+        // Starts that were under way together fail as one.
+        if refusal.status != StatusCode::TOO_MANY_REQUESTS && !state.pausing() {
+            state.failures += 1;
+            let pause = pause_after(self.fleet.limits.pause, state.failures);
+            state.failed = Some((refusal.clone(), Instant::now() + pause));
         }
     }
 

@@ -16,7 +16,7 @@ use thaw_node::{How, Way};
 
 use crate::acceleration::Acceleration;
 use crate::catalog::Catalog;
-use crate::contract::Place;
+use crate::contract::{EVENT, Place};
 use crate::fleet::{Fleet, Limits};
 use crate::logs::Logs;
 use crate::machine::{Indexed, Machine, Missed, Order, Reach, Started, WorkingSet};
@@ -38,6 +38,8 @@ pub(crate) struct Fake {
 struct State {
     /// The names of the functions whose starts were asked for.
     asked: Vec<String>,
+    /// What they were started for, where they are no servers.
+    events: Vec<Option<String>>,
     /// Starts that may go on.
     let_on: usize,
     /// Starts from this one on fail.
@@ -63,6 +65,11 @@ impl Fake {
     /// Starts that were asked for, in their order.
     pub(crate) fn asked(&self) -> Vec<String> {
         self.change(|state| state.asked.clone())
+    }
+
+    /// The events that they were started for, where they are no servers.
+    pub(crate) fn events(&self) -> Vec<Option<String>> {
+        self.change(|state| state.events.clone())
     }
 
     /// Lets so many more starts go on.
@@ -121,6 +128,9 @@ impl Machine for Fake {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let number = state.asked.len();
         state.asked.push(order.image.clone());
+        let told = order.options.process.env.iter();
+        let mut told = told.filter_map(|it| it.strip_prefix(EVENT)?.strip_prefix('='));
+        state.events.push(told.next().map(str::to_owned));
         let waits = |state: &mut State| state.let_on == 0;
         let waited = self.changed.wait_timeout_while(state, PATIENCE, waits);
         let (mut state, _) = waited.unwrap_or_else(PoisonError::into_inner);
@@ -133,7 +143,7 @@ impl Machine for Fake {
         }
         Ok(Started {
             id: format!("instance-{number}"),
-            reach: Reach(File::open("/proc/self/ns/net").unwrap().into()),
+            reach: Some(Reach(File::open("/proc/self/ns/net").unwrap().into())),
             cgroup: None,
             monitor: Some(monitor()),
             dir: PathBuf::from("/nonexistent"),

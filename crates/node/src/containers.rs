@@ -220,6 +220,11 @@ impl Node {
     /// [`NodeError`]; a container that is not known is none.
     pub fn release(&self, id: &str, remove: bool) -> Result<(), NodeError> {
         let _turn = self.releases.take(id);
+        if remove {
+            lock(&self.ended).remove(id);
+        } else if let Ok(report) = self.report(id) {
+            lock(&self.ended).insert(id.to_owned(), report);
+        }
         let held = lock(&self.held).remove(id);
         let was_held = held.is_some();
         if let Some(mut held) = held {
@@ -237,14 +242,17 @@ impl Node {
         Ok(())
     }
 
-    /// How a start went so far.
+    /// How a start went so far, or up to the container's end.
     ///
     /// # Errors
-    /// [`NodeError::NotMounted`] for a container that is not held.
+    /// [`NodeError::NotMounted`] for a container that is not held, and was not since the node was opened.
     pub fn report(&self, id: &str) -> Result<StartReport, NodeError> {
         let (image, before, round_trips) = match lock(&self.held).get(id) {
             Some(held) => (Arc::clone(&held.image), held.before, held.round_trips),
-            None => return Err(NodeError::NotMounted(PathBuf::from(id))),
+            None => {
+                let ended = lock(&self.ended).get(id).cloned();
+                return ended.ok_or_else(|| NodeError::NotMounted(PathBuf::from(id)));
+            }
         };
         let now = self.spent();
         Ok(StartReport {

@@ -21,6 +21,7 @@ use crate::marks::{Filling, Marks};
 use crate::measures::Spared;
 use crate::open::ImageMount;
 use crate::records::Records;
+use crate::reports::StartReport;
 use crate::settings::{Settings, Transport};
 use crate::source::chain;
 use crate::trim::Trimming;
@@ -48,6 +49,8 @@ pub struct Node {
     pub(crate) images: Mutex<HashMap<Digest, Slot>>,
     /// Root filesystems of containers, by id.
     pub(crate) held: Mutex<HashMap<String, Held>>,
+    /// How the starts of containers went that have ended since, and are not removed yet.
+    pub(crate) ended: Mutex<HashMap<String, StartReport>>,
     /// Containers that are being released.
     pub(crate) releases: Turns,
     /// What `mount` mounted, by directory.
@@ -98,6 +101,7 @@ impl Node {
             fills: Mutex::default(),
             images: Mutex::default(),
             held: Mutex::default(),
+            ended: Mutex::default(),
             releases: Turns::default(),
             mounts: Mutex::default(),
             spared: Mutex::default(),

@@ -75,8 +75,27 @@ pub(super) fn patch(
     if let Some(container) = fields.object("customContainerConfig")? {
         image(config, &container, dialect)?;
     }
+    if !config.container.is_server() {
+        refuse_requests(config)?;
+    }
     keep(&mut config.kept, fields);
     Ok(())
+}
+
+/// Nobody would hear the requests that the host makes of a server.
+fn refuse_requests(config: &Config) -> Result<(), Refusal> {
+    let has = [
+        (config.initializer.is_some(), "an initializer"),
+        (config.pre_freeze.is_some(), "a preFreeze hook"),
+        (config.pre_stop.is_some(), "a preStop hook"),
+        (config.health.is_some(), "a health check"),
+    ];
+    let Some((_, what)) = has.iter().find(|(has, _)| *has) else {
+        return Ok(());
+    };
+    Err(Refusal::invalid(format!(
+        "customContainerConfig.webServerMode: a function that is no server cannot have {what}"
+    )))
 }
 
 fn lifecycle(config: &mut Config, hooks: &Fields<'_>) -> Result<(), Refusal> {
@@ -133,11 +152,6 @@ fn image(config: &mut Config, fields: &Fields<'_>, dialect: Dialect) -> Result<(
             ));
         }
     };
-    if fields.flag("webServerMode")? == Some(false) {
-        return Err(Refusal::invalid(
-            "customContainerConfig.webServerMode: only containers that serve HTTP can be run here",
-        ));
-    }
     container.web_server = fields.flag("webServerMode")?.or(container.web_server);
     if dialect == Dialect::V2023 {
         config.port = port(fields, "port")?.unwrap_or(config.port);

@@ -186,3 +186,54 @@ async fn after_the_pause_a_start_is_tried_again() {
         assert_eq!(machine.asked().len(), tried);
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn events_of_no_server_have_an_instance_each_and_wait_for_places() {
+    let (machine, dir) = (Fake::new(), tempfile::tempdir().unwrap());
+    machine.let_on(100);
+    let limits = Limits {
+        instances: 2,
+        line: 1,
+        ..limits()
+    };
+    let mut target = machine.target("job");
+    let config = &mut Arc::get_mut(&mut target).unwrap().config;
+    config.container.web_server = Some(false);
+    // One that works has room for no other, whatever the function says.
+    config.concurrency = 10;
+    let pool = fleet(&machine, limits, &dir).pool(&target);
+    let first = pool.employ("1".to_owned()).await.unwrap();
+    let second = pool.employ("2".to_owned()).await.unwrap();
+    assert_ne!(first.instance.id, second.instance.id);
+    let third = {
+        let asking = Arc::clone(&pool);
+        tokio::spawn(async move { asking.employ("3".to_owned()).await })
+    };
+    until(|| pool.counts().waiting == 1).await;
+    let refusal = refused(pool.employ("4".to_owned()).await);
+    assert_eq!(refusal.code, "ResourceExhausted");
+    assert_eq!(machine.asked().len(), 2);
+    drop(first);
+    let third = third.await.unwrap().unwrap();
+    assert!(third.cold);
+    drop((second, third));
+    until(|| pool.counts().running == 0).await;
+    let events = ["1", "2", "3"].map(|event| Some(event.to_owned()));
+    assert_eq!(machine.events(), events);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_that_nobody_waits_for_any_more_ends() {
+    let (machine, dir) = (Fake::new(), tempfile::tempdir().unwrap());
+    let mut target = machine.target("job");
+    let config = &mut Arc::get_mut(&mut target).unwrap().config;
+    config.container.web_server = Some(false);
+    let pool = fleet(&machine, limits(), &dir).pool(&target);
+    let asking = Arc::clone(&pool);
+    let asked = tokio::spawn(async move { asking.employ("x".to_owned()).await });
+    until(|| machine.asked().len() == 1).await;
+    asked.abort();
+    assert!(asked.await.unwrap_err().is_cancelled());
+    machine.let_on(1);
+    until(|| pool.counts() == crate::pool::Counts::default()).await;
+}

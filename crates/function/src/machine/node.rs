@@ -99,12 +99,9 @@ fn how_it_ended(container: &Container) -> String {
     }
 }
 
-fn started(launched: &mut Launched) -> Result<Started, String> {
+fn started(launched: &Launched) -> Started {
     let pid = launched.started.pid;
-    let path = format!("/proc/{pid}/ns/net");
-    let namespace = File::open(&path).map_err(|error| {
-        format!("the container ended at once: its log may say why ({path}: {error})")
-    })?;
+    let namespace = File::open(format!("/proc/{pid}/ns/net"));
     let prepared = &launched.prepared;
     let mut spans = prepared.spans.clone();
     let mut at = spans.iter().map(|span| span.begin + span.took).max();
@@ -117,15 +114,15 @@ fn started(launched: &mut Launched) -> Result<Started, String> {
         });
         at = Some(begin + span.duration);
     }
-    Ok(Started {
+    Started {
         id: prepared.id.clone(),
-        reach: Reach(namespace.into()),
+        reach: namespace.ok().map(|namespace| Reach(namespace.into())),
         cgroup: Cgroup::of(&launched.container.id().cgroup()),
         monitor: None,
         dir: prepared.dir.clone(),
         way: prepared.way.clone(),
         spans,
-    })
+    }
 }
 
 impl Machine for NodeMachine {
@@ -155,21 +152,18 @@ impl Machine for NodeMachine {
             self.node.release(&id, true).ok();
             words(&error)
         })?;
-        match started(&mut launched) {
-            Ok(mut started) => {
-                started.monitor = Some(launched.monitor);
-                Ok(started)
-            }
-            Err(_) => {
-                // It is gone: its monitor is about to write down how it ended.
-                launched.container.stop(Duration::ZERO).ok();
-                launched.monitor.wait().ok();
-                let ended = how_it_ended(&launched.container);
-                let log = crate::logs::last_lines(&launched.prepared.dir, 5);
-                self.node.release(&launched.prepared.id, true).ok();
-                Err(format!("{ended}{log}"))
-            }
+        let mut started = started(&launched);
+        if started.reach.is_none() && order.is_server {
+            // It is gone: its monitor is about to write down how it ended.
+            launched.container.stop(Duration::ZERO).ok();
+            launched.monitor.wait().ok();
+            let ended = how_it_ended(&launched.container);
+            let log = crate::logs::last_lines(&launched.prepared.dir, 5);
+            self.node.release(&launched.prepared.id, true).ok();
+            return Err(format!("{ended}{log}"));
         }
+        started.monitor = Some(launched.monitor);
+        Ok(started)
     }
 
     fn stop(&self, id: &str, patience: Duration) -> Result<(), String> {
@@ -233,7 +227,7 @@ impl Machine for NodeMachine {
         let until = Mutex::new(until);
         let observe = |launched: &mut Launched| {
             let mut until = until.lock().unwrap_or_else(PoisonError::into_inner);
-            until(started(launched)?)
+            until(started(launched))
         };
         let recorded = self.node.record_until(
             &wish,

@@ -10,6 +10,7 @@ mod confined;
 mod console;
 mod flowing;
 mod invoking;
+mod jobs;
 mod managed;
 mod neighbours;
 mod resources;

@@ -595,7 +595,6 @@ fn fields_that_would_be_missed_are_refused_by_name() {
     for (field, value) in [
         ("command", json!("no list")),
         ("accelerationType", json!("Fast")),
-        ("webServerMode", json!(false)),
         (
             "registryConfig",
             json!({ "authConfig": { "userName": "u" } }),

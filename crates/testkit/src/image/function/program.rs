@@ -13,6 +13,12 @@ fn main() {
         eprintln!("crashing as told");
         std::process::exit(3);
     }
+    // No server, but started for one event.
+    if let Ok(text) = std::env::var("FC_CUSTOM_CONTAINER_EVENT") {
+        let (status, _, said) = event(&BTreeMap::new(), text.into_bytes());
+        println!("{}", String::from_utf8_lossy(&said));
+        std::process::exit(if status == 200 { 0 } else { 1 });
+    }
     std::thread::sleep(Duration::from_millis(say("START_DELAY", "0").parse().unwrap_or(0)));
     let address = format!("{}:{}", say("LISTEN", "0.0.0.0"), say("FC_SERVER_PORT", "9000"));
     let listener = TcpListener::bind(&address).expect("listening");
