@@ -24,6 +24,15 @@ impl Query {
         let value = found.map(|(_, value)| value.as_str());
         value.filter(|value| !value.is_empty())
     }
+
+    /// What stands behind `prefix` in names that begin with it, and the values.
+    pub(crate) fn behind<'a>(
+        &'a self,
+        prefix: &'a str,
+    ) -> impl Iterator<Item = (&'a str, &'a str)> {
+        let all = self.0.iter();
+        all.filter_map(move |(name, value)| Some((name.strip_prefix(prefix)?, value.as_str())))
+    }
 }
 
 fn decode(text: &str) -> String {

@@ -24,7 +24,12 @@ const KEPT: [&str; 5] = [
 pub(super) fn all(host: &Host, call: &Call) -> Result<Response<Body>, Refusal> {
     match call.method {
         Method::GET => {
-            let services: Vec<Service> = host.catalog.list("")?;
+            let mut services: Vec<Service> = host.catalog.list("")?;
+            let wanted: Vec<_> = call.query.behind("tag_").collect();
+            if !wanted.is_empty() {
+                let tagged = tags::services_with(host, &wanted)?;
+                services.retain(|service| tagged.contains(&service.name));
+            }
             let items = services.iter().map(|it| (it.name.clone(), show(it)));
             json(&list::page(call, "services", items.collect())?)
         }

@@ -3,7 +3,7 @@
 //! A resource is named as Function Compute does it, `acs:fc:REGION:ACCOUNT:services/S[/functions/F]` or
 //! `acs:fc:REGION:ACCOUNT:functions/F`, or by what stands behind the account alone. Its tags go with it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use hyper::{Method, Response};
 use serde::{Deserialize, Serialize};
@@ -143,6 +143,23 @@ pub(super) fn one(host: &Host, call: &Call) -> Result<Response<Body>, Refusal> {
         }
         _ => Err(not_supported(call)),
     }
+}
+
+/// The names of the services that have all of these tags.
+pub(super) fn services_with(
+    host: &Host,
+    wanted: &[(&str, &str)],
+) -> Result<BTreeSet<String>, Refusal> {
+    let all: Vec<Tags> = host.catalog.list("")?;
+    let has = |it: &Tags, key: &str, value: &str| it.tags.get(key).is_some_and(|own| own == value);
+    let found = all.into_iter().filter_map(|it| {
+        let has_all = wanted.iter().all(|(key, value)| has(&it, key, value));
+        match it.resource {
+            Resource::Service(name) if has_all => Some(name),
+            _ => None,
+        }
+    });
+    Ok(found.collect())
 }
 
 /// `/tags` of 2021: all resources that have some.

@@ -142,6 +142,12 @@ refused("DomainNameNotFound", 404, client.get_custom_domain, "py.example.test")
 arn = f"acs:fc:far:{ENV['ACCOUNT']}:services/py/functions/web"
 client.tag_resource(arn, {"team": "a", "stage": "test"})
 assert client.get_resource_tags(arn).data["tags"] == {"team": "a", "stage": "test"}
+service = f"acs:fc:far:{ENV['ACCOUNT']}:services/py"
+client.tag_resource(service, {"team": "a", "stage": "test"})
+services = lambda **tags: [it["serviceName"] for it in client.list_services(tags=tags).data["services"]]
+assert services(team="a") == services(team="a", stage="test") == ["py"]
+assert services(team="b") == services(team="a", stage="live") == []
+client.untag_resource(service, ["team", "stage"])
 client.untag_resource(arn, ["stage"])
 assert client.get_resource_tags(arn).data["tags"] == {"team": "a"}
 client.invoke_function("py", "web", payload="x")
