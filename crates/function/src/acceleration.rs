@@ -12,46 +12,38 @@
 //! invoked come first, then whoever has waited longest.
 //!
 //! A recording is a start of the function with nothing of the image in a cache. It takes part in
-//! serving: where a request comes within [`GUEST_PATIENCE`] it is recorded up to that request's
+//! serving: where a request comes within [`GUEST_PATIENCE`](work::GUEST_PATIENCE) it is recorded up to that request's
 //! answer, else up to the moment at which the function listens.
 //!
 //! A function that is no server starts for an event alone: no start of it is made up. Its first
 //! accelerated ones say what it reads.
 //!
-//! What later starts had to wait for is kept by the node as it is read. When [`OFTEN`] starts have missed
+//! What later starts had to wait for is kept by the node as it is read. When [`OFTEN`](stage::OFTEN) starts have missed
 //! more than [`MUCH`] up to their first answers, the working set is published anew, with all of that.
 //! Where no request came to the recording, the first such start is enough: it is the first to show what
 //! an answer takes.
 
-use std::cmp::Reverse;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
 
-use jiff::{SignedDuration, Timestamp};
-use serde::{Deserialize, Serialize};
+use jiff::Timestamp;
 use serde_json::{Value, json};
 use thaw_image::{Digest, Progress};
 use tokio::sync::Notify;
 
-use crate::catalog::{Catalog, Entity, Table};
+use crate::catalog::Catalog;
 use crate::error::Refusal;
-use crate::fleet::Fleet;
 use crate::machine::{Lazily, Missed};
 use crate::model::{Acceleration as Wanted, Function, FunctionName, LATEST, Target};
-use crate::stats::ColdStart;
 
-/// For how long a recorded instance waits for a request.
-const GUEST_PATIENCE: Duration = Duration::from_secs(5);
+mod stage;
+mod work;
+
+use stage::{Index, Recording, Stage};
+
 /// Bytes that a start may wait for beside its working set; or a twentieth of that, if it is more.
 const MUCH: u64 = 256 << 10;
-/// Starts that miss more until a better working set is published.
-const OFTEN: u32 = 3;
-/// Pause after the first failure, in seconds; it doubles with each further one.
-const FIRST_PAUSE: i64 = 30;
-/// Longest pause, in seconds.
-const MAX_PAUSE: i64 = 6 * 3600;
 
 /// Whose working set a function's starts use.
 pub(crate) fn profile(name: &FunctionName) -> String {
@@ -59,113 +51,6 @@ pub(crate) fn profile(name: &FunctionName) -> String {
         "" => format!("fn.{}", name.function),
         service => format!("fn.{service}.{}", name.function),
     }
-}
-
-/// How far something is.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-enum Stage {
-    #[default]
-    Queued,
-    Done,
-    Failed {
-        why: String,
-        /// Failures one after the other.
-        times: u32,
-        /// When it is tried again.
-        again: Timestamp,
-    },
-}
-
-/// The pause after so many failures, one after the other.
-fn pause_after(times: u32) -> SignedDuration {
-    let doubled = FIRST_PAUSE << times.saturating_sub(1).min(20);
-    SignedDuration::from_secs(doubled.min(MAX_PAUSE))
-}
-
-impl Stage {
-    /// After a failure more.
-    fn failed(&self, why: String) -> Self {
-        let times = match self {
-            Self::Failed { times, .. } => times + 1,
-            Self::Queued | Self::Done => 1,
-        };
-        let again = Timestamp::now() + pause_after(times);
-        Self::Failed { why, times, again }
-    }
-
-    fn is_due(&self, now: Timestamp) -> bool {
-        match self {
-            Self::Queued => true,
-            Self::Done => false,
-            Self::Failed { again, .. } => *again <= now,
-        }
-    }
-}
-
-/// An image that functions want accelerated.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-struct Index {
-    manifest: Digest,
-    /// As a user named it.
-    image: String,
-    stage: Stage,
-    since: Timestamp,
-    #[serde(default)]
-    compressed: u64,
-    #[serde(default)]
-    not_pushed: Option<String>,
-}
-
-impl Entity for Index {
-    const TABLE: Table = Table::new("accelerations");
-    fn key(&self) -> String {
-        self.manifest.to_string()
-    }
-}
-
-/// A function's working set of an image.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-struct Recording {
-    function: FunctionName,
-    manifest: Digest,
-    stage: Stage,
-    since: Timestamp,
-    #[serde(default)]
-    blocks: u64,
-    #[serde(default)]
-    packed: u64,
-    /// Starts since it was published that had to wait for much that is not in it.
-    #[serde(default)]
-    missed: u32,
-    /// Whether it reaches up to an answer.
-    #[serde(default)]
-    answered: bool,
-}
-
-impl Recording {
-    /// Whether enough starts have missed much for it to be published anew.
-    fn is_poor(&self) -> bool {
-        self.missed >= if self.answered { OFTEN } else { 1 }
-    }
-
-    fn key_of(function: &FunctionName) -> String {
-        crate::catalog::function_key(function)
-    }
-}
-
-impl Entity for Recording {
-    const TABLE: Table = Table::new("recordings");
-    fn key(&self) -> String {
-        Self::key_of(&self.function)
-    }
-}
-
-/// What is to be done next.
-#[derive(Debug)]
-enum Job {
-    Index(Index),
-    Record(Recording, Box<Function>),
-    Improve(Recording, Box<Function>),
 }
 
 /// What is being done.
@@ -453,219 +338,6 @@ impl Acceleration {
             None => lock(&self.ready).remove(&function.name),
         };
         Ok(())
-    }
-
-    /// Does what there is to do, as long as the host lives.
-    pub(crate) async fn work(self: Arc<Self>, fleet: Arc<Fleet>) {
-        while !fleet.is_closing() {
-            let next = tokio::task::block_in_place(|| self.next());
-            let outcome = match next {
-                Ok(Some(Job::Index(index))) => self.index(&fleet, index).await,
-                Ok(Some(Job::Record(recording, function))) => {
-                    self.record(&fleet, recording, &function).await
-                }
-                Ok(Some(Job::Improve(recording, function))) => {
-                    self.improve(&fleet, recording, &function).await
-                }
-                Ok(None) => {
-                    let pause = tokio::time::sleep(Duration::from_secs(5));
-                    tokio::select! { () = self.wake.notified() => {}, () = pause => {} }
-                    Ok(())
-                }
-                Err(error) => Err(error),
-            };
-            if let Err(error) = outcome {
-                tracing::error!(%error, "accelerating");
-                tokio::time::sleep(Duration::from_secs(1)).await;
-            }
-        }
-    }
-
-    /// Returns when nothing is being done, or after `patience`.
-    pub(crate) async fn rest(&self, patience: Duration) {
-        let begin = Instant::now();
-        while lock(&self.running).is_some() && begin.elapsed() < patience {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-    }
-
-    /// What is due: first what is not ready yet; of functions that were invoked last, then of those that
-    /// have waited longest.
-    fn next(&self) -> Result<Option<Job>, Refusal> {
-        let now = Timestamp::now();
-        let functions: Vec<Function> = self.catalog.list("")?;
-        let mut due = Vec::new();
-        for function in functions {
-            let Some((index, recording)) = self.stages(&function) else {
-                continue;
-            };
-            let invoked = lock(&self.invoked).get(&function.name).copied();
-            let job = match recording {
-                _ if index.stage.is_due(now) => Job::Index(index),
-                Some(recording) if index.stage == Stage::Done && recording.stage.is_due(now) => {
-                    Job::Record(recording, Box::new(function))
-                }
-                Some(recording) if recording.stage == Stage::Done && recording.is_poor() => {
-                    Job::Improve(recording, Box::new(function))
-                }
-                _ => continue,
-            };
-            let (better, since) = match &job {
-                Job::Index(index) => (false, index.since),
-                Job::Record(recording, _) => (false, recording.since),
-                Job::Improve(recording, _) => (true, recording.since),
-            };
-            due.push(((better, Reverse(invoked), since), job));
-        }
-        let first = due.into_iter().min_by_key(|(rank, _)| *rank);
-        Ok(first.map(|(_, job)| job))
-    }
-
-    fn begin(&self, manifest: Digest, what: &str) -> Arc<Doing> {
-        let doing = Arc::new(Doing::default());
-        doing.begin(what);
-        *lock(&self.running) = Some((manifest, Arc::clone(&doing)));
-        doing
-    }
-
-    async fn index(&self, fleet: &Arc<Fleet>, mut index: Index) -> Result<(), Refusal> {
-        let doing = self.begin(index.manifest, "indexing");
-        let (machine, image) = (Arc::clone(&fleet.machine), index.image.clone());
-        tracing::info!(image, "accelerating");
-        let manifest = index.manifest;
-        let work = move || machine.accelerate(&image, manifest, doing.as_ref());
-        let done = tokio::task::spawn_blocking(work).await;
-        *lock(&self.running) = None;
-        match done.map_err(|error| error.to_string()).flatten() {
-            Ok(indexed) => {
-                index.stage = Stage::Done;
-                index.compressed = indexed.compressed;
-                index.not_pushed = indexed.not_pushed;
-            }
-            Err(why) => {
-                tracing::warn!(image = index.image, why, "not accelerated");
-                index.stage = index.stage.failed(why);
-            }
-        }
-        tokio::task::block_in_place(|| self.catalog.put(&index))
-    }
-
-    async fn record(
-        &self,
-        fleet: &Arc<Fleet>,
-        mut recording: Recording,
-        function: &Function,
-    ) -> Result<(), Refusal> {
-        let _doing = self.begin(recording.manifest, "recording a start");
-        tracing::info!(function = %recording.function, "recording a start");
-        let recorded = self.observe(fleet, function).await;
-        *lock(&self.running) = None;
-        match recorded {
-            Ok((set, answered)) => {
-                recording.stage = Stage::Done;
-                recording.answered = answered;
-                recording.missed = 0;
-                recording.blocks = set.blocks;
-                recording.packed = set.packed;
-            }
-            Err(why) => {
-                // It can be used all the same: a guessed working set came with the index.
-                tracing::warn!(function = %recording.function, why, "not recorded");
-                recording.stage = recording.stage.failed(why);
-            }
-        }
-        tokio::task::block_in_place(|| {
-            self.catalog.change(|open| {
-                let now: Option<Recording> = open.get(&recording.key())?;
-                // It may have got another image meanwhile.
-                if now.is_some_and(|now| now.manifest == recording.manifest) {
-                    open.put(&recording)?;
-                }
-                Ok(())
-            })?;
-            self.note_ready(function)
-        })
-    }
-
-    /// Publishes a function's working set with what its starts have missed.
-    async fn improve(
-        &self,
-        fleet: &Arc<Fleet>,
-        mut recording: Recording,
-        function: &Function,
-    ) -> Result<(), Refusal> {
-        let order = fleet.order(&as_target(function), Lazily::Ready)?;
-        let machine = Arc::clone(&fleet.machine);
-        let improved = tokio::task::spawn_blocking(move || machine.improve(&order)).await;
-        match improved.map_err(|error| error.to_string()).flatten() {
-            Ok(set) => {
-                tracing::info!(function = %recording.function, "its working set is better now");
-                recording.answered = true;
-                recording.blocks = set.blocks;
-                recording.packed = set.packed;
-            }
-            Err(why) => {
-                tracing::warn!(function = %recording.function, why, "no better working set");
-            }
-        }
-        recording.missed = 0;
-        tokio::task::block_in_place(|| self.catalog.put(&recording))
-    }
-
-    /// A recorded start, and whether it has answered a request.
-    async fn observe(
-        &self,
-        fleet: &Arc<Fleet>,
-        function: &Function,
-    ) -> Result<(crate::machine::WorkingSet, bool), String> {
-        if !function.config.container.is_server() {
-            return Ok(Default::default());
-        }
-        let target = Arc::new(as_target(function));
-        let words = |refusal: Refusal| refusal.message;
-        let memory = fleet.set_aside(&target).await.map_err(words)?;
-        let mut memory = Some(memory);
-        let order = fleet.order(&target, Lazily::Ready).map_err(words)?;
-        let (fleet, runtime) = (Arc::clone(fleet), tokio::runtime::Handle::current());
-        let work = move || {
-            let machine = Arc::clone(&fleet.machine);
-            let mut answered = false;
-            let begun = Instant::now();
-            let set = machine.record(&order, &mut |started| {
-                let made = begun.elapsed();
-                runtime.block_on(async {
-                    let taken = fleet.guest(started, &target, memory.take()).await;
-                    let instance = taken.map_err(|(refusal, _)| refusal.message)?;
-                    let (moved, ready) = (machine.moved(&instance.id), begun.elapsed());
-                    let pool = fleet.pool(&target);
-                    answered = pool.invite(&instance, GUEST_PATIENCE).await;
-                    if answered {
-                        // Somebody has waited for it, as for any other.
-                        let start = ColdStart::new(&instance, false, moved, made, ready);
-                        fleet.stats.cold_start(&target.name, start);
-                    }
-                    match instance.end() {
-                        None => Ok(()),
-                        Some(end) => Err(crate::instance::describe(&end, &target)),
-                    }
-                })
-            })?;
-            Ok((set, answered))
-        };
-        let done = tokio::task::spawn_blocking(work).await;
-        done.map_err(|error| error.to_string()).flatten()
-    }
-}
-
-/// A function's latest configuration, to be recorded.
-fn as_target(function: &Function) -> Target {
-    Target {
-        name: function.name.clone(),
-        id: function.id.clone(),
-        config: function.config.clone(),
-        version: LATEST.to_owned(),
-        number: function.number,
-        internet: function.config.internet.unwrap_or(true),
     }
 }
 

@@ -14,7 +14,6 @@
 //!
 //! Locks: the pool's state is held for moments, never over an await; nothing else is locked under it.
 
-use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -26,10 +25,11 @@ use crate::fleet::Fleet;
 use crate::instance::Instance;
 use crate::model::Target;
 
+mod guests;
 mod jobs;
+mod state;
 
-/// Longest pause after a failed start.
-const MAX_PAUSE: Duration = Duration::from_secs(60);
+use state::{Slot, State, Waiter, pause_after};
 
 /// All instances of a target.
 #[derive(Debug)]
@@ -37,69 +37,6 @@ pub(crate) struct Pool {
     pub(crate) target: Arc<Target>,
     pub(crate) fleet: Arc<Fleet>,
     state: Mutex<State>,
-}
-
-#[derive(Debug, Default)]
-struct State {
-    slots: Vec<Slot>,
-    starting: u32,
-    line: VecDeque<Waiter>,
-    /// No new requests come: what is idle ends.
-    retired: bool,
-    /// Failed starts, one after the other.
-    failures: u32,
-    /// The last of them, and until when no other is tried.
-    failed: Option<(Refusal, Instant)>,
-}
-
-impl State {
-    /// Whether a start has failed, and no other is to be tried yet.
-    fn pausing(&self) -> bool {
-        let failed = self.failed.as_ref();
-        failed.is_some_and(|(_, until)| Instant::now() < *until)
-    }
-}
-
-/// Somebody who waits for room.
-#[derive(Debug)]
-struct Waiter {
-    answer: oneshot::Sender<Result<Lease, Refusal>>,
-    /// What an instance is to be started for, where it works on one event alone.
-    event: Option<String>,
-}
-
-impl Waiter {
-    /// Gives it room; `Err` with that where nobody waits any more.
-    fn give(self, lease: Lease) -> Result<(), Lease> {
-        let given = self.answer.send(Ok(lease));
-        given.or_else(|unsent| unsent.map_or(Ok(()), Err))
-    }
-
-    fn refuse(self, refusal: &Refusal) {
-        self.answer.send(Err(refusal.clone())).ok();
-    }
-
-    fn is_gone(&self) -> bool {
-        self.answer.is_closed()
-    }
-}
-
-/// The pause after so many failed starts, one after the other.
-fn pause_after(first: Duration, failures: u32) -> Duration {
-    let doubled = 1 << failures.saturating_sub(1).min(20);
-    first.saturating_mul(doubled).min(MAX_PAUSE)
-}
-
-#[derive(Debug)]
-struct Slot {
-    instance: Arc<Instance>,
-    busy: u32,
-    /// When its last request was over.
-    idle_since: Instant,
-    /// It is here for a moment, and somebody else ends it.
-    guest: bool,
-    /// It gets no request any more: a guest has one.
-    parting: bool,
 }
 
 /// Room in an instance for one request. Given back when it is dropped.
@@ -525,74 +462,9 @@ impl Pool {
         self.reap(Duration::ZERO);
     }
 
-    /// Lets an instance that somebody else has started, and ends, take part until it has answered one
-    /// request, or for `patience`. Whether it has answered one.
-    pub(crate) async fn invite(
-        self: &Arc<Self>,
-        instance: &Arc<Instance>,
-        patience: Duration,
-    ) -> bool {
-        let before = instance.answered();
-        {
-            let mut state = self.lock();
-            state.slots.push(Slot {
-                instance: Arc::clone(instance),
-                busy: 0,
-                idle_since: Instant::now(),
-                guest: true,
-                parting: false,
-            });
-            self.serve_line(&mut state);
-        }
-        let deadline = Instant::now() + patience;
-        let busy = || {
-            let state = self.lock();
-            let mut slots = state.slots.iter();
-            let slot = slots.find(|slot| slot.instance.id == instance.id);
-            slot.is_some_and(|slot| slot.busy > 0)
-        };
-        loop {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-            let answered = instance.answered() > before && !busy();
-            let over = answered || instance.end().is_some() || self.fleet.is_closing();
-            if over || Instant::now() >= deadline {
-                break;
-            }
-        }
-        while !self.dismiss(instance) {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-        instance.answered() > before
-    }
-
-    /// Takes a guest away if it is idle; whether it was. It gets no new request.
-    fn dismiss(&self, instance: &Instance) -> bool {
-        let mut state = self.lock();
-        let mine = |slot: &Slot| slot.instance.id == instance.id;
-        for slot in state.slots.iter_mut().filter(|slot| mine(slot)) {
-            slot.parting = true;
-        }
-        state.slots.retain(|slot| !mine(slot) || slot.busy > 0);
-        !state.slots.iter().any(mine)
-    }
-
     /// Whether nothing is left of a pool that was retired.
     pub(crate) fn is_over(&self) -> bool {
         let state = self.lock();
         state.retired && state.slots.is_empty() && state.starting == 0 && state.line.is_empty()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_pause_after_a_failed_start_doubles_up_to_a_minute() {
-        let pauses = [1, 2, 3, 9, 10, u32::MAX].map(|failures| {
-            let pause = pause_after(Duration::from_millis(200), failures);
-            pause.as_millis()
-        });
-        assert_eq!(pauses, [200, 400, 800, 51_200, 60_000, 60_000]);
     }
 }

@@ -1,5 +1,9 @@
 #![allow(clippy::unwrap_used)]
 
+use jiff::SignedDuration;
+
+use super::stage::{OFTEN, pause_after};
+use super::work::Job;
 use super::*;
 use crate::testing::{catalog, config};
 
