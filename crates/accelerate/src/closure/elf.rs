@@ -180,7 +180,7 @@ impl Elf {
             let mut loaded = segments.iter().filter(|segment| segment.kind == PT_LOAD);
             loaded.find_map(|segment| {
                 let within = address.checked_sub(segment.address)?;
-                (within < segment.file.len).then_some(segment.file.offset + within)
+                (within < segment.file.len).then(|| segment.file.offset + within)
             })
         });
         let Some(place) = place else {
@@ -245,6 +245,30 @@ mod tests {
         assert_eq!(parse(b"#!/bin/sh\n"), None);
         assert_eq!(parse(b"\x7fELF"), None);
         assert_eq!(parse(&own()[..63]), None);
+    }
+
+    #[test]
+    fn an_address_far_behind_a_segment_is_not_in_it() {
+        let mut bytes = vec![0; 0x1000];
+        let mut put = |at: usize, number: u64| {
+            bytes[at..at + 8].copy_from_slice(&number.to_le_bytes());
+        };
+        put(0, u64::from_le_bytes(*b"\x7fELF\x02\x01\x01\0"));
+        // Where the program headers are, how long one is, and how many there are.
+        put(32, 64);
+        put(54, 56 | 2 << 16);
+        // One that is loaded, and the dynamic section, whose strings would be far behind that.
+        put(64, PT_LOAD);
+        put(64 + 8, 1 << 40);
+        put(64 + 32, 8);
+        put(120, PT_DYNAMIC);
+        put(120 + 8, 0x200);
+        put(120 + 32, 0x20);
+        put(0x200, DT_STRTAB);
+        put(0x208, u64::MAX);
+        let elf = parse(&bytes).unwrap();
+        assert_eq!(elf.segments.len(), 1);
+        assert!(elf.needed.is_empty());
     }
 
     proptest! {
