@@ -352,7 +352,10 @@ fn container(config: &Config, status: Option<&str>, dialect: Dialect) -> Value {
         };
         put("command", text(&container.command));
         put("args", text(&container.arguments));
-        put("webServerMode", json!(container.web_server.unwrap_or(true)));
+    }
+    // Version 2023 does not know it: said there where it matters.
+    if dialect != Dialect::V2023 || !container.is_server() {
+        put("webServerMode", json!(container.is_server()));
     }
     Value::Object(shown)
 }

@@ -128,11 +128,18 @@ fn what_only_a_server_hears_is_refused() {
         assert_eq!(refused.refused(400), "InvalidArgument", "{field}");
         assert!(refused.text().contains("webServerMode"), "{field}");
     }
+    let of_2023 = host.call("GET", "/2023-03-30/functions/demo$web", &Value::Null);
+    assert_eq!(
+        of_2023.ok()["customContainerConfig"]["webServerMode"],
+        false
+    );
     // A server again.
     let container = json!({ "webServerMode": true });
     let config = json!({ "customContainerConfig": container, "initializer": "x" });
     host.call("PUT", FUNCTION, &config).ok();
     assert_eq!(host.invoke("hello").text(), "hello");
+    let of_2023 = host.call("GET", "/2023-03-30/functions/demo$web", &Value::Null);
+    assert!(of_2023.ok()["customContainerConfig"]["webServerMode"].is_null());
 }
 
 #[test]

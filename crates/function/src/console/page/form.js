@@ -16,6 +16,7 @@ const ALSO = {
   accelerationType: 'acceleration',
   'the image': 'image',
   instanceConcurrency: 'concurrency',
+  webServerMode: 'server',
 };
 
 const lines = (text) =>
@@ -76,6 +77,7 @@ function valuesOf(shown, service) {
     description: shown.description,
     image: container.image,
     acceleration: container.accelerationType !== 'None',
+    server: container.webServerMode !== false,
     port: flat ? container.port : shown.caPort,
     command: argumentsOf(flat ? container.entrypoint : container.command).join('\n'),
     args: argumentsOf(flat ? container.command : container.args).join('\n'),
@@ -93,6 +95,7 @@ function valuesOf(shown, service) {
 /** What the API is told. */
 function bodyOf(value, flat, isNew) {
   const container = { image: value('image'), accelerationType: value('acceleration') ? 'Default' : 'None' };
+  container.webServerMode = value('server');
   container[flat ? 'entrypoint' : 'command'] = lines(value('command'));
   container[flat ? 'command' : 'args'] = lines(value('args'));
   const body = {
@@ -159,6 +162,7 @@ export function formView(name) {
       field('acceleration', 'acceleration', check(), { hint: 'accelerationHint', broad: true }),
       field('command', 'command', area(2), { hint: 'listHint' }),
       field('args', 'args', area(2), { hint: 'listHint' }),
+      field('server', 'server', check(), { hint: 'serverHint', broad: true }),
       field('port', 'port', amount('9000'), { hint: 'portHint' }),
     ),
     group(

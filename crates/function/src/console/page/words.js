@@ -144,6 +144,11 @@ const WORDS = {
   service: ['Service', '服务'],
   serviceHint: ['May be empty; it is made if it is not there.', '可以为空；不存在时自动创建。'],
   description: ['Description', '描述'],
+  server: ['It is a web server', '容器是 Web Server'],
+  serverHint: [
+    'Else a container is started for each event, and finds it in FC_CUSTOM_CONTAINER_EVENT.',
+    '否则每个事件启动一个容器，事件在环境变量 FC_CUSTOM_CONTAINER_EVENT 中。',
+  ],
   port: ['Port', '端口'],
   portHint: ['Where the container serves HTTP.', '容器提供 HTTP 服务的端口。'],
   command: ['Command', '启动命令'],

@@ -219,6 +219,7 @@ fn a_function_is_changed_and_what_is_wrong_stands_at_its_field() {
     assert!(browser.complaints().iter().all(refused));
     browser.fill("#memorySize", "384");
     browser.fill("#environment", "GREETING=bye");
+    browser.click("#server");
     browser.click("form button[type=submit]");
     browser.see("h1", "demo/web");
     browser.see("#live", "demo/web is saved");
@@ -235,5 +236,9 @@ fn a_function_is_changed_and_what_is_wrong_stands_at_its_field() {
         shown["customContainerConfig"]["accelerationType"], "None",
         "as it was"
     );
+    assert_eq!(shown["customContainerConfig"]["webServerMode"], false);
+    browser.fill("#event", "exit 4");
+    browser.click("#invoke-title ~ form button");
+    browser.see("#result", "exit code 4");
     all_well(&browser);
 }
