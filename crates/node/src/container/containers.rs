@@ -21,6 +21,9 @@ use super::span::Spans;
 use super::state::{Phase, ProcessId, Settings, State, Status};
 use super::{ContainerError, ContainerId, id, parse};
 
+/// For how long a container that was killed may take to be gone, and its monitor to write that down.
+const PATIENCE: Duration = Duration::from_secs(10);
+
 /// All containers of a store.
 #[derive(Clone, Debug)]
 pub struct Containers {
@@ -369,7 +372,7 @@ impl Container {
         self.send(&state, state.stop_signal)?;
         if !self.wait_for_end(timeout)? {
             self.send(&state, Signal::KILL)?;
-            if !self.wait_for_end(Duration::from_secs(10))? {
+            if !self.wait_for_end(PATIENCE)? {
                 return Err(ContainerError::Stuck(state.name));
             }
         }
@@ -394,26 +397,77 @@ impl Container {
     /// # Errors
     /// [`ContainerError::StillRunning`] unless `force` is set, which kills it first.
     pub fn remove(&self, force: bool) -> Result<(), ContainerError> {
-        match self.state() {
-            Ok(state) => {
-                let running = matches!(state.phase, Phase::Running { .. }) && state.is_live();
-                if running && !force {
-                    return Err(ContainerError::StillRunning(state.name));
-                }
-                if running {
-                    // It may end between the two.
-                    let _ = self.send(&state, Signal::KILL);
-                    if !self.wait_for_end(Duration::from_secs(10))? {
-                        return Err(ContainerError::Stuck(state.name));
-                    }
-                }
-                self.clean_up(&state)?;
+        let begin = Instant::now();
+        let alone = loop {
+            let known = self.finish(force)?;
+            if let Some(alone) = self.try_alone()? {
+                break alone;
             }
-            // Nothing is known of it any more: the directory is all there is.
-            Err(ContainerError::Damaged { .. }) if force => {}
-            Err(error) => return Err(error),
+            // Its monitor is about to start it, or writes down how it ended.
+            if begin.elapsed() >= PATIENCE {
+                let name = known.map_or_else(|| self.id.short().to_owned(), |state| state.name);
+                return Err(ContainerError::Stuck(name));
+            }
+            thread::sleep(Duration::from_millis(5));
+        };
+        // A monitor that was killed leaves what it has started.
+        if let Some(state) = self.finish(force)? {
+            self.clean_up(&state)?;
         }
-        fs::remove_dir_all(&self.dir).map_err(ContainerError::file("remove", &self.dir))
+        fs::remove_dir_all(&self.dir).map_err(ContainerError::file("remove", &self.dir))?;
+        drop(alone);
+        Ok(())
+    }
+
+    /// Kills what runs. `None` where nothing is known of it any more: the directory is all there is.
+    fn finish(&self, force: bool) -> Result<Option<State>, ContainerError> {
+        let state = match self.state() {
+            Ok(state) => state,
+            Err(ContainerError::Damaged { .. }) if force => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        if matches!(state.phase, Phase::Running { .. }) && state.is_live() {
+            if !force {
+                return Err(ContainerError::StillRunning(state.name));
+            }
+            // It may end between the two.
+            let _ = self.send(&state, Signal::KILL);
+            if !self.wait_for_end(PATIENCE)? {
+                return Err(ContainerError::Stuck(state.name));
+            }
+        }
+        Ok(Some(state))
+    }
+
+    /// Waits until nobody else starts, watches or removes the container: a monitor does from before the
+    /// start until the end is written down. Over with the value.
+    pub(super) fn alone(&self) -> Result<File, ContainerError> {
+        self.lock(FlockOperation::LockExclusive)
+    }
+
+    /// The same without waiting: `None` where somebody else does.
+    fn try_alone(&self) -> Result<Option<File>, ContainerError> {
+        match self.lock(FlockOperation::NonBlockingLockExclusive) {
+            Ok(alone) => Ok(Some(alone)),
+            Err(ContainerError::File { source, .. })
+                if source.kind() == io::ErrorKind::WouldBlock =>
+            {
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// A lock of the directory itself: whoever has waited for one that was removed finds nothing in it.
+    fn lock(&self, how: FlockOperation) -> Result<File, ContainerError> {
+        let dir = File::open(&self.dir).map_err(ContainerError::file("open", &self.dir))?;
+        loop {
+            match flock(&dir, how) {
+                Ok(()) => return Ok(dir),
+                Err(rustix::io::Errno::INTR) => {}
+                Err(error) => return Err(ContainerError::file("lock", &self.dir)(error)),
+            }
+        }
     }
 
     /// Takes away what lies outside the directory: the runtime's state, control groups, network.

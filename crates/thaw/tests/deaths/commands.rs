@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::net::TcpListener;
+use std::os::unix::fs::PermissionsExt;
 use std::process::{Child, Output, Stdio};
 use std::thread;
 use std::time::Duration;
@@ -10,7 +11,7 @@ use rustix::fs::{FlockOperation, flock};
 use rustix::process::Signal;
 use thaw_testkit::thaw::Thaw;
 
-use super::{eventually, kill, processes, signal, thaw};
+use super::{Scene, eventually, kill, processes, signal, thaw};
 
 /// A command in the background, its output caught.
 fn spawn(node: &Thaw, args: &[&str]) -> Child {
@@ -121,4 +122,34 @@ fn a_daemon_whose_store_was_removed_ends_when_it_is_told() {
     eventually("the end of the daemon", || {
         processes(&node, "daemon").is_empty()
     });
+}
+
+/// Between the time at which it runs and the one at which its monitor has written that down.
+#[test]
+fn a_container_that_is_being_started_is_removed_when_it_has() {
+    let (scene, node) = (Scene::new(), thaw());
+    let [runtime, asked] = ["runtime", "asked"].map(|name| scene.directory.path().join(name));
+    let asked_path = asked.display();
+    let script = format!(
+        "#!/bin/sh\nrunc \"$@\" || exit\ncase \" $* \" in *' run '*) echo > {asked_path}; sleep 1;; esac\n"
+    );
+    fs::write(&runtime, script).unwrap();
+    fs::set_permissions(&runtime, fs::Permissions::from_mode(0o755)).unwrap();
+    let runtime = runtime.to_str().unwrap();
+    let what = [&*scene.image, "--", "sleep", "600"];
+    let how = ["run", "--detach", "--name", "late", "--runtime", runtime];
+    let start = spawn(&node, &[&how[..], &what].concat());
+    eventually("a container", || asked.exists());
+    let dirs = fs::read_dir(node.root().join("containers")).unwrap();
+    let ids = dirs.flatten().filter(|entry| entry.path().is_dir());
+    let ids: Vec<String> = ids
+        .map(|entry| entry.file_name().into_string().unwrap())
+        .collect();
+    node.run(["rm", "--force", "late"]).unwrap();
+    assert!(!node.root().join("containers").join(&ids[0]).exists());
+    end(start);
+    let all = fs::read_dir("/proc").unwrap().flatten();
+    let groups = all.filter_map(|entry| fs::read_to_string(entry.path().join("cgroup")).ok());
+    let mut left = groups.filter(|groups| groups.contains(&ids[0]));
+    assert_eq!(left.next(), None, "nothing of it runs");
 }

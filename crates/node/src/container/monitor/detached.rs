@@ -98,6 +98,7 @@ pub fn run_detached(
 
 fn supervise(dir: &Path, revive: Revive) -> Result<u8, ContainerError> {
     let container = Container::open(dir)?;
+    let _alone = container.alone()?;
     let state = container.state()?;
     let wanted = Wanted {
         tty: state.options.process.tty,

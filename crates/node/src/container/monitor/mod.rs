@@ -64,6 +64,7 @@ pub fn foreground(
     revive: Revive,
     started: impl FnOnce(&Started),
 ) -> Result<u8, ContainerError> {
+    let _alone = container.alone()?;
     let state = container.state()?;
     let wanted = Wanted {
         tty: state.options.process.tty,
@@ -74,7 +75,7 @@ pub fn foreground(
     monitor(container, state, wanted, revive, started)
 }
 
-/// The life of a container, from its start to its end.
+/// The life of a container, from its start to its end. The caller has it [alone](Container::alone).
 fn monitor(
     container: &Container,
     state: State,
