@@ -12,15 +12,15 @@
 //! invoked come first, then whoever has waited longest.
 //!
 //! A recording is a start of the function with nothing of the image in a cache. It takes part in
-//! serving: where a request comes within [`GUEST_PATIENCE`](work::GUEST_PATIENCE) it is recorded up to that request's
-//! answer, else up to the moment at which the function listens.
+//! serving: where a request comes within [`GUEST_PATIENCE`](work::GUEST_PATIENCE) it is recorded up to
+//! that request's answer, else up to the moment at which the function listens.
 //!
 //! A function that is no server starts for an event alone: no start of it is made up. Its first
 //! accelerated ones say what it reads.
 //!
-//! What later starts had to wait for is kept by the node as it is read. When [`OFTEN`](stage::OFTEN) starts have missed
-//! more than [`MUCH`] up to their first answers, the working set is published anew, with all of that.
-//! Where no request came to the recording, the first such start is enough: it is the first to show what
+//! What later starts had to wait for is kept by the node as it is read. When
+//! [`OFTEN`](stage::OFTEN) starts have missed more than [`MUCH`] up to their first answers, the working
+//! set is published anew, with all of that. Where no request came to the recording, the first such start is enough: it is the first to show what
 //! an answer takes.
 
 use std::collections::HashMap;

@@ -366,6 +366,23 @@ pub(crate) struct AsyncConfig {
     pub(crate) modified: Timestamp,
 }
 
+impl AsyncConfig {
+    /// What holds where nothing was configured.
+    pub(crate) fn plain(function: &FunctionName, qualifier: &str, now: Timestamp) -> Self {
+        Self {
+            function: function.clone(),
+            qualifier: qualifier.to_owned(),
+            retries: 3,
+            max_age: 86_400,
+            on_success: String::new(),
+            on_failure: String::new(),
+            stateful: false,
+            created: now,
+            modified: now,
+        }
+    }
+}
+
 /// How many instances a function has at least and at most.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Scaling {

@@ -310,18 +310,14 @@ impl Pool {
         let mut state = self.lock();
         state.starting -= 1;
         match started {
-            Ok(instance) => {
-                state.failures = 0;
-                state.failed = None;
-                self.admit(&mut state, instance);
-            }
+            Ok(instance) => self.admit(&mut state, instance),
             Err(refusal) => self.fail(&mut state, &refusal),
         }
     }
 
     /// A new instance: for those who have waited longest.
     fn admit(self: &Arc<Self>, state: &mut State, instance: Arc<Instance>) {
-        state.slots.push(Slot {
+        state.add(Slot {
             instance: Arc::clone(&instance),
             busy: 0,
             idle_since: Instant::now(),

@@ -53,17 +53,7 @@ fn read_async(
     qualifier: &str,
 ) -> Result<AsyncConfig, Refusal> {
     let now = Timestamp::now();
-    let mut config = before.unwrap_or_else(|| AsyncConfig {
-        function: function.clone(),
-        qualifier: qualifier.to_owned(),
-        retries: 3,
-        max_age: 86_400,
-        on_success: String::new(),
-        on_failure: String::new(),
-        stateful: false,
-        created: now,
-        modified: now,
-    });
+    let mut config = before.unwrap_or_else(|| AsyncConfig::plain(function, qualifier, now));
     config.modified = now;
     let retries = fields.number("maxAsyncRetryAttempts", 0..=8)?;
     config.retries = retries.unwrap_or(config.retries);

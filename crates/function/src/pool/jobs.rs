@@ -49,9 +49,7 @@ impl Pool {
         state.starting -= 1;
         match started {
             Ok(instance) => {
-                state.failures = 0;
-                state.failed = None;
-                state.slots.push(Slot {
+                state.add(Slot {
                     instance: Arc::clone(&instance),
                     busy: 1,
                     idle_since: Instant::now(),

@@ -32,6 +32,13 @@ impl State {
         let failed = self.failed.as_ref();
         failed.is_some_and(|(_, until)| Instant::now() < *until)
     }
+
+    /// A start has succeeded.
+    pub(super) fn add(&mut self, slot: Slot) {
+        self.failures = 0;
+        self.failed = None;
+        self.slots.push(slot);
+    }
 }
 
 /// Somebody who waits for room.

@@ -184,16 +184,6 @@ fn config(host: &Host, task: &Task) -> Result<AsyncConfig, Refusal> {
     };
     let key = format!("{}/{qualifier}", function_key(&task.function));
     let config: Option<AsyncConfig> = host.catalog.get(&key)?;
-    let now = task.enqueued;
-    Ok(config.unwrap_or_else(|| AsyncConfig {
-        function: task.function.clone(),
-        qualifier: task.qualifier.clone(),
-        retries: 3,
-        max_age: 86_400,
-        on_success: String::new(),
-        on_failure: String::new(),
-        stateful: false,
-        created: now,
-        modified: now,
-    }))
+    let plain = || AsyncConfig::plain(&task.function, &task.qualifier, task.enqueued);
+    Ok(config.unwrap_or_else(plain))
 }
