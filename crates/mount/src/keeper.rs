@@ -52,6 +52,7 @@ mod server;
 mod source;
 mod succession;
 mod supply;
+mod wakeful;
 mod wire;
 
 use std::ffi::OsString;

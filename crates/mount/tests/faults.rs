@@ -6,6 +6,7 @@ mod support;
 
 use std::ffi::OsString;
 use std::fs;
+use std::path::Path;
 use std::process::{Command, ExitCode};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -15,7 +16,9 @@ use std::time::{Duration, Instant};
 use support::{FILE, Rig, World, finish, noise, start, unmount};
 use thaw_image::Extent;
 use thaw_mount::{Denial, FaultHandler, FaultTransport, Keeper, MountError, Released, Unmount};
+use thaw_sys::wake::Awake;
 
+const LATENCY: &str = "/dev/cpu_dma_latency";
 const LONG: Duration = Duration::from_secs(30);
 
 every_world!(
@@ -26,6 +29,7 @@ every_world!(
     readers_in_parallel_are_served_in_parallel,
     the_trace_has_each_block_once_in_the_order_of_reads,
     an_image_of_128_layers_is_mounted,
+    processors_do_not_halt_while_reads_follow_one_another,
     a_keeper_that_may_open_few_files_says_so_and_serves,
 );
 
@@ -229,6 +233,34 @@ fn retry<T>(mut try_it: impl FnMut() -> Option<T>) -> T {
         assert!(Instant::now() < until, "did not happen in time");
         thread::sleep(Duration::from_millis(10));
     }
+}
+
+fn processors_do_not_halt_while_reads_follow_one_another(world: World) {
+    if !Awake::is_of_use() {
+        eprintln!("skipped: nothing brings the processors of this machine back from a halt");
+        return;
+    }
+    let rig = Rig::new(world, vec![noise(8, 100 * FILE)]);
+    rig.layers[0].fill(Extent::between(0, 50 * FILE));
+    let handler = rig.handler();
+    let keeper = start(&rig, &handler, LONG);
+    let mount = rig.mount(&rig.attach(&keeper));
+    let descriptors = format!("/proc/{}/fd", keeper.child_pid().unwrap());
+    let holds = || {
+        let mut open = fs::read_dir(&descriptors).unwrap();
+        open.any(|fd| fs::read_link(fd.unwrap().path()).is_ok_and(|to| to == Path::new(LATENCY)))
+    };
+    // A mount may read, too.
+    retry(|| (!holds()).then_some(()));
+    let mut held = 0;
+    for file in 0..100 {
+        rig.read(0, file, 0, FILE).unwrap();
+        held += u32::from(holds());
+    }
+    assert!(held > 0, "while files are read");
+    retry(|| (!holds()).then_some(()));
+    unmount(mount);
+    finish(&rig, &keeper);
 }
 
 #[test]

@@ -11,6 +11,7 @@
 //! - [`socket`]: whole messages with descriptors over Unix sockets.
 //! - [`peer`]: who is at the other end of a socket.
 //! - [`process`]: what a process that serves others does to itself.
+//! - [`wake`]: processors that do not halt for a moment.
 //! - [`capabilities`]: what this kernel and this store can do, found out by trying.
 
 pub mod capabilities;
@@ -21,3 +22,4 @@ pub mod mount;
 pub mod peer;
 pub mod process;
 pub mod socket;
+pub mod wake;

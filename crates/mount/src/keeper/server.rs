@@ -20,6 +20,7 @@ use super::life;
 use super::message::{Command, Notice, Reply, Request};
 use super::source::{self, Reader, Source};
 use super::supply::{Fence, Supply};
+use super::wakeful::Wakeful;
 use super::wire::MAX_MESSAGE;
 use super::{EVENT_FD_LIMIT, PROTOCOL};
 use crate::{Denial, FaultCounters, MountError, TransportKind};
@@ -120,6 +121,7 @@ struct Server {
     idle_since: Option<Instant>,
     /// Whom to tell when what was let through before has its bytes.
     fences: Vec<(Request, Fence)>,
+    wakeful: Wakeful,
     /// For commands.
     buffer: Vec<u8>,
 }
@@ -180,6 +182,7 @@ impl Server {
             incomplete: false,
             idle_since: None,
             fences: Vec::new(),
+            wakeful: Wakeful::new(),
             buffer,
         })
     }
@@ -195,6 +198,7 @@ impl Server {
             {
                 return Ok(());
             }
+            self.wakeful.rest(Instant::now());
             self.pass_fences();
             self.send();
             if ready.connection
@@ -262,7 +266,7 @@ impl Server {
             true => TICK,
             false => FENCE_TICK,
         };
-        left.min(tick)
+        left.min(self.wakeful.timeout().unwrap_or(tick)).min(tick)
     }
 
     /// Says of fences that they are passed.
@@ -284,6 +288,9 @@ impl Server {
         let room = self.settings.max_pending.saturating_sub(self.pending.len());
         match self.source.read(&self.layers, room) {
             Ok(readers) => {
+                if !readers.is_empty() {
+                    self.wakeful.event(Instant::now());
+                }
                 for reader in readers {
                     self.take_reader(reader);
                 }
