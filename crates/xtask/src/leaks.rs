@@ -1,5 +1,5 @@
-//! What a test run must not leave behind: mounts, network namespaces, loop devices, processes,
-//! control groups.
+//! What a test run must not leave behind: mounts, network namespaces, network links, loop devices,
+//! processes, control groups.
 //!
 //! The state of the machine is taken before and after; what is there only afterwards is a leak.
 //! Something else on the machine that mounts or starts things meanwhile shows up as well.
@@ -24,7 +24,14 @@ pub(crate) struct Machine(BTreeSet<String>);
 impl Machine {
     /// Looks.
     pub(crate) fn now() -> Self {
-        let all = [mounts(), namespaces(), loops(), processes(), groups()];
+        let all = [
+            mounts(),
+            namespaces(),
+            links(),
+            loops(),
+            processes(),
+            groups(),
+        ];
         Self(all.into_iter().flatten().collect())
     }
 
@@ -35,7 +42,8 @@ impl Machine {
             let new = self.new_things();
             if new.is_empty() {
                 println!(
-                    "leaks: none (mounts, network namespaces, loop devices, processes, control groups)"
+                    "leaks: none (mounts, network namespaces and links, loop devices, processes, \
+                     control groups)"
                 );
                 return Ok(());
             }
@@ -60,6 +68,12 @@ fn mounts() -> Vec<String> {
 fn namespaces() -> Vec<String> {
     names("/run/netns")
         .map(|name| format!("network namespace {name}"))
+        .collect()
+}
+
+fn links() -> Vec<String> {
+    names("/sys/class/net")
+        .map(|name| format!("network link {name}"))
         .collect()
 }
 

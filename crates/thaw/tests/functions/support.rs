@@ -355,6 +355,10 @@ impl Drop for Host {
             eprintln!("the host's log:\n{log}");
         }
         self.end();
+        // The bridge is the machine's, and goes with the last who needs it.
+        if let Err(error) = self.thaw.run(["gc", "--all"]) {
+            assert!(std::thread::panicking(), "{error:#}");
+        }
         std::fs::remove_file(self.thaw.root().with_extension("serve.log")).ok();
     }
 }
