@@ -43,6 +43,8 @@ pub(crate) struct End {
     pub(crate) out_of_memory: bool,
     /// Whether its disk was full then.
     pub(crate) disk_full: bool,
+    /// The most bytes of memory that it had.
+    pub(crate) peak_memory: Option<u64>,
 }
 
 /// Why a request got no answer.
@@ -476,11 +478,13 @@ async fn watch_end(mut monitor: Child, dir: PathBuf, end: watch::Sender<Option<E
                 code,
                 out_of_memory,
                 disk_full,
+                peak_memory,
                 ..
             }) => End {
                 code: Some(code.into()),
                 out_of_memory,
                 disk_full,
+                peak_memory,
             },
             _ => End::default(),
         }

@@ -37,12 +37,18 @@ pub(super) async fn run(
     let instance = Arc::clone(&lease.instance);
     let begin = Instant::now();
     let patience = Duration::from_secs(target.config.timeout.into());
-    let mut answered = match tokio::time::timeout(patience, instance.wait()).await {
-        Ok(end) => to_answer(&instance, &end.unwrap_or_default()),
-        Err(_) => Answered::failed("UnhandledInvocationError", &timed_out(patience)),
+    let (mut answered, peak_memory) = match tokio::time::timeout(patience, instance.wait()).await {
+        Ok(end) => {
+            let end = end.unwrap_or_default();
+            (to_answer(&instance, &end), end.peak_memory)
+        }
+        Err(_) => {
+            let failed = Answered::failed("UnhandledInvocationError", &timed_out(patience));
+            (failed, instance.peak_memory())
+        }
     };
     answered.took = begin.elapsed();
-    answered.peak_memory = instance.peak_memory();
+    answered.peak_memory = peak_memory;
     let dir = &instance.started.dir;
     answered.log = with_log.then(|| Tail::whole(dir).read(request_id).log);
     let noted = note_missed(host, &lease);

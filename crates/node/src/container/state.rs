@@ -115,6 +115,9 @@ pub enum Phase {
         /// Whether what it may write was used up then.
         #[serde(default)]
         disk_full: bool,
+        /// The most bytes of memory that it had; `None` where the kernel does not count them.
+        #[serde(default)]
+        peak_memory: Option<u64>,
     },
 }
 

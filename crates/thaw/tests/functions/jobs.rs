@@ -41,6 +41,12 @@ fn an_event_has_a_container_of_its_own_and_its_end_is_the_answer() {
         let answer = host.invoke(event);
         assert_eq!(answer.status, 200, "{}", answer.text());
         assert_eq!(answer.header("x-fc-error-type"), "UnhandledInvocationError");
+        let peak: f64 = answer.header("x-fc-max-memory-usage").parse().unwrap();
+        // The whole of its 128 MiB where it wanted more.
+        assert!(
+            peak > if event.starts_with("eat") { 100.0 } else { 0.1 },
+            "{peak}"
+        );
         answer.json()["errorMessage"].as_str().unwrap().to_owned()
     };
     let ended = failed("exit 5");

@@ -175,7 +175,9 @@ impl Running {
 fn finish(container: &Container, mut state: State, started: Option<Timestamp>, code: u8) {
     // The group, and its counters, go with the container.
     let cgroup = Cgroup::of(&state.id.cgroup());
+    let cgroup = cgroup.as_ref();
     let out_of_memory = cgroup.is_some_and(|cgroup| cgroup.memory_kills() > 0);
+    let peak_memory = cgroup.and_then(Cgroup::peak_memory);
     let disk_full = crate::disk_is_full(container.dir());
     if let Err(error) = container.clean_up(&state) {
         tracing::warn!(container = %state.id.short(), %error, "something is left behind");
@@ -186,6 +188,7 @@ fn finish(container: &Container, mut state: State, started: Option<Timestamp>, c
         code,
         out_of_memory,
         disk_full,
+        peak_memory,
     };
     if let Err(error) = state.write(container.dir()) {
         tracing::warn!(container = %state.id.short(), %error, "the end is not written down");
