@@ -315,6 +315,15 @@ impl Node {
         for dir in &dirs {
             self.unmount(dir)?;
         }
+        self.release_ended()?;
+        Ok(dirs)
+    }
+
+    /// Unmounts what only containers have that have ended.
+    ///
+    /// # Errors
+    /// The first thing that could not be unmounted.
+    pub(crate) fn release_ended(&self) -> Result<(), NodeError> {
         let ended: Vec<String> = self
             .containers
             .list()?
@@ -326,7 +335,7 @@ impl Node {
             self.release(&id, false)?;
         }
         self.unmount_unused();
-        Ok(dirs)
+        Ok(())
     }
 
     /// The containers of this store.

@@ -21,6 +21,14 @@ pub enum NodeError {
     /// The manifest and its configuration.
     #[error(transparent)]
     Image(#[from] ImageError),
+    /// An image that is not in the store.
+    #[error("{0} is not in the store: `thaw images` lists what is")]
+    NoImage(String),
+    /// An image that is to be removed, and is in use.
+    #[error(
+        "{0} is in use by a container or a mount: stop or unmount that first (`thaw ps` and `thaw mount` list them)"
+    )]
+    ImageInUse(String),
     /// The image is for other machines.
     #[error("{image} is for {is}, not for {wanted}: ask for it with --platform {is}")]
     WrongPlatform {

@@ -23,6 +23,9 @@ use thaw_registry::Link;
 use crate::node::lock;
 use crate::pull::LayerRecord;
 
+/// As many hex characters of a digest name one manifest.
+const SHORT_MANIFEST: usize = 12;
+
 /// What a reference meant when it was last resolved.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct RefRecord {
@@ -247,6 +250,31 @@ impl Records {
             .filter_map(|path| read(path))
             .collect();
         images.sort_by(|a, b| (&a.reference, &a.manifest).cmp(&(&b.reference, &b.manifest)));
+        Ok(images)
+    }
+
+    /// The images that a name means: a reference, which has one for each platform, or at least
+    /// [`SHORT_MANIFEST`] hex characters of a manifest's digest.
+    ///
+    /// # Errors
+    /// When a directory cannot be listed.
+    pub(crate) fn named(&self, name: &str) -> io::Result<Vec<ImageRecord>> {
+        let reference = name.parse::<ImageReference>().ok();
+        let reference = reference.map(|reference| reference.to_string());
+        let is_it = |it: &str| it == name || reference.as_deref() == Some(it);
+        let meant: BTreeSet<Digest> = files(&self.refs)?
+            .iter()
+            .filter_map(|path| read::<RefRecord>(path))
+            .filter(|record| is_it(&record.reference))
+            .map(|record| record.manifest)
+            .collect();
+        let hex = name.strip_prefix("sha256:").unwrap_or(name);
+        let mut images = self.images()?;
+        images.retain(|image| {
+            is_it(&image.reference)
+                || meant.contains(&image.manifest)
+                || (hex.len() >= SHORT_MANIFEST && image.manifest.hex().starts_with(hex))
+        });
         Ok(images)
     }
 

@@ -515,8 +515,11 @@ pub struct ImageFacts {
 }
 
 /// What a garbage collection may take.
-#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct GcOptions {
+    /// Images that go, too: references, or the first 12 or more hex characters of their manifests.
+    #[serde(default)]
+    pub images: Vec<String>,
     /// All that nothing uses, not only what no image refers to.
     pub all: bool,
     /// Only plan.

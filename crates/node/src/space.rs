@@ -35,14 +35,17 @@ struct Plan {
 }
 
 impl Node {
-    /// Removes what nothing refers to; with `all` every image that is not in use, and containers
-    /// that have ended.
+    /// Removes what nothing refers to, and images that were named; with `all` every image that is not
+    /// in use, and containers that have ended.
     ///
     /// # Errors
-    /// [`NodeError`] when the store cannot be read, or something cannot be removed.
+    /// [`NodeError`] when the store cannot be read, or something cannot be removed. Nothing is when an
+    /// image that was named is not here, or is in use.
     pub fn gc(&self, options: &GcOptions) -> Result<Collected, NodeError> {
         if options.all && !options.dry_run {
             self.unmount_all()?;
+        } else if !options.images.is_empty() && !options.dry_run {
+            self.release_ended()?;
         }
         let mut plan = self.plan(options)?;
         plan.told.dry_run = options.dry_run;
@@ -67,6 +70,7 @@ impl Node {
 
     fn plan(&self, options: &GcOptions) -> Result<Plan, NodeError> {
         let mut plan = Plan::default();
+        let named = self.named(options)?;
         if options.all {
             self.plan_containers(&mut plan)?;
             self.plan_mounts(&mut plan);
@@ -81,6 +85,7 @@ impl Node {
                 || (!options.dry_run && self.is_mounted(&record.manifest));
             let why = match &image {
                 None => Some("its manifest is not in the store"),
+                Some(_) if named.contains(&record.manifest) => Some("it was named"),
                 Some(_) if options.all && !in_use => Some("not in use"),
                 Some(_) => None,
             };
@@ -135,6 +140,25 @@ impl Node {
         }
         self.plan_traces(&mut plan, &used_images)?;
         Ok(plan)
+    }
+
+    /// The images that were named.
+    fn named(&self, options: &GcOptions) -> Result<BTreeSet<Digest>, NodeError> {
+        let mut named = BTreeSet::new();
+        for name in &options.images {
+            let images = self.records.named(name).map_err(NodeError::records)?;
+            if images.is_empty() {
+                return Err(NodeError::NoImage(name.clone()));
+            }
+            for image in images {
+                let manifest = image.manifest;
+                if self.is_used(&manifest) || (!options.dry_run && self.is_mounted(&manifest)) {
+                    return Err(NodeError::ImageInUse(name.clone()));
+                }
+                named.insert(manifest);
+            }
+        }
+        Ok(named)
     }
 
     /// What starts have read goes with the image, whether or not it was ever published.

@@ -86,7 +86,7 @@ pub(crate) enum Command {
     Pull(Pull),
     /// Show an image: layers, acceleration, working set, what of it is here
     Inspect(Inspect),
-    /// List containers and how their images were started
+    /// List containers and how their images were started; with --quiet only their ids
     Ps(Ps),
     /// Run a command in a running container
     Exec(Exec),
@@ -96,9 +96,10 @@ pub(crate) enum Command {
     Stop(Stop),
     /// Remove containers
     Rm(Rm),
-    /// List the images in the store and what they cost
+    /// List the images in the store and what they cost; with --quiet only their manifests
     Images,
-    /// Give space back
+    /// Give space back: what no image refers to, and the images that are named
+    #[command(visible_alias = "rmi")]
     Gc(Gc),
     /// Print what the daemon has counted, in Prometheus' text format
     Metrics,
@@ -444,6 +445,9 @@ pub(crate) struct Rm {
 
 #[derive(Debug, Args)]
 pub(crate) struct Gc {
+    /// Images that go, too: references, or manifests as `thaw images` shows them
+    #[arg(value_name = "IMAGE")]
+    pub(crate) images: Vec<String>,
     /// Remove all that nothing uses, not only what no image refers to
     #[arg(long)]
     pub(crate) all: bool,

@@ -9,7 +9,7 @@ use thaw_node::{
     Collected, ContainerFacts, GcOptions, ImageFacts, Inspection, Measures, MountFacts,
 };
 
-use super::{Context, plain_wish};
+use super::{Context, plain_wish, reference};
 use crate::cli::{Gc, Inspect, Ps};
 use crate::output::{bytes, percent, table};
 use crate::protocol::Request;
@@ -124,14 +124,22 @@ fn format_name(media_type: &str) -> &str {
     }
 }
 
+fn lines(all: impl Iterator<Item = String>) -> String {
+    all.map(|line| line + "\n").collect()
+}
+
 pub(super) fn ps(context: &Context, args: &Ps) -> anyhow::Result<ExitCode> {
     let containers: Vec<ContainerFacts> = context.client.ask(Request::Ps { all: args.all })?;
     context.print(&containers, |containers| {
+        let short = |container: &ContainerFacts| container.id.chars().take(SHORT).collect();
+        if context.global.quiet {
+            return lines(containers.iter().map(short));
+        }
         let rows: Vec<Vec<String>> = containers
             .iter()
             .map(|container| {
                 vec![
-                    container.id.chars().take(SHORT).collect(),
+                    short(container),
                     container.name.clone(),
                     container.image.clone(),
                     container.status.clone(),
@@ -198,6 +206,10 @@ fn port(port: &Published) -> String {
 pub(super) fn images(context: &Context) -> anyhow::Result<ExitCode> {
     let images: Vec<ImageFacts> = context.client.ask(Request::Images)?;
     context.print(&images, |images| {
+        if context.global.quiet {
+            let short = |image: &ImageFacts| image.manifest.hex()[..SHORT].to_owned();
+            return lines(images.iter().map(short));
+        }
         let rows: Vec<Vec<String>> = images
             .iter()
             .map(|image| {
@@ -229,7 +241,12 @@ pub(super) fn images(context: &Context) -> anyhow::Result<ExitCode> {
 }
 
 pub(super) fn gc(context: &Context, args: &Gc) -> anyhow::Result<ExitCode> {
+    let complete = |name: &String| match name.starts_with("oci:") {
+        true => reference(name),
+        false => Ok(name.clone()),
+    };
     let options = GcOptions {
+        images: args.images.iter().map(complete).collect::<Result<_, _>>()?,
         all: args.all,
         dry_run: args.dry_run,
         cache_size: args.cache_size,

@@ -3,9 +3,11 @@
 use std::fs;
 
 use serde_json::Value;
+use thaw_testkit::image::Compression;
+use thaw_testkit::scratch;
 use thaw_testkit::thaw::Thaw;
 
-use crate::support::{Scene, json, keys, run, stdout, target, thaw};
+use crate::support::{Scene, image, json, keys, refused, run, stdout, target, thaw};
 
 #[test]
 fn collecting_everything_leaves_nothing() {
@@ -43,6 +45,73 @@ fn collecting_everything_leaves_nothing() {
             .collect();
         assert!(left.is_empty(), "{place}: {left:?}");
     }
+}
+
+#[test]
+fn an_image_that_is_named_goes_and_what_others_have_stays() {
+    let scene = Scene::new();
+    let directory = scratch::directory().unwrap();
+    // It has the same layers.
+    let other =
+        image(Compression::Gzip(6)).config("Cmd", serde_json::json!(["cat", "/srv/message"]));
+    let other = other.write(&directory.path().join("other"), "latest");
+    let other = other.unwrap().push(&scene.registry, "other:1").unwrap();
+    let node = thaw();
+    let named = |what: &[&str]| {
+        let said = node.run(what).unwrap();
+        said.lines().map(ToOwned::to_owned).collect::<Vec<_>>()
+    };
+    let images = || named(&["images", "--quiet"]);
+    let layers = || fs::read_dir(node.root().join("layers")).unwrap().count();
+    node.run(["pull", &scene.image]).unwrap();
+    let first = images();
+    let alone = layers();
+    node.run(["pull", &other]).unwrap();
+    let both = images();
+    assert_eq!((both.len(), layers()), (2, alone));
+
+    let (code, said) = refused(&node, &["gc", &scene.image, "nobody/has:this"]);
+    assert!(
+        code == 125 && said.contains("nobody/has:this is not in the store"),
+        "{said}"
+    );
+    let args = [
+        "run",
+        "-d",
+        "--net",
+        "none",
+        "--name",
+        "live",
+        &scene.image,
+        "sleep",
+        "60",
+    ];
+    node.run(args).unwrap();
+    let id = named(&["ps", "-q"]);
+    assert!(id.len() == 1 && id[0].len() == 12, "{id:?}");
+    let (_, said) = refused(&node, &["rmi", &scene.image]);
+    assert!(said.contains("in use"), "{said}");
+    node.run(["rm", "-f", &id[0]]).unwrap();
+    let plan = node.run(["rmi", "--dry-run", &scene.image]).unwrap();
+    assert!(
+        plan.contains("it was named") && !plan.contains("layer"),
+        "{plan}"
+    );
+    assert_eq!(images(), both);
+
+    node.run(["rmi", &scene.image]).unwrap();
+    assert_eq!((images().len(), layers()), (1, alone));
+    assert_ne!(images(), first);
+    assert!(
+        run(&node, &["--pull", "lazy"], &other, &[])
+            .status
+            .success()
+    );
+    node.run(["rmi", &images()[0]]).unwrap();
+    assert!(images().is_empty());
+    let left = fs::read_dir(node.root().join("layers")).unwrap();
+    let left: Vec<_> = left.map(|entry| entry.unwrap().file_name()).collect();
+    assert!(left.iter().all(|name| name == ".lock"), "{left:?}");
 }
 
 #[test]
