@@ -245,6 +245,9 @@ pub(crate) struct ContainerArgs {
     /// Environment variable; without a value it is taken from here
     #[arg(short, long, value_name = "NAME[=VALUE]")]
     pub(crate) env: Vec<String>,
+    /// File with an environment variable on each line; --env goes before it
+    #[arg(long, value_name = "FILE")]
+    pub(crate) env_file: Vec<PathBuf>,
     /// Bind a host directory, or a named volume
     #[arg(short, long, value_name = "SRC:DST[:ro]")]
     pub(crate) volume: Vec<Volume>,
@@ -258,7 +261,7 @@ pub(crate) struct ContainerArgs {
     #[arg(short, long, value_name = "USER[:GROUP]")]
     pub(crate) user: Option<String>,
     /// Network
-    #[arg(long, value_enum, default_value_t)]
+    #[arg(long, visible_alias = "network", value_enum, default_value_t)]
     pub(crate) net: Net,
     /// Name server of the container [default: the host's]
     #[arg(long, value_name = "ADDRESS")]
@@ -389,6 +392,9 @@ pub(crate) struct Exec {
     /// Environment variable
     #[arg(short, long, value_name = "NAME=VALUE")]
     pub(crate) env: Vec<String>,
+    /// File with an environment variable on each line; --env goes before it
+    #[arg(long, value_name = "FILE")]
+    pub(crate) env_file: Vec<PathBuf>,
     /// Working directory
     #[arg(short, long, value_name = "DIR")]
     pub(crate) workdir: Option<String>,

@@ -4,6 +4,7 @@ mod config;
 mod container;
 mod daemon;
 mod doctor;
+mod environment;
 mod explain;
 mod facts;
 mod function;

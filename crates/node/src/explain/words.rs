@@ -109,8 +109,11 @@ impl Words {
             return;
         }
         self.find(format!(
-            "{} reads waited for bytes of the image, {} together",
-            waits.count,
+            "{} waited for bytes of the image, {} together",
+            match waits.count {
+                1 => "1 read".to_owned(),
+                count => format!("{count} reads"),
+            },
             milliseconds(waits.took)
         ));
         if waits.shared_with > 0 {

@@ -9,9 +9,10 @@ use std::time::Duration;
 
 use serde::Serialize;
 use thaw_node::container::log::{LogQuery, Stream};
-use thaw_node::container::{Containers, ProcessOptions, monitor, parse};
+use thaw_node::container::{Containers, ProcessOptions, monitor};
 
 use super::Context;
+use super::environment::environment;
 use crate::cli::{Exec, Logs, Rm, Stop};
 use crate::client::Client;
 use crate::protocol::Request;
@@ -26,11 +27,7 @@ fn containers(context: &Context) -> anyhow::Result<Containers> {
 
 pub(super) fn exec(context: &Context, args: Exec) -> anyhow::Result<ExitCode> {
     let container = containers(context)?.find(&args.container)?;
-    let lookup = |name: &str| std::env::var(name).ok();
-    let mut env = Vec::new();
-    for variable in &args.env {
-        env.extend(parse::env(variable, lookup)?);
-    }
+    let env = environment(&args.env_file, &args.env)?;
     let options = ProcessOptions {
         command: args.command,
         env,

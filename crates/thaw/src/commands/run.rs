@@ -6,10 +6,11 @@ use std::time::{Duration, Instant};
 use anyhow::Context as _;
 use serde::Serialize;
 use thaw_node::container::{
-    Container, Limits, Network, Options, ProcessOptions, Published, monitor, parse,
+    Container, Limits, Network, Options, ProcessOptions, Published, monitor,
 };
 use thaw_node::{PreparedContainer, Ready, Span, StartReport, Way};
 
+use super::environment::environment;
 use super::{Context, wish};
 use crate::cli::{ContainerArgs, Net, Run};
 use crate::output::{bytes, milliseconds, waterfall};
@@ -186,7 +187,7 @@ fn describe(spans: &[Span], total: Duration, report: &StartReport) -> String {
     format!(
         "{}: {}\n{}total {}, {} round trips before the mount\n\
          moved {}: index and whole layers {}, working set {}, demand {}, fill {}\n\
-         {} reads had to wait\n",
+         reads that had to wait: {}\n",
         report.way.how,
         report.way.why,
         waterfall(spans, total),
@@ -207,11 +208,7 @@ pub(super) fn options(
     command: Vec<String>,
     foreground: bool,
 ) -> anyhow::Result<Options> {
-    let lookup = |name: &str| std::env::var(name).ok();
-    let mut env = Vec::new();
-    for variable in &args.env {
-        env.extend(parse::env(variable, lookup)?);
-    }
+    let env = environment(&args.env_file, &args.env)?;
     Ok(Options {
         name: args.name.clone(),
         process: ProcessOptions {
