@@ -16,8 +16,9 @@ use reqwest::{Method, Request, Response, StatusCode, Url};
 use serde::Deserialize;
 
 use crate::RegistryError;
+use crate::call::Call;
 use crate::credentials::Credentials;
-use crate::http::{Call, Remote, locked};
+use crate::http::{Remote, locked};
 use crate::retry::{Failure, Retry};
 
 const MAX_TOKEN_BYTES: u64 = 64 << 10;

@@ -11,7 +11,8 @@ use tokio::sync::Semaphore;
 
 use crate::auth::Auth;
 use crate::bridge::Bridge;
-use crate::http::{Counters, Remote, locked};
+use crate::call::Counters;
+use crate::http::{Remote, locked};
 use crate::layout::Layout;
 use crate::link::Link;
 use crate::parallel::AHEAD;

@@ -18,7 +18,7 @@ use tokio::process::Command;
 
 use crate::RegistryError;
 
-use crate::http::printable;
+use crate::reasons::printable;
 use crate::settings::Settings;
 
 const MAX_CONFIG_BYTES: u64 = 1 << 20;

@@ -8,7 +8,7 @@ use reqwest::{StatusCode, Url};
 use thaw_image::Extent;
 
 use crate::auth::{self, Challenge};
-use crate::{http, range, referrers};
+use crate::{http, range, reasons, referrers};
 
 /// An answer as it is understood.
 #[derive(Debug)]
@@ -66,12 +66,12 @@ pub fn hear<'a>(
     });
     Heard {
         challenges: challenges.collect(),
-        length: http::header_number(&map, &CONTENT_LENGTH),
+        length: reasons::header_number(&map, &CONTENT_LENGTH),
         range: range::content_range(&map),
         next: referrers::next_page(&asked, &map),
         redirect,
-        pause: http::retry_after(&map),
+        pause: reasons::retry_after(&map),
         token,
-        reason: http::explain(StatusCode::FORBIDDEN, body),
+        reason: reasons::explain(StatusCode::FORBIDDEN, body),
     }
 }

@@ -5,21 +5,20 @@
 //! Redirects are followed here and not by the HTTP library: `Authorization` goes to the registry's
 //! own origin and nowhere else.
 
-use std::error::Error as StdError;
 use std::future::Future;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use reqwest::header::{
-    AUTHORIZATION, CONTENT_LENGTH, DATE, HeaderMap, HeaderName, HeaderValue, LOCATION, RETRY_AFTER,
-};
+use reqwest::header::{CONTENT_LENGTH, HeaderValue, LOCATION};
 use reqwest::{Method, Request, Response, StatusCode, Url};
-use serde::Deserialize;
 
-use crate::auth::Access;
+use crate::call::{Answer, Call, Counters};
 use crate::client::Shared;
+use crate::reasons::{
+    explain, find_tls_error, header_number, refuses_client, retry_after, root_cause,
+};
 use crate::retry::{Failure, Retry};
 use crate::{RegistryError, Stats};
 
@@ -44,100 +43,6 @@ pub(crate) struct Remote {
     mirror: bool,
     /// Shared by a registry's repository and its mirrors.
     counters: Arc<Counters>,
-}
-
-/// A request that can be repeated.
-#[derive(Clone, Debug)]
-pub(crate) struct Call {
-    pub(crate) method: Method,
-    pub(crate) url: Url,
-    pub(crate) access: Access,
-    pub(crate) headers: HeaderMap,
-    pub(crate) body: Bytes,
-    /// For messages.
-    pub(crate) what: String,
-}
-
-impl Call {
-    pub(crate) fn new(method: Method, url: Url, access: Access, what: String) -> Self {
-        Self {
-            method,
-            url,
-            access,
-            headers: HeaderMap::new(),
-            body: Bytes::new(),
-            what,
-        }
-    }
-
-    pub(crate) fn header(mut self, name: HeaderName, value: HeaderValue) -> Self {
-        self.headers.insert(name, value);
-        self
-    }
-
-    pub(crate) fn body(mut self, body: Bytes) -> Self {
-        self.body = body;
-        self
-    }
-
-    pub(crate) fn request(&self, url: &Url, authorization: Option<&HeaderValue>) -> Request {
-        let mut request = Request::new(self.method.clone(), url.clone());
-        *request.headers_mut() = self.headers.clone();
-        if let Some(value) = authorization {
-            request.headers_mut().insert(AUTHORIZATION, value.clone());
-        }
-        if matches!(self.method, Method::PUT | Method::POST | Method::PATCH) {
-            *request.body_mut() = Some(self.body.clone().into());
-        }
-        request
-    }
-}
-
-/// A whole answer.
-#[derive(Debug)]
-pub(crate) struct Answer {
-    pub(crate) headers: HeaderMap,
-    pub(crate) body: Vec<u8>,
-}
-
-#[derive(Debug, Default)]
-pub(crate) struct Counters {
-    requests: AtomicU64,
-    /// Length of the longest chain of requests that were answered.
-    round_trips: AtomicU64,
-    pub(crate) bytes: AtomicU64,
-}
-
-/// A request whose answer has not begun: the last of a chain of so many.
-struct Waiting<'a> {
-    counters: &'a Counters,
-    chain: u64,
-}
-
-impl Counters {
-    fn begin(&self) -> Waiting<'_> {
-        self.requests.fetch_add(1, Ordering::Relaxed);
-        Waiting {
-            counters: self,
-            chain: self.round_trips.load(Ordering::Relaxed) + 1,
-        }
-    }
-
-    pub(crate) fn snapshot(&self) -> Stats {
-        Stats {
-            requests: self.requests.load(Ordering::Relaxed),
-            round_trips: self.round_trips.load(Ordering::Relaxed),
-            bytes: self.bytes.load(Ordering::Relaxed),
-        }
-    }
-}
-
-impl Drop for Waiting<'_> {
-    fn drop(&mut self) {
-        self.counters
-            .round_trips
-            .fetch_max(self.chain, Ordering::Relaxed);
-    }
 }
 
 impl Remote {
@@ -487,138 +392,5 @@ pub(crate) fn redirected(from: &Url, target: &str) -> Result<Url, &'static str> 
     match (from.scheme(), url.scheme()) {
         ("https" | "http", "https") | ("http", "http") => Ok(url),
         _ => Err("the redirect leaves https"),
-    }
-}
-
-pub(crate) fn header_number(headers: &HeaderMap, name: &HeaderName) -> Option<u64> {
-    headers.get(name)?.to_str().ok()?.trim().parse().ok()
-}
-
-/// How long a server wants to be left alone: `Retry-After` in seconds or as a date (RFC 9110,
-/// section 10.2.3). A date is held against the server's own clock where it tells that: ours may
-/// be wrong.
-pub(crate) fn retry_after(headers: &HeaderMap) -> Option<Duration> {
-    if let Some(seconds) = header_number(headers, &RETRY_AFTER) {
-        return Some(Duration::from_secs(seconds));
-    }
-    let date = |name| {
-        let text = headers.get(name)?.to_str().ok()?;
-        let parser = jiff::fmt::rfc2822::DateTimeParser::new();
-        parser.parse_timestamp(text).ok()
-    };
-    let then = date(RETRY_AFTER)?;
-    let now = date(DATE).unwrap_or_else(jiff::Timestamp::now);
-    let pause = Duration::try_from(then.duration_since(now));
-    Some(pause.unwrap_or(Duration::ZERO))
-}
-
-fn find_tls_error<'a>(error: &'a (dyn StdError + 'static)) -> Option<&'a rustls::Error> {
-    let mut next = Some(error);
-    while let Some(error) = next {
-        if let Some(tls) = error.downcast_ref::<rustls::Error>() {
-            return Some(tls);
-        }
-        // An io::Error shows the source of what it wraps and hides the wrapped itself.
-        let wrapped = error
-            .downcast_ref::<std::io::Error>()
-            .and_then(std::io::Error::get_ref);
-        next = match wrapped {
-            Some(inner) => Some(inner as &(dyn StdError + 'static)),
-            None => error.source(),
-        };
-    }
-    None
-}
-
-/// Whether a server says that it does not like the certificate that it was shown, or that there is
-/// none. It may say so after the handshake, and by then only the text of the alert is left.
-fn refuses_client(reason: &str) -> bool {
-    reason
-        .strip_prefix("received fatal alert: ")
-        .is_some_and(|alert| {
-            alert.contains("Certificate") || matches!(alert, "UnknownCA" | "AccessDenied")
-        })
-}
-
-fn root_cause(error: &reqwest::Error) -> String {
-    let mut cause: &dyn StdError = error;
-    while let Some(next) = cause.source() {
-        cause = next;
-    }
-    printable(&cause.to_string())
-}
-
-/// The errors that a registry names (OCI distribution-spec, "Error Codes"), or the text.
-pub(crate) fn explain(status: StatusCode, body: &[u8]) -> String {
-    #[derive(Deserialize)]
-    struct Errors {
-        errors: Vec<Entry>,
-    }
-    #[derive(Deserialize)]
-    struct Entry {
-        #[serde(default)]
-        code: String,
-        #[serde(default)]
-        message: String,
-    }
-    let text = match serde_json::from_slice::<Errors>(body) {
-        Ok(list) => {
-            let entries = list.errors.iter().take(4);
-            let texts: Vec<_> = entries
-                .map(|entry| format!("{} {}", entry.code, entry.message))
-                .collect();
-            texts.join(", ")
-        }
-        Err(_) => String::from_utf8_lossy(body).trim().to_owned(),
-    };
-    // Only then: what cannot be shown may be all there is.
-    let text = printable(&text);
-    match text.is_empty() {
-        true => status.canonical_reason().unwrap_or("no reason").to_owned(),
-        false => text,
-    }
-}
-
-/// Text from outside, cut and without what could fool a terminal.
-pub(crate) fn printable(text: &str) -> String {
-    let clean = text.chars().map(|c| if c.is_control() { ' ' } else { c });
-    let clean = clean.skip_while(|c| c.is_whitespace()).take(300);
-    clean.collect::<String>().trim_end().to_owned()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn pauses_are_seconds_or_dates() {
-        let read = |after: &'static str, date: Option<&'static str>| {
-            let mut headers = HeaderMap::new();
-            headers.insert(RETRY_AFTER, HeaderValue::from_static(after));
-            headers.extend(date.map(|date| (DATE, HeaderValue::from_static(date))));
-            retry_after(&headers).map(|pause| pause.as_secs())
-        };
-        let now = Some("Sun, 06 Nov 1994 08:49:37 GMT");
-        assert_eq!(read("120", None), Some(120));
-        assert_eq!(read("Sun, 06 Nov 1994 08:51:07 GMT", now), Some(90));
-        assert_eq!(read("Sun, 06 Nov 1994 08:00:00 GMT", now), Some(0));
-        assert_eq!(read("Sun, 06 Nov 1994 08:51:07 GMT", None), Some(0));
-        let far = read("Wed, 06 Nov 2999 08:49:37 GMT", None);
-        assert!(far.is_some_and(|seconds| seconds > 1 << 30), "{far:?}");
-        for bad in ["", "-1", "soon", "Sun, 99 Nov 1994 08:51:07 GMT"] {
-            assert_eq!(read(bad, now), None, "{bad}");
-        }
-    }
-
-    #[test]
-    fn reasons_are_short_and_clean() {
-        let body = br#"{"errors":[{"code":"DENIED","message":"no\u001b[2J","detail":{}}]}"#;
-        assert_eq!(explain(StatusCode::FORBIDDEN, body), "DENIED no [2J");
-        for empty in [&b""[..], b" \n", b"\x01\x1b", &[b' '; 400]] {
-            assert_eq!(explain(StatusCode::NOT_FOUND, empty), "Not Found");
-        }
-        let late = [&[0; 400][..], b"late"].concat();
-        assert_eq!(explain(StatusCode::NOT_FOUND, &late), "late");
-        assert_eq!(explain(StatusCode::NOT_FOUND, &[b'x'; 9000]).len(), 300);
     }
 }

@@ -10,6 +10,7 @@
 
 mod auth;
 mod bridge;
+mod call;
 mod client;
 mod credentials;
 mod document;
@@ -23,6 +24,7 @@ mod parallel;
 mod platform;
 mod push;
 mod range;
+mod reasons;
 mod referrers;
 mod repository;
 mod resolve;

@@ -15,7 +15,8 @@ use tokio::sync::mpsc;
 
 use crate::auth::Access;
 use crate::bridge::{Bridge, Feed};
-use crate::http::{Answer, Call, Remote, same_origin};
+use crate::call::{Answer, Call};
+use crate::http::{Remote, same_origin};
 use crate::retry::{Failure, Retry};
 use crate::{Body, Descriptor, Manifest, RegistryError};
 

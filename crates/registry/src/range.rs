@@ -16,7 +16,9 @@ use thaw_image::{Digest, Extent};
 
 use crate::RegistryError;
 use crate::auth::Access;
-use crate::http::{Call, MIRROR_TRIES, Remote, header_number, locked, same_origin};
+use crate::call::Call;
+use crate::http::{MIRROR_TRIES, Remote, locked, same_origin};
+use crate::reasons::header_number;
 use crate::retry::{Failure, Retry};
 
 /// Most bytes skipped of an answer that begins at the blob's start.

@@ -26,7 +26,8 @@ use serde::Deserialize;
 use thaw_image::{Digest, media};
 
 use crate::auth::Access;
-use crate::http::{Call, Remote, locked, same_origin};
+use crate::call::Call;
+use crate::http::{Remote, locked, same_origin};
 use crate::retry::jitter;
 use crate::{
     Descriptor, IndexContent, MAX_INDEX_BYTES, MAX_MANIFEST_BYTES, Manifest, RegistryError, Which,

@@ -10,8 +10,9 @@ use thaw_image::{BlobSource, Digest, Extent, SourceError};
 
 use crate::auth::Access;
 use crate::bridge::Bridge;
+use crate::call::{Answer, Call};
 use crate::document::check_digest;
-use crate::http::{Answer, Call, Remote};
+use crate::http::Remote;
 use crate::link::Link;
 use crate::parallel::Stream;
 use crate::range::{Patience, RangeRead};

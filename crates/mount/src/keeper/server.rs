@@ -1,5 +1,8 @@
 //! The keeper process: one thread, which never waits for anything but the next thing to do.
 
+mod handover;
+mod misses;
+
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
@@ -9,13 +12,13 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, poll};
-use thaw_image::Extent;
 use thaw_sys::fanotify;
 use thaw_sys::process::{self, Signal};
 use thaw_sys::socket::{self, Wait};
 
+use self::misses::Pending;
 use super::daemon::Daemon;
-use super::layers::{FileId, Layers};
+use super::layers::Layers;
 use super::life;
 use super::message::{Command, Notice, Reply, Request};
 use super::source::{self, Reader, Source};
@@ -78,16 +81,6 @@ fn live_alone() {
         Ok(_) => {}
         Err(error) => tracing::warn!(%error, "cannot raise the limit of open files"),
     }
-}
-
-/// A reader that waits for the daemon.
-struct Pending {
-    reader: Reader,
-    file: FileId,
-    extent: Extent,
-    since: Instant,
-    /// Whether the daemon has said once that it is filled, and it was not.
-    again: bool,
 }
 
 /// What the keeper was started with.
@@ -278,12 +271,6 @@ impl Server {
         }
     }
 
-    fn remaining(&self, pending: &Pending) -> Duration {
-        self.settings
-            .fault_timeout
-            .saturating_sub(pending.since.elapsed())
-    }
-
     fn take_events(&mut self) -> Result<(), MountError> {
         let room = self.settings.max_pending.saturating_sub(self.pending.len());
         match self.source.read(&self.layers, room) {
@@ -328,37 +315,6 @@ impl Server {
         }
         // Last: nobody waits for it.
         self.layers.record(file, extent);
-    }
-
-    fn miss(&mut self, reader: Reader, file: FileId, extent: Extent) {
-        self.counters.misses += 1;
-        self.next_miss += 1;
-        let pending = Pending {
-            reader,
-            file,
-            extent,
-            since: Instant::now(),
-            again: false,
-        };
-        self.announce(self.next_miss, &pending);
-        self.pending.insert(self.next_miss, pending);
-    }
-
-    /// Tells the daemon of a miss, if there is one.
-    fn announce(&mut self, miss: u64, pending: &Pending) {
-        let remaining = self.remaining(pending);
-        let layer = self.layers.get(pending.file);
-        if let (Some(daemon), Some(layer)) = (&mut self.daemon, layer) {
-            daemon.queue(
-                &Notice::Miss {
-                    miss,
-                    layer: layer.spec.diff_id,
-                    extent: pending.extent,
-                    remaining,
-                },
-                None,
-            );
-        }
     }
 
     /// Takes what the daemon said, and notices when it is gone.
@@ -411,11 +367,6 @@ impl Server {
         for miss in filled {
             self.conclude(miss, Ok(()));
         }
-    }
-
-    fn is_present(&self, pending: &Pending) -> bool {
-        let layer = self.layers.get(pending.file);
-        layer.is_some_and(|layer| layer.has(pending.extent))
     }
 
     fn obey(&mut self, command: Command, mut fds: Vec<OwnedFd>) -> Next {
@@ -490,72 +441,6 @@ impl Server {
         }
     }
 
-    /// Answers a miss. Whatever the daemon says, only the bits let a reader through.
-    fn conclude(&mut self, miss: u64, outcome: Result<(), Denial>) {
-        // It may have expired before.
-        let Some(pending) = self.pending.remove(&miss) else {
-            return;
-        };
-        if outcome.is_ok() && !pending.again && !self.is_present(&pending) {
-            // It was there, and was given back before we looked: the daemon is asked once more.
-            let pending = Pending {
-                again: true,
-                ..pending
-            };
-            self.announce(miss, &pending);
-            self.pending.insert(miss, pending);
-            return;
-        }
-        self.counters.waited(pending.since.elapsed());
-        let outcome = outcome.and_then(|()| {
-            if self.is_present(&pending) {
-                return Ok(());
-            }
-            let layer = self.layers.get(pending.file);
-            let layer = layer.map(|layer| layer.spec.diff_id.to_string());
-            let extent = pending.extent;
-            tracing::error!(layer, ?extent, "said to be filled, and is not");
-            Err(Denial::Io)
-        });
-        match outcome {
-            Ok(()) => self.counters.filled += 1,
-            Err(_) => self.counters.failed += 1,
-        }
-        self.answer(pending, outcome);
-    }
-
-    fn answer(&mut self, pending: Pending, outcome: Result<(), Denial>) {
-        let layer = self.layers.get(pending.file).ok_or(Denial::Io);
-        match outcome.and(layer) {
-            Ok(layer) => {
-                let size = layer.file_size();
-                self.supply.allow(pending.reader, &layer.tar, size);
-            }
-            Err(denial) => pending.reader.deny(denial),
-        }
-    }
-
-    /// Gives up on misses whose deadline has passed.
-    fn expire(&mut self) {
-        while let Some((miss, pending)) = self.pending.first_key_value() {
-            if !self.remaining(pending).is_zero() {
-                break;
-            }
-            let miss = *miss;
-            if self.is_present(pending) {
-                self.conclude(miss, Ok(()));
-                continue;
-            }
-            if let Some(pending) = self.pending.remove(&miss) {
-                self.counters.expired += 1;
-                self.counters.waited(pending.since.elapsed());
-                tracing::warn!(pid = pending.reader.pid(), "a read has waited too long");
-                pending.reader.deny(Denial::Io);
-            }
-        }
-        self.layers.forget_released(self.settings.fault_timeout);
-    }
-
     fn is_idle(&mut self) -> bool {
         let keeps = self.layers.served().next().is_some() || self.incomplete;
         if keeps || self.daemon.is_some() || !self.pending.is_empty() {
@@ -573,61 +458,6 @@ impl Server {
         {
             self.lose_daemon();
         }
-    }
-
-    /// Greets a new daemon, or sends it away.
-    fn accept(&mut self) -> Next {
-        let socket = match socket::accept(&self.listener) {
-            Ok(Some((socket, _))) => socket,
-            Ok(None) => return Next::Go,
-            Err(error) => {
-                tracing::warn!(%error, "cannot accept a daemon");
-                return Next::Go;
-            }
-        };
-        // What a dead daemon said last comes before its end.
-        while self.daemon.as_ref().is_some_and(Daemon::is_gone) {
-            if let Next::End = self.take_commands() {
-                return Next::End;
-            }
-        }
-        let mut daemon = Daemon::new(socket);
-        if self.daemon.is_some() {
-            daemon.queue(&Notice::Busy, None);
-            let _ = daemon.flush();
-            return Next::Go;
-        }
-        match self.greet(&mut daemon) {
-            Ok(()) => self.follow(daemon),
-            Err(error) => tracing::warn!(%error, "cannot hand over to a daemon"),
-        }
-        Next::Go
-    }
-
-    /// Hands everything that waits to the next daemon.
-    fn follow(&mut self, daemon: Daemon) {
-        tracing::info!(waiting = self.pending.len(), "another daemon took over");
-        self.daemon = Some(daemon);
-        let pending = std::mem::take(&mut self.pending);
-        for (miss, pending) in &pending {
-            self.announce(*miss, pending);
-        }
-        self.pending = pending;
-    }
-
-    fn greet(&self, daemon: &mut Daemon) -> io::Result<()> {
-        let version = u64::from(PROTOCOL);
-        let kind = self.source.kind();
-        daemon.queue(
-            &Notice::Welcome { version, kind },
-            Some(self.source.holder()?),
-        );
-        for layer in self.layers.served() {
-            let tar = layer.tar.try_clone()?;
-            daemon.queue(&Notice::Layer(layer.spec.clone()), Some(tar.into()));
-        }
-        daemon.queue(&Notice::Ready, None);
-        daemon.flush()
     }
 }
 
