@@ -17,135 +17,28 @@
 //! merged into and the layout: they take from one [`Budget`] of 256 MiB, which is enough for some
 //! 500,000 files. An image that needs more is refused, with the layer at which it was used up.
 
+mod error;
+mod place;
+
 use std::collections::{HashMap, VecDeque};
-use std::io::{self, Read, Write};
-use std::path::PathBuf;
+use std::io::{self, Read};
 use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError};
 
-use thaw_image::{BlobSource, DiffId, Digest, Extent, Progress, SeekTable};
+use thaw_image::{BlobSource, Digest, Extent, Progress};
 use thaw_layer::tar::Entries;
-use thaw_layer::{
-    Budget, Expected, HEAD_BYTES, LayerError, Outputs, Packing, Seek, TarProof, detect,
-};
+use thaw_layer::{Budget, Expected, HEAD_BYTES, LayerError, Outputs, Packing, detect};
 
-use crate::layout::{self, Layout, LayoutError};
+pub use self::error::{LayerFailure, PrepareError};
+pub use self::place::{Known, LayerIndex, LayerRef, LocalTar, Place, TarSink, WindowsFile};
+use crate::layout::{self, Layout};
 use crate::merge;
-use crate::unpack::UnpackError;
 
 /// How much of a kept tar is read at once.
 const SCAN_BYTES: usize = 1 << 20;
 /// Most layers that are read at a time.
 const MAX_WORKERS: usize = 8;
-
-/// A layer as the image's manifest and configuration name it.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct LayerRef {
-    /// Digest of its blob.
-    pub blob: Digest,
-    /// Bytes of its blob.
-    pub size: u64,
-    /// Media type of its blob.
-    pub media_type: String,
-    /// Digest of its tar.
-    pub diff_id: DiffId,
-}
-
-/// Where a layer's tar goes while it is read. What was written is unverified until `commit`.
-pub trait TarSink: Write + Send {
-    /// The layer is the one that the image names: digest, size and diffID have matched, and `proof`
-    /// says so of the bytes that were written.
-    ///
-    /// # Errors
-    /// When the tar cannot be kept.
-    fn commit(self: Box<Self>, proof: &TarProof) -> io::Result<()>;
-}
-
-/// What the pass takes from, and gives to, the machine it runs on.
-pub trait Place: Sync {
-    /// Where the tar of this layer goes. Called once for each time that a layer is read, which is
-    /// twice where the first one was wrong.
-    ///
-    /// # Errors
-    /// When there is no room for it.
-    fn tar(&self, layer: &LayerRef) -> io::Result<Box<dyn TarSink + '_>>;
-
-    /// The tar of a layer that is here, but whose members are not known. It is checked and goes to
-    /// [`Place::tar`] like one that is fetched.
-    fn local(&self, _layer: &LayerRef) -> Option<LocalTar> {
-        None
-    }
-
-    /// The layer, if it was indexed here before and its whole tar is here.
-    fn known(&self, layer: &LayerRef) -> Option<Known>;
-
-    /// Reads the tar of a layer that was committed, or is known; `None` where tars are not kept.
-    fn read(&self, diff_id: &DiffId, extent: Extent) -> Option<io::Result<Vec<u8>>>;
-
-    /// A directory for files that have no name yet.
-    fn scratch(&self) -> PathBuf;
-
-    /// Whether the work should end now.
-    fn cancelled(&self) -> bool;
-}
-
-/// A layer that need not be fetched again.
-pub struct Known {
-    /// Its tar, from the beginning.
-    pub tar: Box<dyn Read>,
-    /// Bytes of its tar.
-    pub tar_size: u64,
-    /// Its seek table and windows; `None`: it has none, for this reason.
-    pub index: Result<LayerIndex, String>,
-}
-
-/// The tar of a layer, as a file.
-pub struct LocalTar {
-    /// From its beginning.
-    pub tar: Box<dyn Read + Send>,
-    /// Its bytes.
-    pub size: u64,
-}
-
-impl std::fmt::Debug for LocalTar {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("LocalTar")
-    }
-}
-
-/// A layer's seek table, and the file that holds the windows it refers to.
-#[derive(Clone, Debug)]
-pub struct LayerIndex {
-    /// The table.
-    pub table: Arc<SeekTable>,
-    /// Its encoding.
-    pub encoded: Arc<[u8]>,
-    /// Digest of the windows blob.
-    pub windows: Digest,
-    /// The windows blob. An unnamed-to-be file in [`Place::scratch`] goes when the last clone does.
-    pub windows_file: Arc<WindowsFile>,
-}
-
-/// A file with a windows blob.
-#[derive(Debug)]
-pub enum WindowsFile {
-    /// Removed with this value, unless somebody took it over.
-    Scratch(tempfile::NamedTempFile),
-    /// Somebody else's.
-    Kept(PathBuf),
-}
-
-impl WindowsFile {
-    /// Where it is.
-    #[must_use]
-    pub fn path(&self) -> &std::path::Path {
-        match self {
-            Self::Scratch(file) => file.path(),
-            Self::Kept(path) => path,
-        }
-    }
-}
 
 /// One layer, read.
 #[derive(Clone, Debug)]
@@ -166,57 +59,6 @@ pub struct Prepared {
     pub layers: Vec<PreparedLayer>,
     /// The merged metadata.
     pub layout: Layout,
-}
-
-/// Why an image could not be read.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum PrepareError {
-    /// A layer.
-    #[error("layer {number} of {total} ({blob})")]
-    Layer {
-        /// Counted from 1, the lowest.
-        number: usize,
-        /// Of how many.
-        total: usize,
-        /// Its blob.
-        blob: Digest,
-        /// What is wrong with it.
-        source: Box<LayerFailure>,
-    },
-    /// The layers are good, but do not make one tree.
-    #[error(transparent)]
-    Layout(#[from] LayoutError),
-    /// The layers are good, but cannot be kept as directories.
-    #[error(transparent)]
-    Unpack(#[from] UnpackError),
-    /// Somebody asked for the end.
-    #[error("cancelled")]
-    Cancelled,
-}
-
-impl From<merge::MergeError> for PrepareError {
-    fn from(error: merge::MergeError) -> Self {
-        Self::Layout(error.into())
-    }
-}
-
-/// Why a layer could not be read.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum LayerFailure {
-    /// The blob cannot be had.
-    #[error(transparent)]
-    Source(#[from] thaw_image::SourceError),
-    /// The blob or its tar is not right.
-    #[error(transparent)]
-    Layer(#[from] LayerError),
-    /// Its format is not known at all.
-    #[error(transparent)]
-    Unsupported(#[from] thaw_layer::Unsupported),
-    /// The disk.
-    #[error("cannot keep the layer: {0}")]
-    Disk(#[from] io::Error),
 }
 
 /// What a worker found.
@@ -277,12 +119,6 @@ pub(crate) fn read_entries<'b>(
 ) -> Result<Vec<(merge::Layer, Rc<Entries<'b>>)>, PrepareError> {
     let mut done = read_all(layers, source, place, options, budget, progress)?;
     Ok(with_entries(layers, &mut done))
-}
-
-impl std::fmt::Debug for Known {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Known")
-    }
 }
 
 impl Known {
@@ -577,20 +413,6 @@ impl<'b> Pass<'_, 'b> {
                 Err(reason) => Err(reason.to_string()),
             },
         })
-    }
-}
-
-impl LayerIndex {
-    fn new(seek: Seek, file: tempfile::NamedTempFile) -> Self {
-        let Seek { table, windows } = seek;
-        let encoded = table.encode().into();
-        let windows_file = Arc::new(WindowsFile::Scratch(file));
-        Self {
-            table: Arc::new(table),
-            encoded,
-            windows,
-            windows_file,
-        }
     }
 }
 
