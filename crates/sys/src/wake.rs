@@ -9,7 +9,8 @@
 use std::fs::{self, File};
 use std::io::{self, Write};
 
-const LATENCY: &str = "/dev/cpu_dma_latency";
+/// What takes the request.
+pub const LATENCY: &str = "/dev/cpu_dma_latency";
 const DRIVER: &str = "/sys/devices/system/cpu/cpuidle/current_driver";
 
 /// While it lives, processors with nothing to do run on instead of halting. That costs what a busy

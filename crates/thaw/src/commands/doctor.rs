@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use anyhow::Context as _;
 use serde::Serialize;
 use thaw_mount::{Capabilities, Cgroup, TransportChoice, TransportKind};
+use thaw_sys::wake::{self, Awake};
 
 use super::Context;
 use crate::output::table;
@@ -136,6 +137,7 @@ pub(super) fn doctor(context: &Context) -> anyhow::Result<ExitCode> {
         .with_context(|| format!("cannot make the store {}", root.display()))?;
     let mut diagnosis = diagnose(&Capabilities::probe(root), find);
     diagnosis.store = root.display().to_string();
+    diagnosis.checks.extend(idle_processors());
     context.print(&diagnosis, describe)?;
     Ok(if diagnosis.advice.is_empty() {
         ExitCode::SUCCESS
@@ -265,6 +267,24 @@ fn conclude(kernel: String, checks: Vec<Check>, taken: Start) -> Diagnosis {
         better,
         checks,
     }
+}
+
+/// Whether reads that follow one another pay for halts, in a machine whose processors halt.
+fn idle_processors() -> Option<Check> {
+    let awake = Awake::is_of_use().then(Awake::new)?;
+    Some(Check {
+        name: "idle processors".to_owned(),
+        ok: awake.is_ok(),
+        needed_for: Use::None,
+        evidence: match awake {
+            Ok(_awake) => "none halts while reads follow one another".to_owned(),
+            Err(error) => format!(
+                "they halt between two reads, which makes them slower: {}: {error}",
+                wake::LATENCY
+            ),
+        },
+        advice: None,
+    })
 }
 
 fn find(program: &str) -> Option<std::path::PathBuf> {

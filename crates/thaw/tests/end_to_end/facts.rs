@@ -489,6 +489,9 @@ fn the_keys_of_every_answer() {
         ]
     );
     assert_eq!(doctor["transport"], "fanotify");
+    let mut checks = doctor["checks"].as_array().unwrap().iter();
+    let halts = checks.any(|check| check["name"] == "idle processors" && check["ok"] == true);
+    assert_eq!(halts, thaw_sys::wake::Awake::is_of_use());
     assert_eq!(
         keys(&doctor["checks"][0]),
         ["advice", "evidence", "name", "needed_for", "ok"]
