@@ -16,9 +16,8 @@ use std::time::{Duration, Instant};
 use support::{FILE, Rig, World, finish, noise, start, unmount};
 use thaw_image::Extent;
 use thaw_mount::{Denial, FaultHandler, FaultTransport, Keeper, MountError, Released, Unmount};
-use thaw_sys::wake::Awake;
+use thaw_sys::wake::{Awake, LATENCY};
 
-const LATENCY: &str = "/dev/cpu_dma_latency";
 const LONG: Duration = Duration::from_secs(30);
 
 every_world!(

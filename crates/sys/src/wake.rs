@@ -1,8 +1,7 @@
 //! How long a processor takes to wake up, as far as it can be asked for.
 //!
-//! In a guest a processor that has nothing to do halts, and the host has to bring it back: some
-//! 15 µs and more each time, which two processes that wait for each other pay at every turn. The
-//! kernel keeps processors running for whoever holds a request for no latency at all
+//! In a guest a processor that has nothing to do halts, and the host has to bring it back, which two
+//! processes that wait for each other pay for at every turn. The kernel keeps processors running for whoever holds a request for no latency at all
 //! (`Documentation/power/pm_qos_interface.rst`), on all of them, as `drivers/cpuidle/governors/haltpoll.c`
 //! does for a moment on its own where it is told to.
 
@@ -30,8 +29,8 @@ impl Awake {
         Ok(Self(file))
     }
 
-    /// Whether the processors of this machine halt, for a host to bring them back. Elsewhere they
-    /// wake up within a few µs from the sleeps that they take while there is something to do.
+    /// Whether the processors of this machine halt, for a host to bring them back: where it was
+    /// measured that this helps.
     #[must_use]
     pub fn is_of_use() -> bool {
         fs::read_to_string(DRIVER).is_ok_and(|driver| driver.trim() == "haltpoll")

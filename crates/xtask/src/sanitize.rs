@@ -14,12 +14,7 @@ use anyhow::{Result, bail, ensure};
 use crate::command::{self, has_component, nightly, root, text};
 
 /// A read one byte behind an allocation.
-const MISTAKE: &str = "fn main() {
-    let bytes = vec![1_u8; std::env::args().count()];
-    let byte = unsafe { std::ptr::read_volatile(bytes.as_ptr().add(bytes.len())) };
-    println!(\"{byte}\");
-}
-";
+const MISTAKE: &str = include_str!("../../sys/sanitize/mistake.rs");
 
 /// What Miri runs: a package, and words of the names of its tests. Not those that hash much, which take
 /// minutes each.
