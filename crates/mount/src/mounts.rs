@@ -60,6 +60,8 @@ impl Drop for Guard {
 #[derive(Debug)]
 pub struct LayoutMount {
     guard: Guard,
+    /// Whether it reads its devices directly; `None`: another process mounted it.
+    direct: Option<bool>,
 }
 
 impl LayoutMount {
@@ -85,6 +87,7 @@ impl LayoutMount {
         mounted.attach(target)?;
         Ok(Self {
             guard: Guard::new(target),
+            direct: Some(false),
         })
     }
 
@@ -92,6 +95,18 @@ impl LayoutMount {
     #[must_use]
     pub fn target(&self) -> &Path {
         self.guard.target()
+    }
+
+    /// Has it read its devices directly from now on, past their page cache, or through it. To be asked
+    /// for only where `Capabilities::direct_reads` is there, and of devices that are files of the store.
+    ///
+    /// # Errors
+    /// [`MountError::Mount`]; it is not tried again until something else is asked for.
+    pub fn read_directly(&mut self, directly: bool) -> Result<(), MountError> {
+        if self.direct.replace(directly) == Some(directly) {
+            return Ok(());
+        }
+        Ok(mount::erofs_reads_directly(self.target(), directly)?)
     }
 
     /// Unmounts it.
@@ -113,7 +128,11 @@ impl LayoutMount {
     /// # Errors
     /// [`MountError::Mount`].
     pub fn adopt(target: &Path) -> Result<Option<Self>, MountError> {
-        Ok(Guard::adopt(target, "erofs")?.map(|guard| Self { guard }))
+        let guard = Guard::adopt(target, "erofs")?;
+        Ok(guard.map(|guard| Self {
+            guard,
+            direct: None,
+        }))
     }
 }
 

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 use support::{FILE, Rig, World, finish, noise, start, unmount};
-use thaw_mount::{FaultHandler, FaultTransport, Keeper, Keepsake, WritableMount};
+use thaw_mount::{FaultHandler, FaultTransport, Keeper, Keepsake, TransportKind, WritableMount};
 use thaw_sys::socket;
 
 const ROUNDS: u64 = 20;
@@ -104,7 +104,7 @@ fn a_dead_keeper_costs_no_bytes(world: World) {
     }
     println!("{failures} reads failed in {ROUNDS} rounds with two deaths each");
     // What a dead keeper had read is denied with an event group, and comes again with FUSE.
-    assert!(world == World::Fanotify || failures == 0);
+    assert!(world.kind() == TransportKind::Fanotify || failures == 0);
 }
 
 /// The daemon that will be killed: mounts, serves some misses slowly and hangs at the others.
@@ -115,6 +115,7 @@ fn daemon_process() {
     let round = std::env::var("DEATHS_ROUND").unwrap().parse().unwrap();
     let world = match std::env::var("DEATHS_WORLD").unwrap().as_str() {
         "Fanotify" => World::Fanotify,
+        "Directly" => World::Directly,
         "Fuse" => World::Fuse,
         _ => World::FuseOnLoops,
     };
@@ -307,12 +308,15 @@ fn daemon_and_keeper_may_die_together(world: World) {
     daemon.kill().unwrap();
     daemon.wait().unwrap();
     thread::sleep(Duration::from_millis(100));
-    assert!(readers.iter().all(|reader| !reader.is_finished()) || world == World::Fanotify);
+    assert!(
+        readers.iter().all(|reader| !reader.is_finished())
+            || world.kind() == TransportKind::Fanotify
+    );
     let (keeper, rig) = succeed(&root, world, 0, &[holder.id()]);
     for (file, reader) in (0..).zip(readers) {
         match reader.join().unwrap() {
             Ok(bytes) => assert_eq!(bytes, rig.expected(0, file * FILE, FILE)),
-            Err(error) => assert!(world == World::Fanotify, "{error}"),
+            Err(error) => assert!(world.kind() == TransportKind::Fanotify, "{error}"),
         }
         rig.read(0, file, 0, FILE).unwrap();
     }

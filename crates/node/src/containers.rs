@@ -97,6 +97,14 @@ impl Held {
         Ok(())
     }
 
+    /// Has an image's mount read its layers directly, or through their page cache. A container reads by
+    /// its image's own.
+    pub(crate) fn read_directly(&mut self, directly: bool) {
+        if let Mounts::Image(Some(root)) = &mut self.mounted {
+            root.read_directly(directly);
+        }
+    }
+
     /// Leaves the mounts when this process ends.
     pub(crate) fn leave(&mut self) {
         match &mut self.mounted {

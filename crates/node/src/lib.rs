@@ -42,6 +42,7 @@ mod node;
 mod open;
 mod origin;
 mod pull;
+mod quiet;
 mod ready;
 mod record;
 mod records;

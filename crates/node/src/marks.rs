@@ -178,6 +178,7 @@ impl Node {
     /// come, and takes the marks off those that are whole. To be called now and then.
     pub fn tend(&self) {
         self.trim_now_and_then();
+        self.choose_reads();
         for layer in self.marks.layers() {
             if !layer.is_whole() && layer.present_bytes() == layer.tar_size() {
                 self.check(&layer);

@@ -20,6 +20,7 @@ use crate::error::NodeError;
 use crate::marks::{Filling, Marks};
 use crate::measures::Spared;
 use crate::open::ImageMount;
+use crate::quiet::Arrivals;
 use crate::records::Records;
 use crate::reports::StartReport;
 use crate::settings::{Settings, Transport};
@@ -59,6 +60,8 @@ pub struct Node {
     pub(crate) spared: Mutex<Spared>,
     /// When the cache was brought to its size.
     pub(crate) trimming: Mutex<Trimming>,
+    /// Whether bytes still come for what is mounted.
+    pub(crate) arrivals: Mutex<Arrivals>,
     /// The last reads that waited.
     pub(crate) waits: Arc<Waits>,
 }
@@ -106,6 +109,7 @@ impl Node {
             mounts: Mutex::default(),
             spared: Mutex::default(),
             trimming: Mutex::default(),
+            arrivals: Mutex::default(),
             waits: Arc::default(),
             settings,
         };
@@ -125,6 +129,11 @@ impl Node {
             *known = Some(Arc::clone(&found));
         }
         found
+    }
+
+    /// What was found out of this machine, as far as anybody has asked.
+    pub(crate) fn known_capabilities(&self) -> Option<Arc<Capabilities>> {
+        lock(&self.capabilities).clone()
     }
 
     /// The repository, or the layout directory, that holds an image, with counters of its own.

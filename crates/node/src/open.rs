@@ -109,6 +109,13 @@ impl ImageMount {
         self.body.diff_ids()
     }
 
+    /// Has it read its layers directly, or through their page cache.
+    pub(crate) fn read_directly(&self, directly: bool) {
+        if let Some(root) = &mut *lock(&self.mount) {
+            root.read_directly(directly);
+        }
+    }
+
     /// Unmounts it, which only works when nothing uses it.
     pub(crate) fn unmount(&self) -> Result<(), NodeError> {
         self.streams.cancel();

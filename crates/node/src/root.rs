@@ -8,6 +8,7 @@ use thaw_image::DiffId;
 use thaw_mount::{LayoutMount, MountError, Overlay, OverlayMount, Unmount};
 
 use crate::records::ArtifactRecord;
+use crate::source::chain;
 use crate::words::Names;
 
 /// What a mount is made of; it can be mounted again.
@@ -103,6 +104,16 @@ impl Root {
             return Ok(Some(Self::Layout(layout)));
         }
         Ok(OverlayMount::adopt(target)?.map(Self::Directories))
+    }
+
+    /// Has a layout's mount read its devices directly, or through their page cache.
+    pub(crate) fn read_directly(&mut self, directly: bool) {
+        if let Self::Layout(layout) = self
+            && let Err(error) = layout.read_directly(directly)
+        {
+            let target = layout.target().display();
+            tracing::debug!(%target, directly, error = chain(&error), "reads as before");
+        }
     }
 
     /// Unmounts it.

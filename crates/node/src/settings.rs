@@ -26,6 +26,8 @@ pub struct Settings {
     pub fault_timeout: Duration,
     /// Bytes that the layers may take on the disk; `None`: as many as there are.
     pub cache_size: Option<u64>,
+    /// Whether mounts for which nothing arrives any more may read layers past their page cache.
+    pub direct_reads: bool,
     /// This program, for the keeper and the monitors.
     pub program: PathBuf,
     /// Its arguments before the command: what the daemon that a monitor starts is configured with.

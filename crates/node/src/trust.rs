@@ -251,6 +251,7 @@ mod tests {
             trust,
             runtime: None,
             cache_size: None,
+            direct_reads: true,
             fault_timeout: Duration::ZERO,
             program: PathBuf::new(),
             arguments: Vec::new(),

@@ -9,8 +9,10 @@ use std::fs::{self, File};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
+use rustix::fs::{Mode, OFlags};
+
 use crate::fanotify::Group;
-use crate::mount;
+use crate::{btf, mount};
 
 /// One thing that a machine can or cannot do.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -85,6 +87,8 @@ pub struct Capabilities {
     pub erofs: Ability,
     /// Whether EROFS with 512-byte blocks and extra devices can be mounted from files.
     pub file_backed_erofs: Ability,
+    /// Whether such a mount may read its devices directly, past their page cache.
+    pub direct_reads: Ability,
     /// Whether files of the store can raise pre-content events.
     pub pre_content_events: Ability,
     /// Whether FUSE filesystems can be served.
@@ -113,11 +117,13 @@ impl Capabilities {
         let before = takes_files();
         let erofs = probe_filesystem("erofs", "CONFIG_EROFS_FS");
         let file_backed_erofs = probe_file_backed_erofs(store, &erofs);
+        let direct_reads = probe_direct_reads(store, &file_backed_erofs);
         let pre_content_events = probe_events(store, &kernel);
         let loop_devices = probe_loop_devices(store, &erofs, &file_backed_erofs);
         Self {
             decided: before && takes_files(),
             root: probe_root(),
+            direct_reads,
             pre_content_events,
             fuse: probe_device("/dev/fuse", "load the fuse module"),
             overlayfs: probe_filesystem("overlay", "CONFIG_OVERLAY_FS"),
@@ -143,11 +149,12 @@ impl Capabilities {
 
     /// Every ability with its name, in the order in which a report shows them.
     #[must_use]
-    pub fn abilities(&self) -> [(&'static str, &Ability); 8] {
+    pub fn abilities(&self) -> [(&'static str, &Ability); 9] {
         [
             ("root", &self.root),
             ("erofs", &self.erofs),
             ("file-backed erofs", &self.file_backed_erofs),
+            ("direct reads", &self.direct_reads),
             ("pre-content events", &self.pre_content_events),
             ("overlayfs", &self.overlayfs),
             ("fuse", &self.fuse),
@@ -215,6 +222,46 @@ fn probe_file_backed_erofs(store: &Path, erofs: &Ability) -> Ability {
              filesystem",
             chain(&error)
         )),
+    }
+}
+
+/// A kernel may free a request of such a mount while it is still used. The correction (February 2026)
+/// counts who uses it: `ref` in `struct erofs_fileio_rq`, fs/erofs/fileio.c.
+fn probe_direct_reads(store: &Path, file_backed: &Ability) -> Ability {
+    if !file_backed.available {
+        return file_backed.clone();
+    }
+    match btf::has_member("erofs", "erofs_fileio_rq", "ref") {
+        Ok(Some(true)) => {}
+        Ok(_) => {
+            return Ability::no(
+                "this kernel may free a request while it is used (corrected in Linux 7.0 and some before)",
+            );
+        }
+        Err(error) => return Ability::no(format!("the kernel does not say what it has: {error}")),
+    }
+    match read_directly(store) {
+        Ok(()) => Ability::yes("files are read in blocks of 512 bytes past their page cache"),
+        Err(error) => Ability::no(format!(
+            "blocks of 512 bytes in {}: {error}",
+            store.display()
+        )),
+    }
+}
+
+/// Reads one block directly, at an address that is a multiple of a block and of nothing more: EROFS asks
+/// for pages' parts.
+fn read_directly(store: &Path) -> std::io::Result<()> {
+    const BLOCK: usize = 512;
+    let scratch = Scratch::new(store, &[7; 2 * BLOCK])?;
+    let flags = OFlags::RDONLY | OFlags::DIRECT | OFlags::CLOEXEC;
+    let file = rustix::fs::open(&scratch.path, flags, Mode::empty())?;
+    let mut space = [0; 4 * BLOCK];
+    let odd = space.as_ptr().align_offset(2 * BLOCK) + BLOCK;
+    let read = rustix::io::pread(&file, &mut space[odd..odd + BLOCK], BLOCK as u64)?;
+    match read == BLOCK && space[odd..odd + BLOCK] == [7; BLOCK] {
+        true => Ok(()),
+        false => Err(std::io::Error::other("other bytes than were written")),
     }
 }
 

@@ -12,8 +12,10 @@
 //! - [`peer`]: who is at the other end of a socket.
 //! - [`process`]: what a process that serves others does to itself.
 //! - [`wake`]: processors that do not halt for a moment.
+//! - [`btf`]: what the kernel's structures have.
 //! - [`capabilities`]: what this kernel and this store can do, found out by trying.
 
+pub mod btf;
 pub mod capabilities;
 pub mod fanotify;
 pub mod fuse;

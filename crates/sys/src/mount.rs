@@ -24,6 +24,8 @@ pub use table::{MountEntry, mount_table};
 
 /// Longest value that `fsconfig(2)` takes as a string.
 const MAX_STRING: usize = 255;
+/// include/uapi/linux/magic.h
+const EROFS_SUPER_MAGIC_V1: u32 = 0xE0F5_E1E2;
 
 /// Why a mount could not be made or unmade.
 #[derive(Debug, thiserror::Error)]
@@ -310,6 +312,34 @@ fn erofs_superblock(layout: &Path, devices: &[&Path]) -> Result<Context, Error> 
     context.flag("ro")?;
     context.create()?;
     Ok(context)
+}
+
+/// Has the EROFS at `target`, which was mounted from files, read them directly, past their page cache, or
+/// not any more. Reads that are under way end as they were begun.
+///
+/// # Errors
+/// [`Error::Open`], also where something else lies at `target`; [`Error::Setup`].
+pub fn erofs_reads_directly(target: &Path, directly: bool) -> Result<(), Error> {
+    let failed = |source: io::Error| Error::Open {
+        path: target.to_owned(),
+        source,
+    };
+    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let root = rustix::fs::open(target, flags, Mode::empty()).map_err(|it| failed(it.into()))?;
+    // If somebody has unmounted it, this is the filesystem below: not ours to change.
+    let kind = rustix::fs::fstatfs(&root).map_err(|error| failed(error.into()))?;
+    if u32::try_from(kind.f_type) != Ok(EROFS_SUPER_MAGIC_V1) {
+        return Err(failed(io::Error::other("no EROFS is mounted there")));
+    }
+    let flags = new::FsPickFlags::FSPICK_CLOEXEC | new::FsPickFlags::FSPICK_EMPTY_PATH;
+    let fd = new::fspick(&root, "", flags).map_err(|error| failed(error.into()))?;
+    let context = Context { kind: "erofs", fd };
+    // Every option is as it was at first, but for those that are given.
+    if directly {
+        context.flag("directio")?;
+    }
+    new::fsconfig_reconfigure(&context.fd)
+        .map_err(|error| context.error("reconfigure".to_owned(), error))
 }
 
 fn erofs_on_loops(layout: &Path, devices: &[&Path]) -> Result<Mount, Error> {

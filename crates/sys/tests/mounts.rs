@@ -160,3 +160,44 @@ fn the_file_behind_a_loop_device_is_found() {
     let root = table.iter().find(|entry| entry.kind == "proc").unwrap();
     assert_eq!(root.file().as_os_str(), root.source);
 }
+
+fn options(target: &Path) -> String {
+    let table = fs::read_to_string("/proc/self/mountinfo").unwrap();
+    let target = format!(" {} ", target.display());
+    let line = table.lines().find(|line| line.contains(&target)).unwrap();
+    line.to_owned()
+}
+
+#[test]
+fn a_mount_reads_its_files_directly_or_not() {
+    let dir = scratch();
+    let image = image(dir.path(), &"text".repeat(9000));
+    let target = Target::new(dir.path().join("target"));
+    mount::erofs(&image, &[])
+        .unwrap()
+        .attach(&target.0)
+        .unwrap();
+    let before = options(&target.0);
+    assert!(!before.contains("directio"), "{before}");
+    mount::erofs_reads_directly(&target.0, true).unwrap();
+    assert!(options(&target.0).contains("directio"));
+    let text = fs::read_to_string(target.0.join("file")).unwrap();
+    assert!(text == "text".repeat(9000));
+    mount::erofs_reads_directly(&target.0, false).unwrap();
+    assert_eq!(options(&target.0), before);
+}
+
+#[test]
+fn what_lies_below_a_mount_that_is_gone_is_left_alone() {
+    let dir = scratch();
+    let target = Target::new(dir.path().join("target"));
+    mount::tmpfs(None, 0o700)
+        .unwrap()
+        .attach(&target.0)
+        .unwrap();
+    let before = options(&target.0);
+    let error = mount::erofs_reads_directly(&target.0, false).unwrap_err();
+    assert!(matches!(error, mount::Error::Open { .. }), "{error}");
+    assert_eq!(options(&target.0), before);
+    fs::write(target.0.join("file"), "still written").unwrap();
+}

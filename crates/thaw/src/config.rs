@@ -39,6 +39,7 @@ pub(crate) struct Config {
     pub(crate) runtime: Option<String>,
     pub(crate) fault_timeout: Duration,
     pub(crate) cache_size: Option<u64>,
+    pub(crate) direct_reads: bool,
     pub(crate) docker_config: Option<PathBuf>,
     pub(crate) metrics_listen: Option<SocketAddr>,
     pub(crate) ca: Vec<PathBuf>,
@@ -138,6 +139,7 @@ impl Config {
             runtime,
             fault_timeout_seconds,
             cache_size,
+            direct_reads,
             docker_config,
             metrics_listen,
             ca,
@@ -190,6 +192,12 @@ impl Config {
             cache_size: merged
                 .first("cache-size", [(InFile, cache_size)])
                 .map(|size| size.bytes),
+            direct_reads: merged
+                .first(
+                    "direct-reads",
+                    [(InFile, direct_reads), (Default, Some(true))],
+                )
+                .unwrap_or(true),
             docker_config: merged.first(
                 "docker-config",
                 [

@@ -18,8 +18,8 @@ use thaw_cache::{LayerTar, Store};
 use thaw_erofs::{Attributes, Content, Device as Slot, FileData, Inode, Tree};
 use thaw_image::{BLOCK, DiffId, Digest, Extent, Verified};
 use thaw_mount::{
-    Denial, Device, FaultHandler, FaultTransport, Inherited, Keeper, KeeperSettings, LayerSpec,
-    LayoutMount, MountError, TransportKind, Unmount, WritableMount,
+    Capabilities, Denial, Device, FaultHandler, FaultTransport, Inherited, Keeper, KeeperSettings,
+    LayerSpec, LayoutMount, MountError, TransportKind, Unmount, WritableMount,
 };
 
 /// Bytes of one of a layer's files.
@@ -30,6 +30,8 @@ pub const FILE: u64 = 64 << 10;
 pub enum World {
     /// Pre-content events.
     Fanotify,
+    /// Pre-content events, and EROFS that reads past the page cache of the tars.
+    Directly,
     /// FUSE files as EROFS devices.
     Fuse,
     /// FUSE files behind loop devices: what tmpfs needs, and every kernel before 6.12.
@@ -39,7 +41,7 @@ pub enum World {
 impl World {
     pub fn kind(self) -> TransportKind {
         match self {
-            Self::Fanotify => TransportKind::Fanotify,
+            Self::Fanotify | Self::Directly => TransportKind::Fanotify,
             Self::Fuse | Self::FuseOnLoops => TransportKind::Fuse,
         }
     }
@@ -51,6 +53,9 @@ macro_rules! every_world {
     ($($name:ident),* $(,)?) => {
         mod fanotify {
             $(#[test] fn $name() { super::$name($crate::support::World::Fanotify); })*
+        }
+        mod directly {
+            $(#[test] fn $name() { super::$name($crate::support::World::Directly); })*
         }
         mod fuse {
             $(#[test] fn $name() { super::$name($crate::support::World::Fuse); })*
@@ -259,7 +264,13 @@ impl Rig {
     }
 
     pub fn mount(&self, devices: &[Device]) -> LayoutMount {
-        LayoutMount::new(&self.layout(), devices, &self.target(), None).unwrap()
+        let mut mount = LayoutMount::new(&self.layout(), devices, &self.target(), None).unwrap();
+        if self.world == World::Directly {
+            let found = Capabilities::probe(&self.root).direct_reads;
+            assert!(found.available, "{}", found.evidence);
+            mount.read_directly(true).unwrap();
+        }
+        mount
     }
 
     pub fn expected(&self, layer: usize, offset: u64, len: u64) -> &[u8] {

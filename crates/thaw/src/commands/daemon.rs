@@ -107,6 +107,7 @@ pub(super) fn settings(config: &Config) -> anyhow::Result<Settings> {
         runtime: config.runtime.clone(),
         fault_timeout: config.fault_timeout,
         cache_size: config.cache_size,
+        direct_reads: config.direct_reads,
         program: std::env::current_exe().context("cannot find this program's own file")?,
         arguments: config.daemon_args(),
         custodian: None,

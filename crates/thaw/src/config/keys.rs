@@ -70,6 +70,9 @@ keys! {
     /// What layers may take on the disk, in bytes or with a unit (k, m, g, t). What nothing uses goes
     /// first and working sets last; what containers use may take more.
     cache_size: Size, default "as much as there is", example "\"20g\"";
+    /// Whether images for which nothing has arrived for some seconds are read past the page cache of
+    /// their layers, where the kernel does that safely: less memory, and the whole of an image sooner.
+    direct_reads: bool, default "true", example "true";
     /// Docker's configuration file, for credentials.
     docker_config: PathBuf, default "$DOCKER_CONFIG/config.json, else ~/.docker/config.json", example "\"/root/.docker/config.json\"";
     /// Where the daemon serves its metrics over HTTP, at /metrics. Whoever reaches the address can

@@ -15,6 +15,7 @@ mod metrics;
 mod mount;
 mod powers;
 mod pull;
+mod reads;
 mod run;
 mod signing;
 mod space;
