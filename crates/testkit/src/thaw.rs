@@ -83,7 +83,14 @@ impl Thaw {
     pub fn daemon(&self) -> Option<u32> {
         let text = std::fs::read_to_string(self.root.join("daemon.pid")).ok()?;
         let pid = text.trim().parse().ok()?;
-        is_of(pid, &self.root).then_some(pid)
+        is_of(pid, &self.real_root()).then_some(pid)
+    }
+
+    /// By which its processes and mounts name the store: without symbolic links.
+    fn real_root(&self) -> PathBuf {
+        self.root
+            .canonicalize()
+            .unwrap_or_else(|_| self.root.clone())
     }
 
     /// Ends everything and unmounts everything of this store.
@@ -95,11 +102,11 @@ impl Thaw {
             let _ = self.output(["unmount", "--all"]);
             signal(self.daemon(), rustix::process::Signal::TERM);
         }
-        let start = Instant::now();
-        while !processes(&self.root).is_empty() && start.elapsed() < END_LIMIT {
+        let (start, root) = (Instant::now(), self.real_root());
+        while !processes(&root).is_empty() && start.elapsed() < END_LIMIT {
             std::thread::sleep(Duration::from_millis(20));
         }
-        let (processes, mounts) = (processes(&self.root), mounts(&self.root));
+        let (processes, mounts) = (processes(&root), mounts(&root));
         for pid in &processes {
             signal(Some(*pid), rustix::process::Signal::KILL);
         }

@@ -28,6 +28,9 @@ pub(crate) use trust::Trust;
 
 const DEFAULT_FILE: &str = "/etc/thaw/config.toml";
 const DEFAULT_ROOT: &str = "/var/lib/thaw";
+/// Bytes of the store's path: a socket's takes 107 (unix(7)), and the longest name in the store is
+/// `/functions.sock`.
+const MAX_ROOT: usize = 107 - 15;
 const DEFAULT_FAULT_TIMEOUT: NonZeroU64 = NonZeroU64::new(30).unwrap();
 
 /// What file, environment and flags come to.
@@ -159,7 +162,7 @@ impl Config {
             (Default, Some(DEFAULT_ROOT.into())),
         ];
         let root = match root.into_iter().find(|(_, root)| root.is_some()) {
-            Some((from, Some(root))) => (from, Some(absolute(&root)?)),
+            Some((from, Some(root))) => (from, Some(store(&root)?)),
             _ => (Default, None),
         };
         let docker = environment.docker_config.as_ref();
@@ -317,8 +320,18 @@ impl Merged {
     }
 }
 
-fn absolute(root: &Path) -> anyhow::Result<PathBuf> {
-    std::path::absolute(root).with_context(|| format!("the store {} is no path", root.display()))
+/// The store, by the path that the kernel knows it by.
+fn store(root: &Path) -> anyhow::Result<PathBuf> {
+    let real = crate::path::real(root)
+        .with_context(|| format!("the store {} is no path", root.display()))?;
+    let len = real.as_os_str().len();
+    if len > MAX_ROOT {
+        bail!(
+            "the store {} has a path of {len} bytes; there may be {MAX_ROOT}, or its sockets could not be named",
+            real.display()
+        );
+    }
+    Ok(real)
 }
 
 fn read(path: &Path) -> anyhow::Result<File> {

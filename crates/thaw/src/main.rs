@@ -16,6 +16,7 @@ mod http;
 mod log;
 mod metrics;
 mod output;
+mod path;
 mod progress;
 mod protocol;
 mod server;

@@ -126,7 +126,7 @@ fn describe_recorded(done: &Recorded) -> String {
 }
 
 pub(super) fn mount(context: &Context, image: &ImageArgs, dir: &Path) -> anyhow::Result<ExitCode> {
-    let dir = std::path::absolute(dir)?;
+    let dir = crate::path::real(dir).with_context(|| dir.display().to_string())?;
     if !dir.is_dir() {
         bail!("{} is not a directory", dir.display());
     }
@@ -142,7 +142,8 @@ pub(super) fn mount(context: &Context, image: &ImageArgs, dir: &Path) -> anyhow:
 }
 
 pub(super) fn unmount(context: &Context, args: Unmount) -> anyhow::Result<ExitCode> {
-    let dir = args.dir.map(std::path::absolute).transpose()?;
+    let real = |dir: &Path| crate::path::real(dir).with_context(|| dir.display().to_string());
+    let dir = args.dir.as_deref().map(real).transpose()?;
     let undone: Vec<std::path::PathBuf> = context.client.ask(Request::Unmount { dir })?;
     context.print(&undone, |dirs| {
         dirs.iter()

@@ -1,7 +1,7 @@
 //! Mounted trees, held against another tool's unpacking.
 
 use std::fs;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, symlink};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -12,7 +12,7 @@ use thaw_testkit::tree::Snapshot;
 use thaw_testkit::{scratch, unpack};
 
 use crate::fetching::tables;
-use crate::support::{Scene, image, json, target, thaw};
+use crate::support::{Scene, image, json, kill_daemon, refused, target, thaw};
 
 #[test]
 fn every_merge_rule_is_kept_lazily_in_full_and_from_directories() {
@@ -233,4 +233,48 @@ fn damage_in_the_registry_is_never_read() {
             .unwrap()
             .is_empty()
     );
+}
+
+#[test]
+fn a_store_behind_a_symbolic_link_is_taken_over() {
+    let scene = Scene::accelerated();
+    let directory = scratch::directory().unwrap();
+    let at = |name: &str| directory.path().join(name);
+    for name in ["disk", "mounted"] {
+        fs::create_dir(at(name)).unwrap();
+        symlink(name, at(&format!("{name}-link"))).unwrap();
+    }
+    let node = Thaw::at(env!("CARGO_BIN_EXE_thaw"), at("disk-link/new"));
+    let (link, dir) = (at("mounted-link"), at("mounted"));
+    let (link, dir) = (link.to_str().unwrap(), dir.to_str().unwrap());
+    for way in [["--pull", "lazy"], ["--transport", "directories"]] {
+        let with = |command: &[&str], rest: &[&str]| {
+            let all = [command, &way, &[&*scene.image], rest].concat();
+            node.run(all).unwrap();
+        };
+        with(&["mount"], &[link]);
+        let run = ["run", "--name", "box", "--net", "none", "-d"];
+        with(&run, &["--", "sleep", "1000"]);
+        kill_daemon(&node);
+        let mounts = json(&node.run(["mount", "--json"]).unwrap());
+        assert_eq!(mounts[0]["dir"], dir, "{way:?}: {mounts}");
+        let read = "read from the second layer\n";
+        assert_eq!(fs::read_to_string(at("mounted/srv/message")).unwrap(), read);
+        let said = node.run(["exec", "box", "cat", "/srv/message"]);
+        assert_eq!(said.unwrap(), read, "{way:?}");
+        node.run(["rm", "-f", "box"]).unwrap();
+        node.run(["unmount", link]).unwrap();
+        node.run(["unmount", "--all"]).unwrap();
+    }
+}
+
+#[test]
+fn a_store_with_too_long_a_path_is_refused() {
+    let directory = scratch::directory().unwrap();
+    let root = directory.path().join("a".repeat(100));
+    let node = Thaw::at(env!("CARGO_BIN_EXE_thaw"), &root);
+    let (code, said) = refused(&node, &["images"]);
+    assert_eq!(code, 125);
+    assert!(said.contains("bytes; there may be 92"), "{said}");
+    assert!(!root.exists());
 }
