@@ -11,7 +11,7 @@
 //! - [`FaultTransport`] is the seam: how the kernel asks for bytes that a layer tar lacks. The
 //!   [`Keeper`] answers, to pre-content events or to reads of FUSE files; [`start`] picks which.
 //! - [`FaultHandler`] is who can get such bytes: the daemon, over `thaw_cache`.
-//! - [`LayoutMount`] and [`OverlayMount`] are mounts that outlive the process if they are told to.
+//! - [`LayoutMount`], [`OverlayMount`] and [`BindMount`] are mounts that outlive the process if they are told to.
 //!
 //! **Order.** A layer tar has its full size, then it is attached, then it is mounted: whether an
 //! open file raises events is fixed when it is opened. What writes the tar was opened before it
@@ -29,7 +29,7 @@ mod transport;
 pub use counters::{FaultCounters, WAIT_BUCKETS};
 pub use error::MountError;
 pub use keeper::{Custodian, Inherited, Keeper, KeeperSettings, Keepsake, keeper_main};
-pub use mounts::{LayoutMount, OverlayMount, WritableMount};
+pub use mounts::{BindMount, LayoutMount, OverlayMount, WritableMount};
 pub use thaw_sys::capabilities::{Ability, Capabilities, Cgroup, KernelVersion};
 pub use thaw_sys::fanotify::Denial;
 pub use thaw_sys::lease::while_alone;

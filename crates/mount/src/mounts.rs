@@ -4,7 +4,7 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use thaw_sys::mount::{self, Overlay, Unmount, mount_table};
+use thaw_sys::mount::{self, MountEntry, Overlay, Unmount, mount_table};
 
 use crate::{Device, MountError};
 
@@ -39,10 +39,17 @@ impl Guard {
 
     /// Takes over a mount of `kind` that is in the table.
     fn adopt(target: &Path, kind: &str) -> Result<Option<Self>, MountError> {
+        Self::adopt_if(target, |entry| entry.kind == kind)
+    }
+
+    /// Takes over what is uppermost at `target`, if it is the right one.
+    fn adopt_if(
+        target: &Path,
+        is_ours: impl FnOnce(&MountEntry) -> bool,
+    ) -> Result<Option<Self>, MountError> {
         let table = mount_table()?;
         let uppermost = table.iter().rev().find(|entry| entry.target == target);
-        let ours = uppermost.is_some_and(|entry| entry.kind == kind);
-        Ok(ours.then(|| Self::new(target)))
+        Ok(uppermost.is_some_and(is_ours).then(|| Self::new(target)))
     }
 }
 
@@ -180,6 +187,49 @@ impl OverlayMount {
     /// [`MountError::Mount`].
     pub fn adopt(target: &Path) -> Result<Option<Self>, MountError> {
         Ok(Guard::adopt(target, "overlay")?.map(|guard| Self { guard }))
+    }
+}
+
+/// A mount that is there, at another directory, too. Dropped, it is unmounted lazily there.
+#[derive(Debug)]
+pub struct BindMount {
+    guard: Guard,
+}
+
+impl BindMount {
+    /// Shows what is mounted at the directory `source` at the directory `target`.
+    ///
+    /// # Errors
+    /// [`MountError::Mount`].
+    pub fn new(source: &Path, target: &Path) -> Result<Self, MountError> {
+        mount::bind(source)?.attach(target)?;
+        Ok(Self {
+            guard: Guard::new(target),
+        })
+    }
+
+    /// Unmounts it.
+    ///
+    /// # Errors
+    /// [`MountError::Mount`]; then it is still mounted, and Drop tries again lazily.
+    pub fn unmount(mut self, when: Unmount) -> Result<(), MountError> {
+        self.guard.unmount(when)
+    }
+
+    /// Leaves it mounted when this process ends, and gives its target.
+    #[must_use]
+    pub fn detach(self) -> PathBuf {
+        self.guard.detach()
+    }
+
+    /// Takes over what another process left mounted at `target`; `None` if it is not of the superblock with
+    /// this device number.
+    ///
+    /// # Errors
+    /// [`MountError::Mount`].
+    pub fn adopt(target: &Path, device: (u32, u32)) -> Result<Option<Self>, MountError> {
+        let guard = Guard::adopt_if(target, |entry| entry.device == device)?;
+        Ok(guard.map(|guard| Self { guard }))
     }
 }
 

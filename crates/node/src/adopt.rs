@@ -6,7 +6,9 @@ use std::sync::Arc;
 
 use thaw_cache::LayerTar;
 use thaw_image::{DiffId, Digest};
-use thaw_mount::{Inherited, MountEntry, MountError, OverlayMount, WritableMount, mount_table};
+use thaw_mount::{
+    BindMount, Inherited, MountEntry, MountError, OverlayMount, WritableMount, mount_table,
+};
 
 use crate::Node;
 use crate::container::{Signal, State};
@@ -67,22 +69,18 @@ impl Node {
         let taken: Vec<String> = lock(&self.images).keys().map(Digest::hex).collect();
         memo::sweep(&mounts, |name| taken.iter().any(|it| it == name))
             .map_err(NodeError::dir("list", &mounts))?;
-        let states = self.containers.list()?;
-        let rootfs: Vec<_> = states.iter().filter_map(|it| it.rootfs.as_ref()).collect();
         let blobs = self.settings.root.join("blobs");
+        let is_layout = |entry: &MountEntry| {
+            entry.kind == "erofs" && entry.file().parent() == Some(blobs.as_path())
+        };
         for entry in table.iter().filter(|entry| !is_image(entry)) {
-            let file = entry.file();
-            let parent = file.parent();
-            let is_ours = match entry.kind.as_str() {
-                "erofs" => parent == Some(blobs.as_path()),
-                "overlay" => parent == Some(mounts.as_path()) && !rootfs.contains(&&entry.target),
-                _ => false,
-            };
-            if is_ours {
-                self.adopt_mount(&entry.target, &file)?;
+            let mut images = table.iter().filter(is_image);
+            let image = images.find(|image| image.device == entry.device);
+            if image.is_some() || is_layout(entry) {
+                self.adopt_mount(entry, image.map(|image| image.target.as_path()))?;
             }
         }
-        for state in states {
+        for state in self.containers.list()? {
             let at = |entry: &&MountEntry| Some(&entry.target) == state.rootfs.as_ref();
             if let Some(entry) = table.iter().rev().find(at) {
                 self.adopt_container(&state, entry, &table, &lost)?;
@@ -236,24 +234,17 @@ impl Node {
         Ok(())
     }
 
-    /// Takes over what `mount` mounted at a directory; unmounts it where its image was not taken
-    /// over, for then nobody serves it. `source`: the layout, or where the image itself is mounted.
-    fn adopt_mount(&self, dir: &Path, source: &Path) -> Result<(), NodeError> {
-        let Some(mount) = Root::adopt(dir)? else {
+    /// Takes over what `mount` mounted at a directory; unmounts it where its image, mounted at `image`, was
+    /// not taken over, for then nobody serves it.
+    fn adopt_mount(&self, entry: &MountEntry, image: Option<&Path>) -> Result<(), NodeError> {
+        let Some(mount) = BindMount::adopt(&entry.target, entry.device)? else {
             return Ok(());
         };
         let slots: Vec<_> = lock(&self.images).values().cloned().collect();
-        let image = slots.into_iter().find_map(|slot| {
-            let image = lock(&slot).clone()?;
-            let is_its = match &image.body {
-                Body::Layout(parts) => parts.layout == source,
-                Body::Directories(_) => image.dir() == source,
-            };
-            is_its.then_some(image)
-        });
-        if let Some(image) = image {
+        let mut images = slots.into_iter().filter_map(|slot| lock(&slot).clone());
+        if let Some(image) = images.find(|it| Some(it.dir()) == image) {
             let held = Held::of_mount(image, mount, self.spent());
-            lock(&self.mounts).insert(dir.to_owned(), held);
+            lock(&self.mounts).insert(entry.target.clone(), held);
         }
         Ok(())
     }

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use thaw_image::Progress;
-use thaw_mount::{Overlay, OverlayMount, Unmount, WritableMount};
+use thaw_mount::{BindMount, Overlay, OverlayMount, Unmount, WritableMount};
 
 use crate::Node;
 use crate::container::{self, Container, Containers, NewContainer};
@@ -16,7 +16,6 @@ use crate::explain::{START, Start};
 use crate::node::lock;
 use crate::open::ImageMount;
 use crate::reports::{Mounted, PreparedContainer, StartReport, Traffic};
-use crate::root::Root;
 use crate::settings::ImageWish;
 use crate::source::chain;
 use crate::timing::Timing;
@@ -49,7 +48,7 @@ enum Mounts {
     /// A container's root filesystem, and the filesystem that holds its writable part where that is bounded.
     Overlay(Option<OverlayMount>, Option<WritableMount>),
     /// The image alone.
-    Image(Option<Root>),
+    Image(Option<BindMount>),
 }
 
 impl Held {
@@ -69,7 +68,7 @@ impl Held {
     }
 
     /// An image that `mount` mounted.
-    pub(crate) fn of_mount(image: Arc<ImageMount>, mount: Root, before: Spent) -> Self {
+    pub(crate) fn of_mount(image: Arc<ImageMount>, mount: BindMount, before: Spent) -> Self {
         Self {
             image,
             before,
@@ -88,21 +87,13 @@ impl Held {
                     writable.unmount(when)?;
                 }
             }
-            Mounts::Image(root) => {
-                if let Some(root) = root.take() {
-                    root.unmount(when)?;
+            Mounts::Image(mount) => {
+                if let Some(mount) = mount.take() {
+                    mount.unmount(when)?;
                 }
             }
         }
         Ok(())
-    }
-
-    /// Has an image's mount read its layers directly, or through their page cache. A container reads by
-    /// its image's own.
-    pub(crate) fn read_directly(&mut self, directly: bool) {
-        if let Mounts::Image(Some(root)) = &mut self.mounted {
-            root.read_directly(directly);
-        }
     }
 
     /// Leaves the mounts when this process ends.
@@ -112,10 +103,8 @@ impl Held {
                 overlay.take().map(OverlayMount::detach);
                 writable.take().map(WritableMount::detach);
             }
-            Mounts::Image(root) => {
-                if let Some(root) = root.take() {
-                    root.detach();
-                }
+            Mounts::Image(mount) => {
+                mount.take().map(BindMount::detach);
             }
         }
     }
@@ -286,7 +275,8 @@ impl Node {
         }
         let timing = Timing::default();
         let image = self.mounted(wish, progress, &timing)?;
-        let mount = self.mount_again(&image, dir, wish.transport)?;
+        std::fs::create_dir_all(dir).map_err(NodeError::dir("make", dir))?;
+        let mount = BindMount::new(image.dir(), dir)?;
         let held = Held::of_mount(Arc::clone(&image), mount, self.spent());
         lock(&self.mounts).insert(dir.to_owned(), held);
         Ok(Mounted {

@@ -328,22 +328,6 @@ impl Node {
         Ok(blobs.path(&packed.digest))
     }
 
-    /// Mounts an image once more, at a directory.
-    pub(crate) fn mount_again(
-        &self,
-        image: &ImageMount,
-        dir: &Path,
-        wanted: Transport,
-    ) -> Result<Root, NodeError> {
-        match &image.body {
-            Body::Layout(parts) => {
-                let mount = self.mount_parts(parts, dir, wanted, false);
-                Ok(Root::Layout(mount?))
-            }
-            Body::Directories(directories) => Ok(directories.mount(image.dir(), dir)?),
-        }
-    }
-
     /// Mounts parts at a directory, which is made. `record`: every layer is attached, also those
     /// that are whole, so that the trace is complete.
     pub(crate) fn mount_parts(

@@ -73,9 +73,6 @@ impl Node {
                 image.read_directly(self.is_quiet(image, &mut arrivals, now));
             }
         }
-        for held in lock(&self.mounts).values_mut() {
-            held.read_directly(self.is_quiet(&held.image, &mut arrivals, now));
-        }
         arrivals.forget_others(now);
     }
 
