@@ -12,6 +12,10 @@ pub trait Progress: Send + Sync + std::fmt::Debug {
     fn finish(&self, part: &str);
     /// What is being done now, in a few words.
     fn say(&self, what: &str);
+    /// Whether anybody waits for the end still. Long work for one who has gone stops, as if it had failed.
+    fn is_wanted(&self) -> bool {
+        true
+    }
 }
 
 /// Nobody wants to know.

@@ -143,6 +143,7 @@ impl Node {
         if fill {
             self.fill(&image);
         }
+        self.expect_to_begin(&prepared.id);
         Ok(prepared)
     }
 

@@ -115,6 +115,7 @@ impl Node {
         let _here: Vec<Arc<Tree>> = layers.iter().filter_map(|it| trees.get(&it.0)).collect();
         let place = TreePlace {
             node: self,
+            progress,
             budget: Budget::new(options.max_memory),
             made: std::sync::Mutex::default(),
         };
@@ -174,6 +175,7 @@ fn stacked(image: &Image) -> Vec<DiffId> {
 /// The store as the place where layers become directories.
 struct TreePlace<'a> {
     node: &'a Node,
+    progress: &'a dyn Progress,
     /// For what the layers make alone.
     budget: Budget,
     /// What was made stays until it is mounted.
@@ -219,7 +221,7 @@ impl Place for TreePlace<'_> {
     }
 
     fn cancelled(&self) -> bool {
-        false
+        !self.progress.is_wanted()
     }
 }
 

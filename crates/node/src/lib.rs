@@ -62,6 +62,7 @@ mod transport;
 mod trim;
 mod trust;
 mod turns;
+mod unbegun;
 mod waits;
 mod warm;
 mod words;

@@ -179,6 +179,7 @@ impl Node {
     pub fn tend(&self) {
         self.trim_now_and_then();
         self.choose_reads();
+        self.remove_unbegun();
         for layer in self.marks.layers() {
             if !layer.is_whole() && layer.present_bytes() == layer.tar_size() {
                 self.check(&layer);

@@ -27,6 +27,7 @@ use crate::settings::{Settings, Transport};
 use crate::source::chain;
 use crate::trim::Trimming;
 use crate::turns::Turns;
+use crate::unbegun::Unbegun;
 use crate::waits::Waits;
 use crate::words::Readers;
 
@@ -52,6 +53,8 @@ pub struct Node {
     pub(crate) held: Mutex<HashMap<String, Held>>,
     /// How the starts of containers went that have ended since, and are not removed yet.
     pub(crate) ended: Mutex<HashMap<String, StartReport>>,
+    /// Containers that nobody may have begun.
+    pub(crate) unbegun: Mutex<Unbegun>,
     /// Containers that are being released.
     pub(crate) releases: Turns,
     /// What `mount` mounted, by directory.
@@ -105,6 +108,7 @@ impl Node {
             images: Mutex::default(),
             held: Mutex::default(),
             ended: Mutex::default(),
+            unbegun: Mutex::default(),
             releases: Turns::default(),
             mounts: Mutex::default(),
             spared: Mutex::default(),

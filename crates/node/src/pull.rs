@@ -122,7 +122,11 @@ impl Node {
         progress: &dyn Progress,
     ) -> Result<(Prepared, Artifact), NodeError> {
         let image = &resolved.image;
-        let place = StorePlace { node: self, keep };
+        let place = StorePlace {
+            node: self,
+            keep,
+            progress,
+        };
         let prepared = thaw_accelerate::prepare(
             &layer_refs(image),
             resolved.repository.as_ref(),
@@ -216,6 +220,7 @@ impl Node {
         let place = StorePlace {
             node: self,
             keep: true,
+            progress,
         };
         let fetched = thaw_accelerate::fetch(
             layers,
@@ -256,6 +261,7 @@ impl Node {
 struct StorePlace<'a> {
     node: &'a Node,
     keep: bool,
+    progress: &'a dyn Progress,
 }
 
 impl Place for StorePlace<'_> {
@@ -316,7 +322,7 @@ impl Place for StorePlace<'_> {
     }
 
     fn cancelled(&self) -> bool {
-        false
+        !self.progress.is_wanted()
     }
 }
 

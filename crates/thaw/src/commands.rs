@@ -70,7 +70,10 @@ pub(crate) fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     let Cli { global, command } = cli;
     match command {
         Command::Completions { shell } => {
-            clap_complete::generate(shell, &mut shown(), "thaw", &mut std::io::stdout());
+            // It takes no failure of a writer for an answer.
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut shown(), "thaw", &mut script);
+            std::io::stdout().write_all(&script)?;
             return Ok(ExitCode::SUCCESS);
         }
         Command::Man { dir } => {

@@ -7,6 +7,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::protocol::{Line, ProgressLine};
 
@@ -81,8 +82,8 @@ fn style(known: bool) -> ProgressStyle {
     ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar())
 }
 
-/// The daemon's side: sends progress to the command that asked. A command that went away is no
-/// reason to stop the work.
+/// The daemon's side: sends progress to the command that asked. It does not fail when the command goes away;
+/// the work is told, and stops where nobody else can use its end.
 #[derive(Debug)]
 pub(crate) struct Wire {
     state: Mutex<WireState>,
@@ -108,8 +109,8 @@ impl Wire {
         }
     }
 
-    fn with(&self, work: impl FnOnce(&mut WireState)) {
-        work(&mut self.state.lock().unwrap_or_else(PoisonError::into_inner));
+    fn with<T>(&self, work: impl FnOnce(&mut WireState) -> T) -> T {
+        work(&mut self.state.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
@@ -169,5 +170,15 @@ impl thaw_image::Progress for Wire {
                 what: what.to_owned(),
             })
         });
+    }
+
+    fn is_wanted(&self) -> bool {
+        self.with(|state| {
+            let mut peer = [PollFd::new(state.out.get_ref(), PollFlags::empty())];
+            let now = Timespec::default();
+            // The other end is closed, and not only for writing.
+            let gone = poll(&mut peer, Some(&now)).is_ok() && !peer[0].revents().is_empty();
+            !gone
+        })
     }
 }

@@ -32,7 +32,7 @@ pub enum PrepareError {
     #[error(transparent)]
     Unpack(#[from] UnpackError),
     /// Somebody asked for the end.
-    #[error("cancelled")]
+    #[error("whoever asked for it has gone")]
     Cancelled,
 }
 

@@ -276,6 +276,14 @@ impl Container {
         })
     }
 
+    /// Whether somebody has begun to run it, and it was not only made. So, too, where that cannot be said.
+    #[must_use]
+    pub fn is_begun(&self) -> bool {
+        let made = self.state().map(|state| state.phase);
+        let is_made = matches!(made, Ok(Phase::Created { .. }));
+        !(is_made && matches!(self.try_alone(), Ok(Some(_))))
+    }
+
     /// Writes the bundle for the root filesystem mounted at `rootfs`, and sets up the network
     /// meanwhile. The calling process becomes responsible for the container.
     ///

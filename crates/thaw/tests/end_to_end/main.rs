@@ -9,6 +9,7 @@ mod directories;
 mod explain;
 mod facts;
 mod fetching;
+mod gone;
 mod images;
 mod messages;
 mod metrics;
