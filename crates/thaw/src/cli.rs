@@ -11,6 +11,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use anyhow::Context;
 use clap::parser::ValueSource;
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use thaw_node::container::{PortMapping, Signal, Tmpfs, Volume, parse};
@@ -47,6 +48,19 @@ impl Cli {
         cli.global.root_from_environment = root == Some(ValueSource::EnvVariable);
         Ok(cli)
     }
+}
+
+/// A volume whose path may begin here.
+fn volume(text: &str) -> anyhow::Result<Volume> {
+    let (source, rest) = text.split_once(':').unwrap_or((text, ""));
+    if !source.starts_with('.') || rest.is_empty() {
+        return Ok(text.parse()?);
+    }
+    let source = std::path::absolute(source)?;
+    let source = source
+        .to_str()
+        .context("the working directory's path is not UTF-8")?;
+    Ok(format!("{source}:{rest}").parse()?)
 }
 
 /// What every command takes.
@@ -248,8 +262,9 @@ pub(crate) struct ContainerArgs {
     /// File with an environment variable on each line; --env goes before it
     #[arg(long, value_name = "FILE")]
     pub(crate) env_file: Vec<PathBuf>,
-    /// Bind a host directory, or a named volume
-    #[arg(short, long, value_name = "SRC:DST[:ro]")]
+    /// Bind a path of the host (absolute, or beginning with a dot), or a named volume; DST alone: a volume of the
+    /// container's own
+    #[arg(short, long, value_name = "SRC:DST[:ro]", value_parser = volume)]
     pub(crate) volume: Vec<Volume>,
     /// Publish a port of the container
     #[arg(short = 'p', long, value_name = "[IP:]HOST:CONTAINER[/PROTO]")]

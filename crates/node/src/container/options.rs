@@ -114,6 +114,8 @@ pub enum VolumeSource {
     Host(PathBuf),
     /// A volume of the store, made when it is missing.
     Named(String),
+    /// A fresh one that lives as long as the container.
+    Own,
 }
 
 /// A port of the container that the host listens for.

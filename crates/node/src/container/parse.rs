@@ -83,12 +83,24 @@ pub fn target(what: &'static str, text: &str) -> Result<String, ParseError> {
 impl FromStr for Volume {
     type Err = ParseError;
 
-    /// `SRC:DST[:ro|rw]`: an absolute SRC is a path of the host, any other a volume's name.
+    /// `SRC:DST[:ro|rw]`: an absolute SRC is a path of the host, any other a volume's name. `DST` alone: a
+    /// volume of the container's own.
     fn from_str(text: &str) -> Result<Self, ParseError> {
         let what = "volume";
+        if text.starts_with('/') && !text.contains(':') {
+            return Ok(Self {
+                source: VolumeSource::Own,
+                target: target(what, text)?,
+                read_only: false,
+            });
+        }
         let mut parts = text.split(':');
         let (Some(source), Some(inside)) = (parts.next(), parts.next()) else {
-            return Err(ParseError::new(what, text, "the form is SRC:DST[:ro]"));
+            return Err(ParseError::new(
+                what,
+                text,
+                "the form is SRC:DST[:ro], or DST",
+            ));
         };
         let read_only = match (parts.next(), parts.next()) {
             (None | Some("rw"), None) => false,
@@ -363,9 +375,16 @@ mod tests {
         );
         let volume: Volume = "cache:/var/cache".parse().unwrap();
         assert_eq!(volume.source, VolumeSource::Named("cache".into()));
+        let volume: Volume = "/var/lib/data/".parse().unwrap();
+        assert_eq!(
+            (volume.source, volume.target.as_str()),
+            (VolumeSource::Own, "/var/lib/data")
+        );
         for text in [
             "",
-            "/a",
+            "a",
+            "/",
+            "/a/../b",
             "/a:b",
             "/a:/b:xx",
             "/a:/b:ro:rw",
@@ -451,8 +470,8 @@ mod tests {
     #[test]
     fn messages_say_what_to_do() {
         insta_like(
-            "/a".parse::<Volume>().unwrap_err(),
-            "invalid volume \"/a\": the form is SRC:DST[:ro]",
+            "a".parse::<Volume>().unwrap_err(),
+            "invalid volume \"a\": the form is SRC:DST[:ro], or DST",
         );
         insta_like(
             "8080:x".parse::<PortMapping>().unwrap_err(),

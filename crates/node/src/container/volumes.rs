@@ -1,5 +1,5 @@
-//! Volumes become bind mounts: paths of the host, named volumes of the store, and for each VOLUME
-//! of the image that nothing else covers a fresh directory that lives as long as the container.
+//! Volumes become bind mounts: paths of the host, named volumes of the store, and fresh directories that live as
+//! long as the container, where one was asked for and for each VOLUME of the image that nothing else covers.
 //!
 //! A new volume begins with what the image has at its place, as users of Docker expect.
 
@@ -27,6 +27,13 @@ pub(super) struct Places<'a> {
     pub(super) own: &'a Path,
 }
 
+impl Places<'_> {
+    /// One directory of the container's own after the other.
+    fn own_ones(&self) -> impl Iterator<Item = PathBuf> {
+        (0u64..).map(|number| self.own.join(number.to_string()))
+    }
+}
+
 /// The mounts of a container's volumes and tmpfs. Makes what is missing.
 pub(super) fn mounts(
     root: &RootFs,
@@ -35,8 +42,14 @@ pub(super) fn mounts(
     places: &Places<'_>,
 ) -> Result<Vec<Mount>, ContainerError> {
     let mut mounts: Vec<Mount> = options.tmpfs.iter().map(Mount::tmpfs).collect();
+    let mut own = places.own_ones();
     for volume in &options.volumes {
         let source = match &volume.source {
+            VolumeSource::Own => {
+                let path = own.next().unwrap_or_default();
+                fill(root, &volume.target, &path)?;
+                path
+            }
             VolumeSource::Host(path) if !path.exists() => {
                 return Err(ContainerError::VolumeMissing(path.clone()));
             }
@@ -51,12 +64,12 @@ pub(super) fn mounts(
         mounts.push(Mount::bind(utf8(&source)?, &target, volume.read_only));
     }
     refuse_doubles(&mounts)?;
-    for (number, target) in image_volumes.iter().take(MAX_VOLUMES).enumerate() {
+    for target in image_volumes.iter().take(MAX_VOLUMES) {
         let target = parse::target("VOLUME of the image", target)?;
         if mounts.iter().any(|mount| mount.target() == target) {
             continue;
         }
-        let path = places.own.join(number.to_string());
+        let path = own.next().unwrap_or_default();
         fill(root, &target, &path)?;
         mounts.push(Mount::bind(utf8(&path)?, &target, false));
     }

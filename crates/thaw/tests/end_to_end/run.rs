@@ -273,6 +273,17 @@ fn volumes_are_the_host_s_the_store_s_and_the_image_s() {
             MESSAGE
         );
     }
+    // So does one that is asked for.
+    for _ in 0..2 {
+        let script = "cat /srv/message; test ! -e /bin/new && echo > /bin/new";
+        assert_eq!(sh(&node, &["-v", "/bin"], &image, script), MESSAGE);
+    }
+    // Where the command is typed.
+    let rest = ["run", "--rm", "--net", "none", "-v", "./host/:/mnt"];
+    let command = [&image, "--", "cat", "/mnt/file"];
+    let mut command = node.command(rest.into_iter().chain(command));
+    let output = command.current_dir(directory.path()).output().unwrap();
+    assert_eq!(stdout(&output), "written\n");
     let (code, said) = refused(&node, &["run", "--rm", "-v", "/no/such:/x", &image]);
     assert_eq!(code, 125);
     assert!(said.contains("/no/such does not exist"), "{said}");
