@@ -28,6 +28,7 @@ fn containers(context: &Context) -> anyhow::Result<Containers> {
 pub(super) fn exec(context: &Context, args: Exec) -> anyhow::Result<ExitCode> {
     let container = containers(context)?.find(&args.container)?;
     let env = environment(&args.env_file, &args.env)?;
+    super::run::check_terminal(args.tty, args.interactive)?;
     let options = ProcessOptions {
         command: args.command,
         env,

@@ -7,6 +7,8 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use anyhow::Context as _;
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
 use thaw_node::{Node, Settings};
 
 use super::Context;
@@ -39,8 +41,10 @@ pub(super) fn daemon(context: &Context, args: &Daemon) -> anyhow::Result<ExitCod
     let endpoint = endpoint.transpose()?;
     let node = Arc::new(Node::open(settings)?);
     let listener = given.listener.map(UnixListener::from);
+    // Whoever finds the socket may end us by a signal.
+    let signals = Signals::new([SIGINT, SIGTERM])?;
     let server = Server::bind(root, Arc::clone(&node), access, listener)?;
-    end_on_signals(&server)?;
+    end_on(signals, &server)?;
     if let Some(endpoint) = endpoint {
         let node = Arc::clone(&node);
         endpoint.serve(Arc::new(move || {
@@ -59,9 +63,7 @@ pub(super) fn daemon(context: &Context, args: &Daemon) -> anyhow::Result<ExitCod
 }
 
 /// TERM and INT end the daemon as `daemon --stop` does: what runs goes on.
-fn end_on_signals(server: &Arc<Server>) -> anyhow::Result<()> {
-    use signal_hook::consts::{SIGINT, SIGTERM};
-    let mut signals = signal_hook::iterator::Signals::new([SIGINT, SIGTERM])?;
+fn end_on(mut signals: Signals, server: &Arc<Server>) -> anyhow::Result<()> {
     let server = Arc::clone(server);
     std::thread::Builder::new()
         .name("signals".into())

@@ -1,9 +1,10 @@
 //! `run`: the daemon makes the root filesystem, this process is the container's parent.
 
+use std::io::IsTerminal;
 use std::process::{Command, ExitCode};
 use std::time::{Duration, Instant};
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 use serde::Serialize;
 use thaw_node::container::{
     Container, Limits, Network, Options, ProcessOptions, Published, monitor,
@@ -202,6 +203,14 @@ fn describe(spans: &[Span], total: Duration, report: &StartReport) -> String {
     )
 }
 
+/// A terminal has no end, only a key that stands for it: what comes from elsewhere would never end there.
+pub(super) fn check_terminal(tty: bool, interactive: bool) -> anyhow::Result<()> {
+    if tty && interactive && !std::io::stdin().is_terminal() {
+        bail!("-it wants a terminal as standard input: without one, leave out -t");
+    }
+    Ok(())
+}
+
 /// What the flags ask of a container. `foreground`: with our standard streams.
 pub(super) fn options(
     args: &ContainerArgs,
@@ -209,6 +218,7 @@ pub(super) fn options(
     foreground: bool,
 ) -> anyhow::Result<Options> {
     let env = environment(&args.env_file, &args.env)?;
+    check_terminal(args.tty, args.interactive && foreground)?;
     Ok(Options {
         name: args.name.clone(),
         process: ProcessOptions {

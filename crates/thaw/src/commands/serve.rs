@@ -136,6 +136,9 @@ async fn functions(
             bound.with_context(|| format!("cannot listen on {}", args.listen))?
         }
     };
+    // Whoever finds the socket may end us by a signal.
+    let mut terminated = signal(SignalKind::terminate())?;
+    let mut interrupted = signal(SignalKind::interrupt())?;
     std::fs::remove_file(socket).ok();
     let unix = UnixListener::bind(socket);
     let unix = unix.with_context(|| format!("cannot listen on {}", socket.display()))?;
@@ -143,8 +146,6 @@ async fn functions(
     let address = tcp.local_addr()?;
     tracing::info!("functions at http://{address}");
     let (stop, stopped) = watch::channel(false);
-    let mut terminated = signal(SignalKind::terminate())?;
-    let mut interrupted = signal(SignalKind::interrupt())?;
     tokio::spawn(async move {
         tokio::select! { _ = terminated.recv() => {}, _ = interrupted.recv() => {} }
         tracing::info!("ending");

@@ -1,8 +1,7 @@
 //! Terminals: the socket on which a runtime hands over the container's end, and the caller's own
 //! terminal, which passes every key on while a container has it.
 
-use std::fs::File;
-use std::io::{self, IoSliceMut, Write};
+use std::io::IoSliceMut;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixListener;
@@ -10,8 +9,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
 use rustix::termios::{
-    OptionalActions, SpecialCodeIndex, Termios, isatty, tcgetattr, tcgetwinsize, tcsetattr,
-    tcsetwinsize,
+    OptionalActions, Termios, isatty, tcgetattr, tcgetwinsize, tcsetattr, tcsetwinsize,
 };
 
 use crate::container::ContainerError;
@@ -38,7 +36,7 @@ impl ConsoleSocket {
     /// The terminal. Called after the runtime's success, when it has been sent already.
     pub(super) fn receive(&self) -> Result<OwnedFd, ContainerError> {
         let failed = || ContainerError::file("receive the terminal on", &self.path);
-        let not_there = io::Error::from(io::ErrorKind::UnexpectedEof);
+        let not_there = std::io::Error::from(std::io::ErrorKind::UnexpectedEof);
         // The runtime is done: when it has not connected, it never will.
         self.listener.set_nonblocking(true).map_err(failed())?;
         let (socket, _) = self.listener.accept().map_err(failed())?;
@@ -81,7 +79,7 @@ pub(super) struct RawMode {
 impl RawMode {
     /// `None` where standard input is no terminal.
     pub(super) fn enter() -> Option<Self> {
-        let stdin = io::stdin();
+        let stdin = std::io::stdin();
         if !isatty(&stdin) {
             return None;
         }
@@ -95,20 +93,13 @@ impl RawMode {
 
 impl Drop for RawMode {
     fn drop(&mut self) {
-        let _ = tcsetattr(io::stdin(), OptionalActions::Drain, &self.before);
+        let _ = tcsetattr(std::io::stdin(), OptionalActions::Drain, &self.before);
     }
-}
-
-/// Types the key that ends input. In the middle of a line it only ends that, so it is typed twice there.
-pub(super) fn end_input(mut terminal: &File, at_line_start: bool) -> io::Result<()> {
-    let key = tcgetattr(terminal)?.special_codes[SpecialCodeIndex::VEOF];
-    let keys = [key, key];
-    terminal.write_all(if at_line_start { &keys[..1] } else { &keys })
 }
 
 /// Gives the container's terminal the size of the caller's, if that has one.
 pub(super) fn copy_size(terminal: impl AsFd) {
-    if let Ok(size) = tcgetwinsize(io::stdin()).or_else(|_| tcgetwinsize(io::stdout())) {
+    if let Ok(size) = tcgetwinsize(std::io::stdin()).or_else(|_| tcgetwinsize(std::io::stdout())) {
         let _ = tcsetwinsize(terminal, size);
     }
 }

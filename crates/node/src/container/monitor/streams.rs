@@ -17,7 +17,7 @@ use std::thread::{self, JoinHandle};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::pipe::{PipeFlags, pipe_with};
 
-use super::console::{ConsoleSocket, RawMode, copy_size, end_input};
+use super::console::{ConsoleSocket, RawMode, copy_size};
 use crate::container::log::{LogWriter, Stream};
 use crate::container::{ContainerError, ProcessIo};
 
@@ -127,13 +127,9 @@ impl Streams {
                 carried._raw = RawMode::enter();
                 let (to, ended) = (Arc::clone(&terminal), Arc::clone(&ended));
                 let body = move || {
-                    let mut last = b'\n';
                     copy(&io::stdin(), &ended, true, &mut |bytes| {
-                        last = bytes.last().copied().unwrap_or(last);
                         (&*to).write_all(bytes)
-                    });
-                    // The caller's input was no terminal: there the end is a key.
-                    end_input(&to, last == b'\n').ok();
+                    })
                 };
                 // Nobody waits for it: it may sit in a write to a terminal that nobody reads.
                 drop(spawn("container-stdin", body)?);
