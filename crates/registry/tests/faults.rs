@@ -125,6 +125,11 @@ fn requests_at_once_find_connections_that_are_open() {
     repository.connect();
     repository.connect();
     read(&*repository, &digest, (0, 1)).unwrap();
+    // They are opened beside it.
+    let begin = Instant::now();
+    while server.connections() < 4 && begin.elapsed() < Duration::from_secs(10) {
+        std::thread::sleep(Duration::from_millis(5));
+    }
     let opened = server.connections();
     assert!(opened >= 4, "{opened}");
     let asked = repository.stats().requests;
