@@ -70,6 +70,7 @@ fn a_mount_reads_past_the_page_cache_of_the_tars_while_nothing_arrives() {
         let flags = ["mount", "--pull", "lazy", "--transport", transport];
         let mount = flags.into_iter().chain([&*scene.image, &dir]);
         node.run(mount).unwrap();
+        assert!(!reads_directly(&dir));
         (node, dir)
     };
     let (node, dir) = lazily("fanotify");
@@ -81,7 +82,6 @@ fn a_mount_reads_past_the_page_cache_of_the_tars_while_nothing_arrives() {
     let refused_dir = target(&refused);
     let mount = ["--config", config, "mount", &scene.image, &refused_dir];
     refused.run(mount).unwrap();
-    assert!(!reads_directly(&dir));
     wait_until(&dir, true);
 
     // What is absent arrives, and so does what is behind it.
