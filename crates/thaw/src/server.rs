@@ -63,21 +63,20 @@ impl Ownership {
             .write(true)
             .open(&path)?;
         let is_free = || flock(&file, FlockOperation::NonBlockingLockExclusive).is_ok();
-        if !is_free() {
-            let mut patience = PREDECESSOR_PATIENCE;
-            if replace {
-                // Not by the socket: a service manager's takes requests when no daemon is there.
-                end(&path)?;
-                patience += DRAIN;
+        let (mut begin, mut told) = (Instant::now(), None);
+        while !is_free() {
+            // Not by the socket: a service manager's takes requests when no daemon is there. One that a
+            // command or a monitor has started meanwhile is told, too.
+            if replace && let Some(pid) = owner(&path).filter(|pid| told != Some(*pid)) {
+                end(pid)?;
+                (begin, told) = (Instant::now(), Some(pid));
             }
-            let begin = Instant::now();
-            while !is_free() {
-                let serves = !replace && UnixStream::connect(root.join("thaw.sock")).is_ok();
-                if serves || begin.elapsed() >= patience {
-                    return Err(owned(root, &path, replace));
-                }
-                std::thread::sleep(Duration::from_millis(20));
+            let serves = !replace && UnixStream::connect(root.join("thaw.sock")).is_ok();
+            let patience = PREDECESSOR_PATIENCE + if replace { DRAIN } else { Duration::ZERO };
+            if serves || begin.elapsed() >= patience {
+                return Err(owned(root, &path, replace));
             }
+            std::thread::sleep(Duration::from_millis(20));
         }
         file.set_len(0)?;
         writeln!(file, "{}", std::process::id())?;
@@ -87,17 +86,16 @@ impl Ownership {
 
 /// The process that has locked the file at `path`.
 fn owner(path: &Path) -> Option<i32> {
-    std::fs::read_to_string(path).ok()?.trim().parse().ok()
+    let pid = std::fs::read_to_string(path).ok()?.trim().parse().ok();
+    pid.filter(|pid| *pid > 0)
 }
 
-/// Tells the daemon that owns a store to end.
-fn end(path: &Path) -> anyhow::Result<()> {
-    let pid = owner(path).and_then(Pid::from_raw);
-    let pid = pid.with_context(|| format!("{} names no process", path.display()))?;
-    match kill_process(pid, Signal::TERM) {
+/// Tells a daemon to end.
+fn end(pid: i32) -> anyhow::Result<()> {
+    match Pid::from_raw(pid).map(|pid| kill_process(pid, Signal::TERM)) {
         // It is gone already.
-        Err(Errno::SRCH) => Ok(()),
-        other => other.with_context(|| format!("cannot end the daemon with pid {pid}")),
+        None | Some(Ok(()) | Err(Errno::SRCH)) => Ok(()),
+        Some(other) => other.with_context(|| format!("cannot end the daemon with pid {pid}")),
     }
 }
 

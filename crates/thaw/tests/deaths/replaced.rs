@@ -10,6 +10,7 @@ use std::sync::atomic::AtomicUsize;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use rustix::fs::{FlockOperation, flock};
 use thaw_testkit::far::Far;
 use thaw_testkit::scratch;
 use thaw_testkit::thaw::Thaw;
@@ -63,6 +64,35 @@ fn what_was_begun_is_finished_before_the_daemon_is_replaced() {
     assert!(pull.unwrap().wait().unwrap().success());
     assert_ne!(node.daemon(), Some(first));
     assert!(node.run(["images"]).unwrap().contains(&image));
+    node.run(["daemon", "--stop"]).unwrap();
+    assert!(next.wait().unwrap().success());
+}
+
+/// The store's lock changes hands, from one daemon to another that a monitor has started.
+#[test]
+fn a_daemon_that_comes_first_is_replaced_too() {
+    let node = thaw();
+    fs::create_dir(node.root()).unwrap();
+    let path = node.root().join("daemon.pid");
+    let lock = fs::File::create(&path).unwrap();
+    flock(&lock, FlockOperation::LockExclusive).unwrap();
+    let owner = || {
+        let owner = Command::new("sleep").arg("1000").spawn().unwrap();
+        fs::write(&path, owner.id().to_string()).unwrap();
+        owner
+    };
+    let is_told = |mut owner: Child| {
+        eventually("the end of the owner", || {
+            owner.try_wait().unwrap().is_some()
+        });
+    };
+    let first = owner();
+    let mut command = node.command(["daemon", "--replace"]);
+    let mut next = command.stderr(Stdio::null()).spawn().unwrap();
+    is_told(first);
+    is_told(owner());
+    drop(lock);
+    eventually("the next daemon", || node.daemon() == Some(next.id()));
     node.run(["daemon", "--stop"]).unwrap();
     assert!(next.wait().unwrap().success());
 }
