@@ -23,11 +23,16 @@ by_every_transport!(readers_see_nothing_of_a_replaced_daemon);
 fn replace(node: &Thaw) -> Child {
     let mut command = node.command(["daemon", "--replace"]);
     let daemon = command.stderr(Stdio::null()).spawn().unwrap();
+    serves(node, &daemon);
+    daemon
+}
+
+/// Waits until a daemon can be asked.
+fn serves(node: &Thaw, daemon: &Child) {
     eventually("the next daemon", || {
         let serves = node.root().join("thaw.sock").exists();
         serves && node.daemon() == Some(daemon.id())
     });
-    daemon
 }
 
 fn readers_see_nothing_of_a_replaced_daemon(transport: &str) {
@@ -92,7 +97,7 @@ fn a_daemon_that_comes_first_is_replaced_too() {
     is_told(first);
     is_told(owner());
     drop(lock);
-    eventually("the next daemon", || node.daemon() == Some(next.id()));
+    serves(&node, &next);
     node.run(["daemon", "--stop"]).unwrap();
     assert!(next.wait().unwrap().success());
 }
