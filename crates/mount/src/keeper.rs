@@ -70,7 +70,7 @@ pub use keepsake::Keepsake;
 pub use server::keeper_main;
 
 /// Version of the messages; daemon and keeper must agree.
-const PROTOCOL: u32 = 4;
+const PROTOCOL: u32 = 5;
 
 /// The keeper's limit of open files, and so the first number that no event of it can have.
 const EVENT_FD_LIMIT: u16 = u16::MAX;

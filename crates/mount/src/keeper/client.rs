@@ -489,7 +489,7 @@ impl Shared {
                 deadline: Instant::now() + remaining,
             }),
             Notice::Reply { request, reply } => link.replied(request, reply),
-            Notice::Welcome { .. } | Notice::Busy | Notice::Layer(_) | Notice::Ready => {}
+            Notice::Welcome { .. } | Notice::Busy | Notice::Layer(_) | Notice::Ready { .. } => {}
         }
     }
 

@@ -160,8 +160,8 @@ pub(crate) enum Notice {
     Busy,
     /// A layer that is served; carries its tar.
     Layer(LayerSpec),
-    /// All layers were told.
-    Ready,
+    /// All layers were told that the keeper knows; whether there may be more that a dead daemon did not tell it.
+    Ready { incomplete: bool },
     /// A reader waits.
     Miss {
         miss: u64,
@@ -214,7 +214,7 @@ impl Notice {
             }
             Self::Busy => Writer::new(65),
             Self::Layer(spec) => put_spec(Writer::new(66), spec),
-            Self::Ready => Writer::new(67),
+            Self::Ready { incomplete } => Writer::new(67).number(u64::from(*incomplete)),
             Self::Miss {
                 miss,
                 layer,
@@ -240,7 +240,9 @@ impl Notice {
             },
             65 => Self::Busy,
             66 => Self::Layer(take_spec(&mut reader)?),
-            67 => Self::Ready,
+            67 => Self::Ready {
+                incomplete: reader.number()? != 0,
+            },
             68 => Self::Miss {
                 miss: reader.number()?,
                 layer: reader.layer()?,
@@ -477,7 +479,8 @@ mod tests {
             },
             Notice::Busy,
             Notice::Layer(spec()),
-            Notice::Ready,
+            Notice::Ready { incomplete: false },
+            Notice::Ready { incomplete: true },
             Notice::Miss {
                 miss: 1,
                 layer: layer(),

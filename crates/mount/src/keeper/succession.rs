@@ -54,16 +54,16 @@ pub(crate) fn connect(settings: &KeeperSettings) -> Result<Succession, MountErro
 /// The keeper that is there, or another one for what was saved, or a first one.
 fn connect_to_any(
     settings: &KeeperSettings,
-    given: Vec<OwnedFd>,
+    mut given: Vec<OwnedFd>,
 ) -> Result<Succession, MountError> {
-    if let Some(found) = take_over_any(settings, Duration::ZERO)? {
+    if let Some(found) = take_over_any(settings, &mut given, Duration::ZERO)? {
         return Ok(found);
     }
     let Some(saved) = keepsake::find(given, &settings.holders) else {
         return begin(settings);
     };
     // Two readers of one source would answer each other's readers: be sure that there is none.
-    match take_over_any(settings, BIRTH_TIMEOUT)? {
+    match take_over_any(settings, &mut Vec::new(), BIRTH_TIMEOUT)? {
         Some(found) => Ok(found),
         None => revive(settings, saved),
     }
@@ -85,14 +85,16 @@ fn begin(settings: &KeeperSettings) -> Result<Succession, MountError> {
     })
 }
 
-/// Takes over the keeper that listens, or begins to within `patience`.
+/// Takes over the keeper that listens, or begins to within `patience`. `given` by a custodian: used where the
+/// keeper does not know all.
 fn take_over_any(
     settings: &KeeperSettings,
+    given: &mut Vec<OwnedFd>,
     patience: Duration,
 ) -> Result<Option<Succession>, MountError> {
     let begin = Instant::now();
     loop {
-        match socket::connect(&settings.socket).map(|socket| take_over(socket, settings)) {
+        match socket::connect(&settings.socket).map(|socket| take_over(socket, settings, given)) {
             Ok(Err(MountError::Owned(_))) if begin.elapsed() < PREDECESSOR_TIMEOUT => {}
             // It died while we spoke: as if we had come later.
             Ok(Err(error @ (MountError::Gone | MountError::Socket { .. })))
@@ -124,11 +126,21 @@ fn has_ended(socket: &Path) -> bool {
 /// Another keeper for the source of one that is of no use: what it holds is duplicated before it is
 /// killed.
 fn replace(other: &Link, settings: &KeeperSettings, why: &str) -> Result<Succession, MountError> {
-    tracing::error!(pid = other.pid(), why, "the keeper is replaced");
     let saved = keepsake::find(Vec::new(), &[other.pid()]);
+    replace_by(other, settings, saved.ok_or(MountError::Gone), why)
+}
+
+/// Another keeper in the place of one, for what was saved. The one is killed in any case.
+fn replace_by(
+    other: &Link,
+    settings: &KeeperSettings,
+    saved: Result<Saved, MountError>,
+    why: &str,
+) -> Result<Succession, MountError> {
+    tracing::error!(pid = other.pid(), why, "the keeper is replaced");
     other.kill();
     other.wait_dead();
-    revive(settings, saved.ok_or(MountError::Gone)?)
+    revive(settings, saved?)
 }
 
 /// Another keeper for a source whose keeper and daemon are dead.
@@ -197,19 +209,41 @@ pub(crate) fn spawn(settings: &KeeperSettings, source: &Source) -> Result<Link, 
 
 /// Takes over a keeper that lives: its source and its layers. One that says nothing, or speaks
 /// another version of the protocol, as after an upgrade, is replaced.
-fn take_over(socket: OwnedFd, settings: &KeeperSettings) -> Result<Succession, MountError> {
+fn take_over(
+    socket: OwnedFd,
+    settings: &KeeperSettings,
+    given: &mut Vec<OwnedFd>,
+) -> Result<Succession, MountError> {
     let failed = |source| MountError::Socket {
         what: "take over",
         source,
     };
     let link = Link::to_stranger(socket).map_err(failed)?;
-    let (source, inherited) = match listen_to(&link, settings) {
+    let Told {
+        source,
+        mut inherited,
+        incomplete,
+    } = match listen_to(&link, settings) {
         Ok(Some(told)) => told,
         Ok(None) => return replace(&link, settings, "it hangs"),
         Err(MountError::Protocol(why)) => return replace(&link, settings, why),
         Err(error) => return Err(error),
     };
-    // A keeper whose daemon died too early does not serve yet.
+    if incomplete {
+        // The daemon that started it died in the middle: others may hold what it was not told.
+        let others = keepsake::find(std::mem::take(given), &settings.holders);
+        let known = inherited.len();
+        for layer in others.map(|saved| saved.layers).unwrap_or_default() {
+            if inherited.iter().all(|known| known.spec != layer.spec) {
+                inherited.push(layer);
+            }
+        }
+        if inherited.len() > known {
+            let layers = inherited;
+            let saved = Ok(Saved { source, layers });
+            return replace_by(&link, settings, saved, "it does not know all layers");
+        }
+    }
     link.tell(&Command::Serve, None).map_err(failed)?;
     Ok(Succession {
         link,
@@ -219,14 +253,19 @@ fn take_over(socket: OwnedFd, settings: &KeeperSettings) -> Result<Succession, M
     })
 }
 
+/// What a keeper says that it has.
+struct Told {
+    source: Source,
+    inherited: Vec<Inherited>,
+    /// Whether there may be more layers.
+    incomplete: bool,
+}
+
 /// What a keeper says that it has; `None` if it says nothing.
-fn listen_to(
-    link: &Link,
-    settings: &KeeperSettings,
-) -> Result<Option<(Source, Vec<Inherited>)>, MountError> {
+fn listen_to(link: &Link, settings: &KeeperSettings) -> Result<Option<Told>, MountError> {
     let mut source = None;
     let mut inherited = Vec::new();
-    loop {
+    let incomplete = loop {
         if !link.wait(GREETING_TIMEOUT) {
             return Ok(None);
         }
@@ -241,12 +280,94 @@ fn listen_to(
                 let tar = fds.pop().ok_or(MountError::Protocol("no descriptor"))?;
                 inherited.push(Inherited { spec, tar });
             }
-            Notice::Ready => break,
+            Notice::Ready { incomplete } => break incomplete,
             Notice::Miss { .. } | Notice::Reply { .. } => {
                 return Err(MountError::Protocol("out of turn"));
             }
         }
+    };
+    Ok(Some(Told {
+        source: source.ok_or(MountError::Protocol("no source"))?,
+        inherited,
+        incomplete,
+    }))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::ffi::OsString;
+    use std::os::fd::AsFd;
+    use std::process::ExitCode;
+
+    use thaw_cache::Store;
+    use thaw_image::{DiffId, Digest};
+
+    use super::*;
+    use crate::TransportKind;
+
+    #[test]
+    #[ignore = "not a test: the keeper process of the others"]
+    fn keeper_process() -> ExitCode {
+        crate::keeper_main(std::io::stdin().as_fd().try_clone_to_owned().unwrap())
     }
-    let source = source.ok_or(MountError::Protocol("no source"))?;
-    Ok(Some((source, inherited)))
+
+    /// A keeper that ends with the test, also where that fails.
+    struct Ends(Link);
+
+    impl Drop for Ends {
+        fn drop(&mut self) {
+            self.0.kill();
+            self.0.wait_dead();
+        }
+    }
+
+    /// The daemon dies between the first layer that it tells its keeper and the second.
+    #[test]
+    fn a_keeper_that_was_not_told_all_layers_is_replaced() {
+        let dir = tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR")).unwrap();
+        let exe = std::env::current_exe().unwrap();
+        let name = "keeper::succession::tests::keeper_process";
+        let args = ["--exact", "--ignored", "--nocapture", name].map(OsString::from);
+        let mut settings = KeeperSettings::new(exe, args.into(), dir.path().join("keeper.sock"));
+        let store = Store::open(dir.path()).unwrap();
+        let layers = [b"a", b"b"].map(|bytes| {
+            let layers = store.layers();
+            layers.open(&DiffId(Digest::of(bytes)), 4096).unwrap()
+        });
+        let specs = layers.each_ref().map(|layer| LayerSpec {
+            diff_id: layer.diff_id(),
+            size: layer.tar_size(),
+            tar: layer.path().to_owned(),
+            presence: layer.presence_path().to_owned(),
+        });
+
+        let source = Source::new(TransportKind::Fanotify, &settings.devices()).unwrap();
+        let first = Ends(spawn(&settings, &source).unwrap());
+        let command = Command::Register {
+            request: 0,
+            spec: specs[0].clone(),
+        };
+        first
+            .0
+            .tell(&command, Some(layers[0].file().as_fd()))
+            .unwrap();
+        first.0.disconnect();
+
+        // This process is who holds the tars, as a monitor does.
+        settings.holders = vec![std::process::id().cast_signed()];
+        let begin = Instant::now();
+        let found = loop {
+            match take_over_any(&settings, &mut Vec::new(), Duration::from_secs(5)).unwrap() {
+                Some(found) => break found,
+                None => assert!(begin.elapsed() < Duration::from_secs(10)),
+            }
+        };
+        let next = Ends(found.link);
+        let mut known: Vec<_> = found.inherited.iter().map(|layer| &layer.spec).collect();
+        known.sort_by_key(|spec| spec.diff_id);
+        let mut all: Vec<_> = specs.iter().collect();
+        all.sort_by_key(|spec| spec.diff_id);
+        assert_eq!(known, all);
+        assert_ne!(next.0.pid(), first.0.pid());
+    }
 }

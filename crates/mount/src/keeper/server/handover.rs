@@ -61,7 +61,8 @@ impl Server {
             let tar = layer.tar.try_clone()?;
             daemon.queue(&Notice::Layer(layer.spec.clone()), Some(tar.into()));
         }
-        daemon.queue(&Notice::Ready, None);
+        let incomplete = self.incomplete;
+        daemon.queue(&Notice::Ready { incomplete }, None);
         daemon.flush()
     }
 }
