@@ -30,7 +30,7 @@ pub use counters::{FaultCounters, WAIT_BUCKETS};
 pub use error::MountError;
 pub use keeper::{Custodian, Inherited, Keeper, KeeperSettings, Keepsake, keeper_main};
 pub use mounts::{BindMount, LayoutMount, OverlayMount, WritableMount};
-pub use thaw_sys::capabilities::{Ability, Capabilities, Cgroup, KernelVersion};
+pub use thaw_sys::capabilities::{Ability, Capabilities, Cgroup, KernelVersion, direct_reads};
 pub use thaw_sys::fanotify::Denial;
 pub use thaw_sys::lease::while_alone;
 pub use thaw_sys::mount::{MAX_LOWER, MountEntry, Overlay, Unmount, mount_table};

@@ -63,6 +63,29 @@ impl Drop for Guard {
     }
 }
 
+/// How each kind of mount ends.
+macro_rules! ends {
+    ($($mount:ident),+) => {$(
+        impl $mount {
+            /// Unmounts it.
+            ///
+            /// # Errors
+            /// [`MountError::Mount`]; then it is still mounted, and Drop tries again lazily.
+            pub fn unmount(mut self, when: Unmount) -> Result<(), MountError> {
+                self.guard.unmount(when)
+            }
+
+            /// Leaves it mounted when this process ends, and gives its target.
+            #[must_use]
+            pub fn detach(self) -> PathBuf {
+                self.guard.detach()
+            }
+        }
+    )+};
+}
+
+ends!(LayoutMount, OverlayMount, BindMount, WritableMount);
+
 /// A layout mounted over its devices, read-only. Dropped, it is unmounted lazily.
 #[derive(Debug)]
 pub struct LayoutMount {
@@ -105,7 +128,7 @@ impl LayoutMount {
     }
 
     /// Has it read its devices directly from now on, past their page cache, or through it. To be asked
-    /// for only where `Capabilities::direct_reads` is there, and of devices that are files of the store.
+    /// for only where [`direct_reads`](crate::direct_reads) says so, and of devices that are files of the store.
     ///
     /// # Errors
     /// [`MountError::Mount`]; it is not tried again until something else is asked for.
@@ -114,20 +137,6 @@ impl LayoutMount {
             return Ok(());
         }
         Ok(mount::erofs_reads_directly(self.target(), directly)?)
-    }
-
-    /// Unmounts it.
-    ///
-    /// # Errors
-    /// [`MountError::Mount`]; then it is still mounted, and Drop tries again lazily.
-    pub fn unmount(mut self, when: Unmount) -> Result<(), MountError> {
-        self.guard.unmount(when)
-    }
-
-    /// Leaves it mounted when this process ends, and gives its target.
-    #[must_use]
-    pub fn detach(self) -> PathBuf {
-        self.guard.detach()
     }
 
     /// Takes over what another process left mounted at `target`; `None` if no layout is there.
@@ -167,20 +176,6 @@ impl OverlayMount {
         self.guard.target()
     }
 
-    /// Unmounts it.
-    ///
-    /// # Errors
-    /// [`MountError::Mount`]; then it is still mounted, and Drop tries again lazily.
-    pub fn unmount(mut self, when: Unmount) -> Result<(), MountError> {
-        self.guard.unmount(when)
-    }
-
-    /// Leaves it mounted when this process ends, and gives its target.
-    #[must_use]
-    pub fn detach(self) -> PathBuf {
-        self.guard.detach()
-    }
-
     /// Takes over what another process left mounted at `target`; `None` if no overlay is there.
     ///
     /// # Errors
@@ -206,20 +201,6 @@ impl BindMount {
         Ok(Self {
             guard: Guard::new(target),
         })
-    }
-
-    /// Unmounts it.
-    ///
-    /// # Errors
-    /// [`MountError::Mount`]; then it is still mounted, and Drop tries again lazily.
-    pub fn unmount(mut self, when: Unmount) -> Result<(), MountError> {
-        self.guard.unmount(when)
-    }
-
-    /// Leaves it mounted when this process ends, and gives its target.
-    #[must_use]
-    pub fn detach(self) -> PathBuf {
-        self.guard.detach()
     }
 
     /// Takes over what another process left mounted at `target`; `None` if it is not of the superblock with
@@ -267,20 +248,6 @@ impl WritableMount {
         Ok(Self {
             guard: Guard::new(target),
         })
-    }
-
-    /// Unmounts it.
-    ///
-    /// # Errors
-    /// [`MountError::Mount`]; then it is still mounted, and Drop tries again lazily.
-    pub fn unmount(mut self, when: Unmount) -> Result<(), MountError> {
-        self.guard.unmount(when)
-    }
-
-    /// Leaves it mounted when this process ends, and gives its target.
-    #[must_use]
-    pub fn detach(self) -> PathBuf {
-        self.guard.detach()
     }
 
     /// Takes over what another process left mounted at `target`; `None` if neither is there.

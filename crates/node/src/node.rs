@@ -6,7 +6,7 @@
 
 use std::collections::HashMap;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use thaw_cache::{Fetcher, Store};
 use thaw_image::{DiffId, Digest, ImageReference};
@@ -65,6 +65,8 @@ pub struct Node {
     pub(crate) trimming: Mutex<Trimming>,
     /// Whether bytes still come for what is mounted.
     pub(crate) arrivals: Mutex<Arrivals>,
+    /// Whether mounts may read past the page cache of layers; asked when one would.
+    pub(crate) direct_reads: OnceLock<bool>,
     /// The last reads that waited.
     pub(crate) waits: Arc<Waits>,
 }
@@ -114,6 +116,7 @@ impl Node {
             spared: Mutex::default(),
             trimming: Mutex::default(),
             arrivals: Mutex::default(),
+            direct_reads: OnceLock::new(),
             waits: Arc::default(),
             settings,
         };
@@ -133,11 +136,6 @@ impl Node {
             *known = Some(Arc::clone(&found));
         }
         found
-    }
-
-    /// What was found out of this machine, as far as anybody has asked.
-    pub(crate) fn known_capabilities(&self) -> Option<Arc<Capabilities>> {
-        lock(&self.capabilities).clone()
     }
 
     /// The repository, or the layout directory, that holds an image, with counters of its own.

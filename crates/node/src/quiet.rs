@@ -59,28 +59,43 @@ impl Arrivals {
 impl Node {
     /// Has each mount read as is best for it now. Waits for nobody.
     pub(crate) fn choose_reads(&self) {
-        let known = self.known_capabilities();
-        if known.is_none_or(|known| !known.direct_reads.available) {
-            return;
-        }
         let now = Instant::now();
         let mut arrivals = lock(&self.arrivals);
+        let may = self.direct_reads.get() == Some(&true);
+        let mut would = false;
         let slots: Vec<Slot> = lock(&self.images).values().cloned().collect();
         for slot in slots {
             // One that is just being mounted, or unmounted, has its turn later.
             let slot = slot.try_lock();
             if let Ok(Some(image)) = slot.as_deref() {
-                image.read_directly(self.is_quiet(image, &mut arrivals, now));
+                let quiet = self.is_quiet(image, &mut arrivals, now);
+                image.read_directly(may && quiet);
+                would |= quiet;
             }
         }
         arrivals.forget_others(now);
+        drop(arrivals);
+        if would {
+            // For the next time: it takes milliseconds.
+            self.find_direct_reads();
+        }
+    }
+
+    /// Finds out whether mounts may read directly; once, for neither kernel nor store changes under a daemon.
+    fn find_direct_reads(&self) {
+        self.direct_reads.get_or_init(|| {
+            let from_files = || self.capabilities().file_backed_erofs.available;
+            let found = || thaw_mount::direct_reads(&self.settings.root).available;
+            self.settings.direct_reads && from_files() && found()
+        });
     }
 
     /// Whether nothing has arrived for any layer of an image for a while, and no file of it is FUSE's.
     fn is_quiet(&self, image: &ImageMount, arrivals: &mut Arrivals, now: Instant) -> bool {
-        let mut quiet = self.settings.direct_reads;
+        let layers = image.body.layers();
+        let mut quiet = !layers.is_empty();
         // Every one is looked at, also behind one that is not quiet.
-        for layer in image.body.layers() {
+        for layer in layers {
             let calm = arrivals.look(layer.diff_id(), layer.present_bytes(), now);
             quiet &= calm >= QUIET && !self.is_served_by_fuse(layer);
         }

@@ -87,8 +87,6 @@ pub struct Capabilities {
     pub erofs: Ability,
     /// Whether EROFS with 512-byte blocks and extra devices can be mounted from files.
     pub file_backed_erofs: Ability,
-    /// Whether such a mount may read its devices directly, past their page cache.
-    pub direct_reads: Ability,
     /// Whether files of the store can raise pre-content events.
     pub pre_content_events: Ability,
     /// Whether FUSE filesystems can be served.
@@ -117,13 +115,11 @@ impl Capabilities {
         let before = takes_files();
         let erofs = probe_filesystem("erofs", "CONFIG_EROFS_FS");
         let file_backed_erofs = probe_file_backed_erofs(store, &erofs);
-        let direct_reads = probe_direct_reads(store, &file_backed_erofs);
         let pre_content_events = probe_events(store, &kernel);
         let loop_devices = probe_loop_devices(store, &erofs, &file_backed_erofs);
         Self {
             decided: before && takes_files(),
             root: probe_root(),
-            direct_reads,
             pre_content_events,
             fuse: probe_device("/dev/fuse", "load the fuse module"),
             overlayfs: probe_filesystem("overlay", "CONFIG_OVERLAY_FS"),
@@ -149,18 +145,40 @@ impl Capabilities {
 
     /// Every ability with its name, in the order in which a report shows them.
     #[must_use]
-    pub fn abilities(&self) -> [(&'static str, &Ability); 9] {
+    pub fn abilities(&self) -> [(&'static str, &Ability); 8] {
         [
             ("root", &self.root),
             ("erofs", &self.erofs),
             ("file-backed erofs", &self.file_backed_erofs),
-            ("direct reads", &self.direct_reads),
             ("pre-content events", &self.pre_content_events),
             ("overlayfs", &self.overlayfs),
             ("fuse", &self.fuse),
             ("loop devices", &self.loop_devices),
             ("user namespaces", &self.user_namespaces),
         ]
+    }
+}
+
+/// Whether an EROFS that was mounted from files in the directory `store` may read them directly, past their page
+/// cache. Not among the [`Capabilities`], for nobody who starts something waits for it: the kernel's
+/// description of itself has megabytes.
+///
+/// A kernel may free a request of such a mount while it is still used. The correction (February 2026)
+/// counts who uses it: `ref` in `struct erofs_fileio_rq`, fs/erofs/fileio.c.
+#[must_use]
+pub fn direct_reads(store: &Path) -> Ability {
+    if let Err(error) = read_directly(store) {
+        let blocks = "blocks of 512 bytes cannot be read past the page cache";
+        return Ability::no(format!("{blocks} in {}: {error}", store.display()));
+    }
+    match btf::has_member("erofs", "erofs_fileio_rq", "ref") {
+        Ok(Some(true)) => {
+            Ability::yes("files are read in blocks of 512 bytes past their page cache")
+        }
+        Ok(_) => Ability::no(
+            "this kernel may free a request while it is used (corrected in Linux 7.0 and some before)",
+        ),
+        Err(error) => Ability::no(format!("the kernel does not say what it has: {error}")),
     }
 }
 
@@ -221,30 +239,6 @@ fn probe_file_backed_erofs(store: &Path, erofs: &Ability) -> Ability {
             "{}; needs Linux 6.12 with CONFIG_EROFS_FS_BACKED_BY_FILE, and a store on a disk's \
              filesystem",
             chain(&error)
-        )),
-    }
-}
-
-/// A kernel may free a request of such a mount while it is still used. The correction (February 2026)
-/// counts who uses it: `ref` in `struct erofs_fileio_rq`, fs/erofs/fileio.c.
-fn probe_direct_reads(store: &Path, file_backed: &Ability) -> Ability {
-    if !file_backed.available {
-        return file_backed.clone();
-    }
-    match btf::has_member("erofs", "erofs_fileio_rq", "ref") {
-        Ok(Some(true)) => {}
-        Ok(_) => {
-            return Ability::no(
-                "this kernel may free a request while it is used (corrected in Linux 7.0 and some before)",
-            );
-        }
-        Err(error) => return Ability::no(format!("the kernel does not say what it has: {error}")),
-    }
-    match read_directly(store) {
-        Ok(()) => Ability::yes("files are read in blocks of 512 bytes past their page cache"),
-        Err(error) => Ability::no(format!(
-            "blocks of 512 bytes in {}: {error}",
-            store.display()
         )),
     }
 }
@@ -376,6 +370,8 @@ mod tests {
         }
         assert_ne!(found.cgroup, Cgroup::None);
         assert!(found.decided);
+        let direct = direct_reads(store.path());
+        assert!(direct.available, "{}", direct.evidence);
         assert_eq!(fs::read_dir(store.path()).unwrap().count(), 0);
     }
 
@@ -383,6 +379,7 @@ mod tests {
     fn a_store_that_takes_no_files_decides_nothing() {
         let found = Capabilities::probe(Path::new("/proc/self"));
         assert!(!found.decided && !found.pre_content_events.available);
+        assert!(!direct_reads(Path::new("/proc/self")).available);
     }
 
     #[test]

@@ -315,7 +315,8 @@ fn erofs_superblock(layout: &Path, devices: &[&Path]) -> Result<Context, Error> 
 }
 
 /// Has the EROFS at `target`, which was mounted from files, read them directly, past their page cache, or
-/// not any more. Reads that are under way end as they were begun.
+/// not any more. Reads that are under way end as they were begun, and pages that were read stay; names that
+/// nobody uses are looked up again.
 ///
 /// # Errors
 /// [`Error::Open`], also where something else lies at `target`; [`Error::Setup`].

@@ -18,8 +18,8 @@ use thaw_cache::{LayerTar, Store};
 use thaw_erofs::{Attributes, Content, Device as Slot, FileData, Inode, Tree};
 use thaw_image::{BLOCK, DiffId, Digest, Extent, Verified};
 use thaw_mount::{
-    Capabilities, Denial, Device, FaultHandler, FaultTransport, Inherited, Keeper, KeeperSettings,
-    LayerSpec, LayoutMount, MountError, TransportKind, Unmount, WritableMount,
+    Denial, Device, FaultHandler, FaultTransport, Inherited, Keeper, KeeperSettings, LayerSpec,
+    LayoutMount, MountError, TransportKind, Unmount, WritableMount,
 };
 
 /// Bytes of one of a layer's files.
@@ -266,7 +266,7 @@ impl Rig {
     pub fn mount(&self, devices: &[Device]) -> LayoutMount {
         let mut mount = LayoutMount::new(&self.layout(), devices, &self.target(), None).unwrap();
         if self.world == World::Directly {
-            let found = Capabilities::probe(&self.root).direct_reads;
+            let found = thaw_mount::direct_reads(&self.root);
             assert!(found.available, "{}", found.evidence);
             mount.read_directly(true).unwrap();
         }

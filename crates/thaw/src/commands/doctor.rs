@@ -2,6 +2,7 @@
 //! Asks the kernel itself; needs no daemon.
 
 use std::fmt::Write as _;
+use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::Context as _;
@@ -135,8 +136,12 @@ pub(super) fn doctor(context: &Context) -> anyhow::Result<ExitCode> {
     let root = context.client.root();
     std::fs::create_dir_all(root)
         .with_context(|| format!("cannot make the store {}", root.display()))?;
-    let mut diagnosis = diagnose(&Capabilities::probe(root), find);
+    let capabilities = Capabilities::probe(root);
+    let mut diagnosis = diagnose(&capabilities, find);
     diagnosis.store = root.display().to_string();
+    if capabilities.file_backed_erofs.available {
+        diagnosis.checks.push(direct_reads(root));
+    }
     diagnosis.checks.extend(idle_processors());
     context.print(&diagnosis, describe)?;
     Ok(if diagnosis.advice.is_empty() {
@@ -266,6 +271,18 @@ fn conclude(kernel: String, checks: Vec<Check>, taken: Start) -> Diagnosis {
         advice,
         better,
         checks,
+    }
+}
+
+/// Whether what is read of a mounted image is kept in memory once.
+fn direct_reads(store: &Path) -> Check {
+    let found = thaw_mount::direct_reads(store);
+    Check {
+        name: "direct reads".to_owned(),
+        ok: found.available,
+        needed_for: Use::None,
+        evidence: found.evidence,
+        advice: None,
     }
 }
 
