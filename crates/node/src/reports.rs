@@ -1,13 +1,19 @@
 //! What a node answers: plain facts, as `--json` prints them. Sizes are bytes.
 
+mod inspection;
+mod measures;
+
 use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use thaw_image::{DiffId, Digest};
+use thaw_image::Digest;
 
 use crate::container::Published;
 use crate::timing::Span;
+pub(crate) use inspection::THIS_STORE;
+pub use inspection::{AccelerationFacts, Inspection, LayerFacts, LoadFacts, WorkingSetFacts};
+pub use measures::{Causes, ContainerCounts, ImageLoad, Measures, Moves, Reads};
 
 /// How an image's bytes get to a container.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -176,200 +182,6 @@ pub struct Recorded {
     pub packed: u64,
     /// Time until the container was ready.
     pub ready_after: Option<Duration>,
-}
-
-/// An image and what is known of it.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Inspection {
-    /// The reference that was asked for.
-    pub reference: String,
-    /// Its manifest.
-    pub manifest: Digest,
-    /// Operating system and architecture.
-    pub platform: String,
-    /// What runs when nothing else is given.
-    pub command: Vec<String>,
-    /// Layers, the lowest first.
-    pub layers: Vec<LayerFacts>,
-    /// Bytes of its layer blobs.
-    pub compressed: u64,
-    /// The acceleration, where there is one.
-    pub acceleration: Option<AccelerationFacts>,
-    /// Working sets by profile.
-    pub working_sets: Vec<WorkingSetFacts>,
-    /// How much of it a start reads, where that is known.
-    pub load: Option<LoadFacts>,
-    /// How it would start now, and why.
-    pub way: Way,
-    /// The fault transport that would serve it; `None`: it needs none.
-    pub transport: Option<String>,
-    /// Bytes of its tars that are here.
-    pub cached: u64,
-    /// Bytes of its tars, where known.
-    pub unpacked: Option<u64>,
-}
-
-/// One layer.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct LayerFacts {
-    /// Digest of the blob.
-    pub blob: Digest,
-    /// Digest of the tar.
-    pub diff_id: DiffId,
-    /// Its media type.
-    pub media_type: String,
-    /// Bytes of the blob.
-    pub compressed: u64,
-    /// Bytes of the tar, where known.
-    pub unpacked: Option<u64>,
-    /// Bytes of the tar that are here.
-    pub cached: u64,
-    /// Whether there is a seek table.
-    pub seek_table: bool,
-}
-
-/// An acceleration.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct AccelerationFacts {
-    /// Its manifest.
-    pub manifest: Digest,
-    /// Where it is: a repository, or this store.
-    pub source: String,
-    /// Its bytes.
-    pub size: u64,
-    /// Whether it may be used, or why not.
-    pub trust: String,
-    /// The configured key whose signature is beside it.
-    pub signed_by: Option<String>,
-}
-
-/// [`AccelerationFacts::source`] of what is in no registry.
-pub(crate) const THIS_STORE: &str = "this store";
-
-impl AccelerationFacts {
-    /// Whether it is in no registry.
-    #[must_use]
-    pub fn is_local(&self) -> bool {
-        self.source == THIS_STORE
-    }
-}
-
-/// A working set.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct WorkingSetFacts {
-    /// The profile.
-    pub profile: String,
-    /// Bytes of its blocks.
-    pub blocks: u64,
-    /// The same, packed.
-    pub packed: u64,
-}
-
-/// How much of an image a start reads.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct LoadFacts {
-    /// Bytes of its tars that are read.
-    pub read: u64,
-    /// The load rate: bytes read ÷ bytes of the tars.
-    pub rate: f64,
-    /// Whence that is known.
-    pub source: String,
-}
-
-/// What a node has counted since it was opened, and what it holds now.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Measures {
-    /// The fault transport that runs; `None`: no lazy mount has asked for one.
-    pub transport: Option<String>,
-    /// Reads of layer tars since that was started; `None` where nobody counts them.
-    pub reads: Option<Reads>,
-    /// Bytes of layers moved, by cause; not those of full pulls.
-    pub moved: Causes,
-    /// Ranged reads of sources for faults.
-    pub requests: u64,
-    /// Chunks and frames whose bytes were wrong.
-    pub mismatches: u64,
-    /// Bytes that came over the network, for whatever reason.
-    pub received: u64,
-    /// Compressed bytes of layers that were not here when an image of theirs started lazily, each
-    /// layer once.
-    pub started: u64,
-    /// The mounted images.
-    pub images: Vec<ImageLoad>,
-    /// The containers.
-    pub containers: ContainerCounts,
-    /// Root filesystems that `mount` mounted.
-    pub mounts: u64,
-}
-
-/// What became of reads of layer tars that are not whole.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Reads {
-    /// Let through at once.
-    pub hits: u64,
-    /// Had to wait.
-    pub faults: u64,
-    /// Faults that could not be served.
-    pub failed: u64,
-    /// Faults whose deadline passed.
-    pub expired: u64,
-    /// Reads of files that no layer is known for.
-    pub unknown: u64,
-    /// Faults that wait now.
-    pub waiting: u64,
-    /// Microseconds that faults waited, together.
-    pub waited: u64,
-    /// Faults by how long: class `n` has those of less than 2^n microseconds that are in no earlier
-    /// class; the last one has all longer ones.
-    pub waits: Vec<u64>,
-}
-
-/// Bytes of layers, by why they were moved.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Causes {
-    /// A reader waited for them.
-    pub demand: Moves,
-    /// They lie behind such bytes.
-    pub ahead: Moves,
-    /// A working set had them.
-    pub working_set: Moves,
-    /// The layer was completed in the background.
-    pub fill: Moves,
-}
-
-/// Bytes moved for one cause.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Moves {
-    /// Read from registries and layout directories, compressed.
-    pub fetched: u64,
-    /// Unpacked from those.
-    pub unpacked: u64,
-    /// Became present in layer tars.
-    pub written: u64,
-}
-
-/// How much of a mounted image is here.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ImageLoad {
-    /// A reference it can be fetched by.
-    pub reference: String,
-    /// Its manifest.
-    pub manifest: Digest,
-    /// How it was mounted.
-    pub how: How,
-    /// Bytes of its tars that are here.
-    pub present: u64,
-    /// Bytes of its tars.
-    pub size: u64,
-}
-
-/// How many containers there are.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ContainerCounts {
-    /// That run, or are about to.
-    pub running: u64,
-    /// That have ended and are not removed.
-    pub ended: u64,
 }
 
 /// A container.

@@ -2,6 +2,8 @@
 //!
 //! Locks: `state` is a leaf but for [`Link`]'s own, and is never held over a question.
 
+mod supervisor;
+
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
@@ -15,10 +17,10 @@ use thaw_image::{BLOCK, DiffId};
 use thaw_sys::lease;
 
 use super::link::Link;
-use super::message::{Command, MAX_LAYERS, Notice, Recorded, Reply, Request};
-use super::pool::{Job, Pool};
+use super::message::{Command, MAX_LAYERS, Recorded, Reply, Request};
+use super::pool::Pool;
 use super::source::{self, Source};
-use super::succession::{self, Succession, spawn};
+use super::succession::{self, Succession};
 use super::{Inherited, KeeperSettings};
 use crate::transport::FaultTransport;
 use crate::{
@@ -28,12 +30,6 @@ use crate::{
 
 /// For how long a question waits for a keeper that is being replaced.
 const REPLACE_TIMEOUT: Duration = Duration::from_secs(10);
-/// How often a silent keeper is asked whether it lives: at least and at most.
-const HEARTBEAT: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(5));
-/// Silent heartbeats after which it is taken for hung.
-const MAX_SILENCE: u32 = 3;
-/// Between two tries to start a keeper.
-const RESTART_PAUSE: Duration = Duration::from_millis(500);
 
 /// Pre-content events or FUSE reads, answered by a keeper process. Dropped, the keeper goes on without us.
 #[derive(Debug)]
@@ -424,112 +420,6 @@ impl Shared {
                 return Ok(whole);
             }
         }
-    }
-
-    /// Listens to the keeper, and replaces it whenever it dies.
-    fn supervise(&self, mut link: Arc<Link>) {
-        loop {
-            self.listen(&link);
-            link.close();
-            let closing = {
-                let mut state = self.state();
-                state.link = None;
-                state.closing
-            };
-            if closing {
-                return;
-            }
-            match self.replace(&link) {
-                Some(new) => link = new,
-                None => return,
-            }
-        }
-    }
-
-    /// Takes messages until the keeper is gone, or must go.
-    fn listen(&self, link: &Arc<Link>) {
-        let mut silence = 0;
-        // So that a reader whom a hung keeper does not hear is heard before the time is over.
-        let bound = self.settings.fault_timeout;
-        let heartbeat = (bound / (2 * (MAX_SILENCE + 1))).clamp(HEARTBEAT.0, HEARTBEAT.1);
-        loop {
-            if !link.wait(heartbeat) {
-                silence += 1;
-                let asked = link.tell(&Command::Counters { request: 0 }, None);
-                if asked.is_err() || silence > MAX_SILENCE {
-                    tracing::error!("the keeper does not answer");
-                    return;
-                }
-                continue;
-            }
-            silence = 0;
-            match link.receive() {
-                Ok(Some((notice, _))) => self.heard(link, notice),
-                Ok(None) => return,
-                Err(error) => {
-                    tracing::error!(%error, "the keeper is not understood");
-                    return;
-                }
-            }
-        }
-    }
-
-    fn heard(&self, link: &Arc<Link>, notice: Notice) {
-        match notice {
-            Notice::Miss {
-                miss,
-                layer,
-                extent,
-                remaining,
-            } => self.pool.push(Job {
-                link: Arc::clone(link),
-                miss,
-                layer,
-                extent,
-                deadline: Instant::now() + remaining,
-            }),
-            Notice::Reply { request, reply } => link.replied(request, reply),
-            Notice::Welcome { .. } | Notice::Busy | Notice::Layer(_) | Notice::Ready { .. } => {}
-        }
-    }
-
-    /// Another keeper for the same source; `None` when we end.
-    fn replace(&self, dead: &Link) -> Option<Arc<Link>> {
-        // It may only be lost, not dead. Two readers of events would be worse than none.
-        dead.kill();
-        dead.wait_dead();
-        self.source.recover(&self.settings.devices());
-        loop {
-            match spawn(&self.settings, &self.source).and_then(|link| self.restore(link)) {
-                Ok(link) => return Some(link),
-                Err(error) => tracing::error!(%error, "cannot start another keeper"),
-            }
-            if self.state().closing {
-                return None;
-            }
-            self.source.deny_waiting();
-            thread::sleep(RESTART_PAUSE);
-        }
-    }
-
-    /// Tells a new keeper of all layers, and publishes it.
-    fn restore(&self, link: Link) -> Result<Arc<Link>, MountError> {
-        let told = self.tell_layers(&link);
-        if let Err(error) = told {
-            link.kill();
-            link.wait_dead();
-            return Err(error);
-        }
-        let link = Arc::new(link);
-        self.state().link = Some(Arc::clone(&link));
-        self.changed.notify_all();
-        Ok(link)
-    }
-
-    fn tell_layers(&self, link: &Link) -> Result<(), MountError> {
-        let layers: Vec<_> = self.state().layers.values().cloned().collect();
-        let layers = layers.iter().map(|layer| (&layer.spec, layer.tar.as_fd()));
-        succession::tell_layers(link, layers)
     }
 }
 
