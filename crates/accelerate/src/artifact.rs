@@ -23,7 +23,7 @@ use crate::layout;
 use crate::pipeline::{LayerRef, Prepared};
 
 /// zstd level of layout and generated device: packed once, fetched on every first start.
-const LEVEL: i32 = 12;
+const LEVEL: i32 = 9;
 /// Most bytes of an unpacked layout or generated device.
 const MAX_UNPACKED: u64 = 2 << 30;
 /// Most bytes that are reserved before any were unpacked.

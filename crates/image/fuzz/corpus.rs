@@ -5,8 +5,8 @@ use std::error::Error;
 use std::fs;
 
 use thaw_image::{
-    BlockRun, Chunk, CodecState, DiffId, Digest, Extent, Frame, LayerFormat, Run, SeekTable,
-    WindowRef, WorkingSet,
+    BlockRun, Chunk, ChunkDigest, CodecState, DiffId, Digest, Extent, Frame, LayerFormat, Run,
+    SeekTable, WindowRef, WorkingSet,
 };
 
 /// An input, after the names of its target and its own.
@@ -28,7 +28,7 @@ fn table(format: LayerFormat, states: &[CodecState]) -> SeekTable {
             tar: extent,
             blob: extent,
             state: *state,
-            digest: Digest::of(&at.to_le_bytes()),
+            digest: ChunkDigest::of(&at.to_le_bytes()),
         }
     });
     let chunks: Vec<Chunk> = chunks.collect();

@@ -11,6 +11,7 @@
 //!
 //! The byte pictures of the two encodings are in `docs/format.md`.
 
+mod chunk_digest;
 mod digest;
 mod extent;
 pub mod media;
@@ -22,6 +23,7 @@ mod verified;
 mod wire;
 mod working_set;
 
+pub use chunk_digest::{ChunkDigest, ChunkHasher};
 pub use digest::{DiffId, Digest, DigestError, Hasher};
 pub use extent::{BLOCK, BlockRun, Extent};
 /// Image manifests, indexes and configurations, as the OCI image specification defines them.

@@ -1,8 +1,8 @@
 //! The border between bytes that came from somewhere and bytes that are right.
 
-use crate::Digest;
+use crate::{ChunkDigest, Digest};
 
-/// Bytes whose digest matched. There is no other way to make one than [`Verified::check`], and
+/// Bytes whose digest matched. There is no other way to make one than the functions here, and
 /// nothing but a `Verified` may be written to a layer tar.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Verified {
@@ -12,11 +12,11 @@ pub struct Verified {
 /// The bytes are not those that were promised.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 #[error("digest mismatch: expected {expected}, got {actual} ({len} bytes)")]
-pub struct Mismatch {
+pub struct Mismatch<D = Digest> {
     /// What was promised.
-    pub expected: Digest,
+    pub expected: D,
     /// What came.
-    pub actual: Digest,
+    pub actual: D,
     /// How many bytes came.
     pub len: usize,
 }
@@ -28,15 +28,19 @@ impl Verified {
     /// [`Mismatch`] with both digests.
     pub fn check(bytes: Vec<u8>, expected: &Digest) -> Result<Self, Mismatch> {
         let actual = Digest::of(&bytes);
-        if actual == *expected {
-            Ok(Self { bytes })
-        } else {
-            Err(Mismatch {
-                expected: *expected,
-                actual,
-                len: bytes.len(),
-            })
-        }
+        Self::compare(bytes, *expected, actual)
+    }
+
+    /// The same for the bytes of a chunk.
+    ///
+    /// # Errors
+    /// [`Mismatch`] with both digests.
+    pub fn check_chunk(
+        bytes: Vec<u8>,
+        expected: &ChunkDigest,
+    ) -> Result<Self, Mismatch<ChunkDigest>> {
+        let actual = ChunkDigest::of(&bytes);
+        Self::compare(bytes, *expected, actual)
     }
 
     /// What `unpack` makes of `packed`, if the digest of that is `expected`: what comes of right bytes is
@@ -58,6 +62,18 @@ impl Verified {
             }));
         }
         unpack(packed).map(|bytes| Self { bytes })
+    }
+
+    fn compare<D: PartialEq>(bytes: Vec<u8>, expected: D, actual: D) -> Result<Self, Mismatch<D>> {
+        if actual == expected {
+            return Ok(Self { bytes });
+        }
+        let len = bytes.len();
+        Err(Mismatch {
+            expected,
+            actual,
+            len,
+        })
     }
 
     /// The bytes.
@@ -93,6 +109,16 @@ mod tests {
         let error = Verified::check(b"wrong".to_vec(), &digest).unwrap_err();
         assert_eq!(error.expected, digest);
         assert_eq!(error.len, 5);
+    }
+
+    #[test]
+    fn only_the_right_bytes_of_a_chunk_pass() {
+        let digest = ChunkDigest::of(b"right");
+        let right = Verified::check_chunk(b"right".to_vec(), &digest);
+        assert_eq!(right.unwrap().bytes(), b"right");
+        let error = Verified::check_chunk(b"wrong".to_vec(), &digest).unwrap_err();
+        assert_eq!(error.expected, digest);
+        assert_eq!(error.actual, ChunkDigest::of(b"wrong"));
     }
 
     #[test]

@@ -1,7 +1,8 @@
 //! Decoding one chunk of a seek table.
 
 use thaw_image::{
-    Chunk, CodecState, LayerFormat, MAX_CHUNK_BLOB, MAX_CHUNK_TAR, Mismatch, Verified, WindowRef,
+    Chunk, ChunkDigest, CodecState, LayerFormat, MAX_CHUNK_BLOB, MAX_CHUNK_TAR, Mismatch, Verified,
+    WindowRef,
 };
 
 use crate::inflate::{Decoder, InflateError, Input, Output, Stop, WINDOW};
@@ -45,7 +46,7 @@ pub enum DecodeError {
     Table(&'static str),
     /// Not the bytes that the seek table promised.
     #[error(transparent)]
-    Mismatch(#[from] Mismatch),
+    Mismatch(#[from] Mismatch<ChunkDigest>),
 }
 
 /// Makes the tar bytes of `chunk` from `blob`, its bytes of the layer's blob, and `window`, its
@@ -100,7 +101,7 @@ pub fn decode(
         }
         _ => return Err(DecodeError::Table("codec state and format do not fit")),
     };
-    Ok(Verified::check(bytes, &chunk.digest)?)
+    Ok(Verified::check_chunk(bytes, &chunk.digest)?)
 }
 
 /// The 32 KiB before the chunk, as far as they are needed, and the header of the block in which it

@@ -91,8 +91,8 @@ use std::time::{Duration, Instant};
 use double::Double;
 use thaw_cache::{Attachment, Fetcher, LayerTar, Origin};
 use thaw_image::{
-    BLOCK, BlobSource, BlockRun, Chunk, CodecState, DiffId, Extent, Frame, LayerFormat, Run,
-    SeekTable, WorkingSet,
+    BLOCK, BlobSource, BlockRun, Chunk, ChunkDigest, CodecState, DiffId, Extent, Frame,
+    LayerFormat, Run, SeekTable, WorkingSet,
 };
 
 /// A table of a plain tar with chunks of `spacing` bytes, which need not be blocks.
@@ -107,7 +107,7 @@ pub(crate) fn table(content: &[u8], spacing: usize) -> SeekTable {
             tar,
             blob: tar,
             state: CodecState::Stored,
-            digest: Digest::of(bytes),
+            digest: ChunkDigest::of(bytes),
         }
     });
     SeekTable {

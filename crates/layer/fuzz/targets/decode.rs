@@ -1,6 +1,6 @@
 //! Any bytes given for a chunk are refused: no panic, no memory beyond the chunk's.
 
-use thaw_image::{Chunk, CodecState, Digest, Extent, LayerFormat, WindowRef};
+use thaw_image::{Chunk, ChunkDigest, CodecState, Extent, LayerFormat, WindowRef};
 use thaw_layer::decode;
 
 pub(crate) fn run(data: &[u8]) {
@@ -32,7 +32,7 @@ pub(crate) fn run(data: &[u8]) {
             len: blob.len() as u64,
         },
         state,
-        digest: Digest::of(b"no bytes have this digest"),
+        digest: ChunkDigest::of(b"no bytes have this digest"),
     };
     for format in [LayerFormat::Tar, LayerFormat::Gzip] {
         assert!(decode(format, &chunk, blob, Some(frame)).is_err());

@@ -3,7 +3,7 @@
 use std::io::Write;
 use std::sync::mpsc::{Receiver, Sender};
 
-use thaw_image::{Chunk, CodecState, DiffId, Digest, Extent, Hasher, WindowRef};
+use thaw_image::{Chunk, ChunkHasher, CodecState, DiffId, Digest, Extent, Hasher, WindowRef};
 
 use super::produce::{Batch, Event, Start};
 use super::{LayerError, Unseekable};
@@ -44,7 +44,7 @@ struct Open {
     tar: u64,
     bit: u64,
     state: CodecState,
-    hasher: Hasher,
+    hasher: ChunkHasher,
 }
 
 impl<'a, 'b> Consumer<'a, 'b> {
@@ -118,7 +118,7 @@ impl<'a, 'b> Consumer<'a, 'b> {
                     tar: self.size,
                     bit: *bit,
                     state: state(*start, *bit),
-                    hasher: Hasher::new(),
+                    hasher: ChunkHasher::new(),
                 });
             }
             Event::Window(window) => {

@@ -6,7 +6,7 @@ use std::sync::LazyLock;
 use flate2::Compression;
 use flate2::write::GzEncoder;
 use proptest::prelude::*;
-use thaw_image::{Chunk, CodecState, Extent, MAX_CHUNK_BLOB, WindowRef};
+use thaw_image::{Chunk, ChunkDigest, CodecState, Extent, MAX_CHUNK_BLOB, WindowRef};
 
 use super::*;
 use crate::budget::{Budget, OverBudget};
@@ -552,7 +552,7 @@ fn wrong_chunks_are_refused() {
     assert!(refused(&huge, bytes, Some(frame)).contains("too large"));
     let stored = with(&|chunk| chunk.state = CodecState::Stored);
     assert!(refused(&stored, bytes, Some(frame)).contains("do not fit"));
-    let other = with(&|chunk| chunk.digest = Digest::of(b""));
+    let other = with(&|chunk| chunk.digest = ChunkDigest::of(b""));
     assert!(refused(&other, bytes, Some(frame)).contains("digest mismatch"));
     let (_, header) = crate::window::unpack(frame).unwrap();
     let with_window = |in_block: bool, header: &[u8]| {
@@ -641,7 +641,7 @@ proptest! {
             tar: Extent { offset: 0, len },
             blob: Extent { offset: 0, len: blob.len() as u64 },
             state,
-            digest: Digest::of(b""),
+            digest: ChunkDigest::of(b""),
         };
         for format in [LayerFormat::Tar, LayerFormat::Gzip] {
             let _ = decode(format, &chunk, &blob, frame.as_deref());
