@@ -67,6 +67,7 @@ use custody::Custody;
 pub use client::Keeper;
 pub use custody::Custodian;
 pub use keepsake::Keepsake;
+pub use life::keeper_of;
 pub use server::keeper_main;
 
 /// Version of the messages; daemon and keeper must agree.

@@ -28,7 +28,7 @@ mod transport;
 
 pub use counters::{FaultCounters, WAIT_BUCKETS};
 pub use error::MountError;
-pub use keeper::{Custodian, Inherited, Keeper, KeeperSettings, Keepsake, keeper_main};
+pub use keeper::{Custodian, Inherited, Keeper, KeeperSettings, Keepsake, keeper_main, keeper_of};
 pub use mounts::{BindMount, LayoutMount, OverlayMount, WritableMount};
 pub use thaw_sys::capabilities::{Ability, Capabilities, Cgroup, KernelVersion, direct_reads};
 pub use thaw_sys::fanotify::Denial;

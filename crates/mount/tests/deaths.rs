@@ -32,6 +32,7 @@ every_world!(
     a_dead_keeper_costs_no_bytes,
     a_dead_daemon_costs_time_and_nothing_else,
     daemon_and_keeper_may_die_together,
+    what_a_keeper_has_can_be_held_too,
     a_keeper_is_taken_over_where_none_could_be_begun,
     a_keeper_of_another_version_is_replaced,
     a_second_daemon_is_refused_while_the_first_lives,
@@ -199,8 +200,8 @@ impl Place {
     fn new(world: World) -> Self {
         let dir = tempfile::tempdir_in("/var/tmp").unwrap();
         let root = dir.path().to_owned();
-        let tmpfs =
-            (world == World::FuseOnLoops).then(|| WritableMount::memory(&root, 1 << 30).unwrap());
+        let tmpfs = (world == World::FuseOnLoops)
+            .then(|| WritableMount::memory(&root, Some(1 << 30)).unwrap());
         Self {
             root,
             _tmpfs: tmpfs,
@@ -285,17 +286,47 @@ fn a_dead_daemon_costs_time_and_nothing_else(world: World) {
     }
 }
 
+/// A third process that holds what the process `from` has.
+fn hold(root: &Path, from: u32) -> Child {
+    let holder = spawn("holding_process")
+        .env("DEATHS_ROOT", root)
+        .env("DEATHS_DAEMON", from.to_string())
+        .spawn()
+        .unwrap();
+    wait_for(|| root.join("held").exists());
+    holder
+}
+
+/// The daemon is dead before a third process comes: it has from the keeper what it holds.
+fn what_a_keeper_has_can_be_held_too(world: World) {
+    let place = Place::new(world);
+    let root = place.root.clone();
+    let socket = root.join("keeper.sock");
+    assert_eq!(thaw_mount::keeper_of(&socket), None);
+    let mut daemon = spawn_daemon(&root, world, 0);
+    daemon.kill().unwrap();
+    daemon.wait().unwrap();
+    let keeper = thaw_mount::keeper_of(&socket).unwrap();
+    let mut holder = hold(&root, keeper.cast_unsigned());
+    place.kill_keeper();
+    wait_for(|| thaw_mount::keeper_of(&socket).is_none());
+    let (keeper, rig) = succeed(&root, world, 0, &[holder.id()]);
+    for file in 0..4 {
+        rig.read(0, file, 0, FILE).unwrap();
+    }
+    let mount = thaw_mount::LayoutMount::adopt(&rig.target()).unwrap();
+    unmount(mount.unwrap());
+    holder.kill().unwrap();
+    holder.wait().unwrap();
+    finish(&rig, &keeper);
+}
+
 /// A third process holds what they held: with FUSE not even the reads that the keeper had fail.
 fn daemon_and_keeper_may_die_together(world: World) {
     let place = Place::new(world);
     let root = place.root.clone();
     let mut daemon = spawn_daemon(&root, world, 0);
-    let mut holder = spawn("holding_process")
-        .env("DEATHS_ROOT", &root)
-        .env("DEATHS_DAEMON", daemon.id().to_string())
-        .spawn()
-        .unwrap();
-    wait_for(|| root.join("held").exists());
+    let mut holder = hold(&root, daemon.id());
     fs::write(root.join("hang"), "").unwrap();
     thread::sleep(Duration::from_millis(50));
     let read = |file| {

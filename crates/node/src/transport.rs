@@ -18,7 +18,7 @@ use thaw_mount::{
 };
 
 use crate::Node;
-use crate::container::Phase;
+use crate::container::{Phase, ProcessId};
 use crate::error::NodeError;
 use crate::node::lock;
 use crate::settings::Transport;
@@ -153,9 +153,12 @@ impl Node {
         let states = self.containers.list().unwrap_or_default();
         let monitors = states.iter().filter_map(|state| match &state.phase {
             Phase::Running { monitor, .. } if monitor.is_alive() => Some(monitor.pid),
+            // Who is about to start it, unless that was the daemon that made it.
+            Phase::Created { owner } if owner.is_alive() => Some(owner.pid),
             _ => None,
         });
-        monitors.collect()
+        let own = ProcessId::own().pid;
+        monitors.filter(|pid| *pid != own).collect()
     }
 
     fn keeper_settings(&self) -> KeeperSettings {

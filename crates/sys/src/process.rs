@@ -125,6 +125,12 @@ impl Process {
         Ok(Self { pid, pidfd })
     }
 
+    /// Its number.
+    #[must_use]
+    pub const fn pid(&self) -> i32 {
+        self.pid
+    }
+
     /// Whether it has the file at `path` open.
     ///
     /// # Errors

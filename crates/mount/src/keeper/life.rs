@@ -45,11 +45,20 @@ pub(super) fn show(socket: &Path) -> io::Result<File> {
 
 /// The keeper that listens at `socket`, if it lives and is stopped: it answers nobody.
 pub(super) fn stopped(socket: &Path) -> Option<Process> {
+    keeper(socket, |process| process.is_stopped().unwrap_or(false))
+}
+
+/// The process id of the keeper that listens at `socket`, if it lives.
+#[must_use]
+pub fn keeper_of(socket: &Path) -> Option<i32> {
+    is_shown(socket).then_some(())?;
+    keeper(socket, |_| true).map(|process| process.pid())
+}
+
+/// The keeper that listens at `socket`, if it `is` so.
+fn keeper(socket: &Path, is: impl FnOnce(&Process) -> bool) -> Option<Process> {
     let pid = std::fs::read_to_string(path(socket)).ok()?.parse().ok()?;
-    let process = Process::open(pid).ok()?;
-    if !process.is_stopped().unwrap_or(false) {
-        return None;
-    }
+    let process = Process::open(pid).ok().filter(is)?;
     // The number may be another process's by now: only a keeper has the file open. It may have
     // many, so this is looked at last.
     let is_keeper = process.has_open(&path(socket)).unwrap_or(false);

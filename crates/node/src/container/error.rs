@@ -138,6 +138,12 @@ pub enum ContainerError {
         /// What it wrote.
         log: PathBuf,
     },
+    /// Who served the container's image died before anybody else held it.
+    #[error("nobody serves the container's image any more: {why}; start it again")]
+    Unserved {
+        /// Why there is nobody.
+        why: String,
+    },
     /// The detached monitor could not start the container.
     #[error("{message}")]
     Start {

@@ -2,12 +2,14 @@
 //! its own that outlives the caller and the daemon.
 //!
 //! ```text
-//! become subreaper, catch signals ─ listen for published ports ─ runtime run ─ state: running
-//!      ─ forward signals, carry streams ─ wait ─ runtime delete, network ─ state: exited
+//! become subreaper, catch signals ─ hold what serves the image ─ listen for published ports
+//!      ─ runtime run ─ state: running ─ forward signals, carry streams ─ wait
+//!      ─ runtime delete, network ─ state: exited
 //! ```
 //!
 //! Where the container's image is lazy, the monitor also holds what the next daemon needs when
-//! daemon and keeper die together ([`thaw_mount::Keepsake`]), and has that daemon started.
+//! daemon and keeper die together ([`thaw_mount::Keepsake`]), and has that daemon started. It does so
+//! before anything of the container runs: the runtime itself reads of the image.
 //!
 //! Detached, the caller starts its own program anew with arguments that lead to [`run_detached`],
 //! and reads one line from it, the [`Started`] or what went wrong. So `run -d` returns when the
@@ -118,13 +120,11 @@ impl Running {
         let mut spans = Spans::default();
         let caught = become_parent()?;
         let runtime = runtime(&state.settings)?;
+        let vigil = watch_over(container, &mut state, revive)?;
         let listeners = spans.measure("ports", || listen(&state))?;
         let (streams, io) = Streams::open(wanted, &console_path(&state.settings)?)?;
         let pid = spans.measure("runtime", || runtime.run(&state.id, container.dir(), io))?;
         let began = Timestamp::now();
-        let keepsake = keepsake::take(container.dir());
-        let vigil = keepsake.map(|(keepsake, bound)| Vigil::begin(keepsake, bound, revive));
-        let vigil = vigil.transpose()?;
         let child = Child::open(pid)?;
         let init = ProcessId::of(pid).unwrap_or(ProcessId {
             pid: pid.as_raw_nonzero().get(),
@@ -169,6 +169,26 @@ impl Running {
         finish(container, self.state, Some(self.began), written);
         code
     }
+}
+
+/// Holds what serves the container's image, where anybody does. That we do is written down first: the next
+/// daemon looks there for whom to ask.
+fn watch_over(
+    container: &Container,
+    state: &mut State,
+    revive: Revive,
+) -> Result<Option<Vigil>, ContainerError> {
+    let Some(wanted) = keepsake::Wanted::of(container.dir()) else {
+        return Ok(None);
+    };
+    state.phase = Phase::Created {
+        owner: ProcessId::own(),
+    };
+    state.write(container.dir())?;
+    let held = wanted.take(&revive);
+    let held = held.map_err(|why| ContainerError::Unserved { why })?;
+    let begin = |keepsake| Vigil::begin(keepsake, wanted.fault_timeout, revive);
+    held.map(begin).transpose()
 }
 
 /// Takes away what the container leaves outside its directory, then writes down how it ended.
