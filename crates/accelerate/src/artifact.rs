@@ -268,13 +268,20 @@ fn parse(manifest: &Manifest, subject: &Digest, layers: &[LayerRef]) -> Result<P
             }
             media::WINDOWS if descriptor.size <= MAX_WINDOWS => {
                 let blob: Digest = annotation(&descriptor, media::ANNOTATION_LAYER)?;
-                windows.insert(blob, descriptor);
+                if windows.insert(blob, descriptor).is_some() {
+                    return Err(format!("it has second windows for layer {blob}"));
+                }
             }
             other => return Err(format!("it has a bad part of type {other:?}")),
         }
     }
     for (blob, table) in &mut tables {
         table.windows = windows.remove(blob);
+    }
+    if let Some(blob) = windows.keys().next() {
+        return Err(format!(
+            "it has windows for layer {blob}, and no seek table"
+        ));
     }
     let layout = layout.ok_or("it has no layout")?;
     Ok((layout, generated, tables))

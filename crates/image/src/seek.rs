@@ -217,8 +217,8 @@ impl Limits {
             offset: window_offset,
             len: reader.u32("window length")?,
         };
-        let [state, skip_bits, _, _] = reader.bytes("codec state")?;
-        reader.bytes::<8>("reserved")?;
+        let [state, skip_bits] = reader.bytes("codec state")?;
+        reader.zero::<10>("reserved")?;
         let digest = ChunkDigest::from_bytes(reader.bytes("chunk digest")?);
 
         let tar = Extent::checked(tar_offset, tar_len)
@@ -235,9 +235,10 @@ impl Limits {
             let reason = format!("{} bytes at {}", window.len, window.offset);
             return Err(reader.bad("window", reason));
         }
+        let is_plain = skip_bits == 0 && window == WindowRef::default();
         let state = match (self.format, state) {
-            (LayerFormat::Tar, 0) if blob == tar => CodecState::Stored,
-            (LayerFormat::Gzip, 1) => CodecState::GzipMember,
+            (LayerFormat::Tar, 0) if blob == tar && is_plain => CodecState::Stored,
+            (LayerFormat::Gzip, 1) if is_plain => CodecState::GzipMember,
             (LayerFormat::Gzip, 2 | 3) if skip_bits < 8 && (state == 2 || window.len > 0) => {
                 CodecState::Deflate {
                     skip_bits,
@@ -352,6 +353,18 @@ mod tests {
             bytes[8] = version;
             let error = SeekTable::decode(&seal(bytes)).unwrap_err().to_string();
             assert!(error.contains("version"), "{error}");
+        }
+    }
+
+    #[test]
+    fn what_has_no_meaning_is_zero() {
+        // The first chunk is a gzip member: no window, no bits; and bytes for later versions.
+        for at in [112 + 16, 112 + 24, 112 + 29, 112 + 30, 112 + 39] {
+            let mut bytes = table().encode();
+            bytes.truncate(bytes.len() - 32);
+            assert_eq!(bytes[at], 0);
+            bytes[at] = 1;
+            assert!(SeekTable::decode(&seal(bytes)).is_err(), "byte {at}");
         }
     }
 

@@ -110,6 +110,14 @@ impl<'a> Reader<'a> {
         Ok(u64::from_le_bytes(self.bytes(field)?))
     }
 
+    /// Bytes that a later version may give a meaning.
+    pub(crate) fn zero<const N: usize>(&mut self, field: &'static str) -> Result<(), FormatError> {
+        match self.bytes::<N>(field)? == [0; N] {
+            true => Ok(()),
+            false => Err(self.bad(field, "not zero".to_owned())),
+        }
+    }
+
     pub(crate) fn digest(&mut self, field: &'static str) -> Result<Digest, FormatError> {
         Ok(Digest::from_bytes(self.bytes(field)?))
     }

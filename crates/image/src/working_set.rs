@@ -30,6 +30,15 @@ pub struct Run {
     pub blocks: BlockRun,
 }
 
+impl Run {
+    /// Whether another one may follow it in a frame: it is of a higher layer, or of higher blocks that this
+    /// one does not touch.
+    fn is_before(&self, next: &Self) -> bool {
+        let same = self.layer == next.layer && self.blocks.end() < next.blocks.first;
+        same || self.layer < next.layer
+    }
+}
+
 /// One zstd frame of the data blob.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Frame {
@@ -79,6 +88,17 @@ impl WorkingSet {
         run.blocks.extent(size)
     }
 
+    /// All that it has, in its order.
+    #[must_use]
+    pub fn reads(&self) -> Vec<(DiffId, Extent)> {
+        let runs = self.frames.iter().flat_map(|frame| &frame.runs);
+        let read = |run: &Run| {
+            let (layer, _) = self.layers.get(usize::from(run.layer))?;
+            Some((*layer, self.extent(run)))
+        };
+        runs.filter_map(read).collect()
+    }
+
     /// Writes the index as `docs/format.md` pictures it.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
@@ -115,7 +135,7 @@ impl WorkingSet {
     /// [`FormatError`] with the field. Never allocates more than a constant times `bytes.len()`.
     pub fn decode(bytes: &[u8]) -> Result<Self, FormatError> {
         let mut reader = Reader::open(WHAT, bytes, MAGIC, VERSION)?;
-        reader.u32("reserved")?;
+        reader.zero::<4>("reserved")?;
         let layer_count = reader.count("layer count", 40, MAX_LAYERS)?;
         let frame_count = reader.count("frame count", FRAME_ENTRY, MAX_FRAMES)?;
         let run_count = reader.count("run count", RUN_ENTRY, MAX_RUNS)?;
@@ -152,6 +172,10 @@ impl WorkingSet {
         for (number, count) in run_counts.into_iter().enumerate() {
             for _ in 0..count {
                 let run = set.read_run(&mut reader)?;
+                let before = set.frames[number].runs.last();
+                if before.is_some_and(|before| !before.is_before(&run)) {
+                    return Err(reader.bad("run", "the runs of a frame do not ascend".into()));
+                }
                 set.frames[number].runs.push(run);
             }
             let size = set.frame_size(&set.frames[number]);
@@ -185,11 +209,14 @@ mod tests {
 
     use super::*;
 
-    fn set() -> WorkingSet {
-        let run = |layer, first, count| Run {
+    fn run(layer: u16, first: u64, count: u64) -> Run {
+        Run {
             layer,
             blocks: BlockRun { first, count },
-        };
+        }
+    }
+
+    fn set() -> WorkingSet {
         let frame = |offset, len, runs| Frame {
             data: Extent { offset, len },
             digest: Digest::of(b"frame"),
@@ -239,6 +266,27 @@ mod tests {
         refused(|s| s.frames[0].runs[0].blocks.first = u64::MAX);
         refused(|s| s.frames[0].runs[0].blocks.count = 0);
         refused(|s| s.frames[1].runs.clear());
+    }
+
+    #[test]
+    fn runs_that_do_not_ascend_are_refused() {
+        let decoded = |change: fn(&mut WorkingSet)| {
+            let mut set = set();
+            change(&mut set);
+            WorkingSet::decode(&set.encode())
+        };
+        assert!(decoded(|s| s.frames[0].runs.swap(0, 1)).is_err());
+        assert!(decoded(|s| s.frames[1].runs.insert(0, run(0, 19, 1))).is_err());
+        assert!(decoded(|s| s.frames[1].runs.insert(0, run(0, 18, 1))).is_err());
+        assert!(decoded(|s| s.frames[1].runs.insert(0, run(0, 17, 1))).is_ok());
+    }
+
+    #[test]
+    fn a_reserved_byte_is_zero() {
+        let mut bytes = set().encode();
+        bytes.truncate(bytes.len() - 32);
+        bytes[12] = 1;
+        assert!(WorkingSet::decode(&seal(bytes)).is_err());
     }
 
     proptest! {

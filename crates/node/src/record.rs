@@ -25,7 +25,7 @@ use crate::records::ArtifactRecord;
 use crate::reports::{How, RecordOptions, Recorded, Way};
 use crate::resolve::Resolved;
 use crate::root::{Body, Root};
-use crate::settings::{Destination, ImageWish};
+use crate::settings::{Destination, ImageWish, Storage};
 use crate::timing::Timing;
 
 /// The profile that a wish is for.
@@ -106,7 +106,7 @@ impl Node {
         wish: &ImageWish,
         destination: &Destination,
         container: container::Options,
-        storage: Option<u64>,
+        storage: Option<Storage>,
         until: Until<'_>,
         progress: &dyn Progress,
     ) -> Result<Recorded, NodeError> {
@@ -178,7 +178,7 @@ impl Node {
         &self,
         image: &Arc<ImageMount>,
         wish: &ImageWish,
-        (options, storage): (container::Options, Option<u64>),
+        (options, storage): (container::Options, Option<Storage>),
         (until, read): (Until<'_>, &dyn Fn() -> Result<Reads, NodeError>),
         timing: &Timing,
     ) -> Result<(Duration, Reads), NodeError> {
@@ -199,7 +199,8 @@ impl Node {
         outcome
     }
 
-    /// Publishes what the starts on this machine have read.
+    /// Publishes what the starts on this machine have read, behind what the working set that they began with
+    /// has: a start that did not read some of that removes nothing.
     ///
     /// # Errors
     /// [`NodeError::NoTraces`] where none was kept.
@@ -217,14 +218,37 @@ impl Node {
         if gathered.extents.is_empty() {
             return Err(NodeError::NoTraces(image.image.reference.to_string()));
         }
+        let before = self.recorded_before(&resolved, profile(wish))?;
         let target = self.target(&resolved, destination)?;
         self.publish_set(
             &resolved,
             image.body.layers(),
-            &gathered.extents,
+            &thaw_accelerate::merge_traces(&before, &gathered.extents),
             (profile(wish), Origin::Recorded),
             &target,
         )
+    }
+
+    /// What the recorded working set that is known here has.
+    fn recorded_before(&self, resolved: &Resolved, profile: &str) -> Result<Reads, NodeError> {
+        let image = &resolved.image;
+        let record = self.records.image(&image.digest);
+        let known = record.and_then(|record| record.working_sets.get(profile).cloned());
+        let policy = self.settings.policy(&image.reference);
+        let known = known.filter(|known| policy.allows(known));
+        let find = |known| self.known_set(known, &image.digest, &resolved.repository);
+        let known = known.map(find).transpose()?.flatten();
+        let Some(set) = known.filter(|set| set.parts.origin == Origin::Recorded) else {
+            return Ok(Vec::new());
+        };
+        match crate::stream::load(self.store.blobs(), &set) {
+            Ok((index, _)) => Ok(index.reads()),
+            Err(reason) => {
+                let set = set.manifest.digest();
+                tracing::warn!(%set, reason, "what this working set has is not taken over");
+                Ok(Vec::new())
+            }
+        }
     }
 
     /// The working set of a trace, published.

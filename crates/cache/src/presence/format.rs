@@ -60,11 +60,15 @@ impl Header {
         if version != VERSION {
             return Err(PresenceError::Version { version });
         }
+        let flags = u32::from_le_bytes(field.at(FLAGS_AT));
+        if flags & !WHOLE != 0 || field.0[END..].iter().any(|byte| *byte != 0) {
+            return Err(PresenceError::Damaged);
+        }
         Ok(Self {
             tar_size: u64::from_le_bytes(field.at(SIZE_AT)),
             diff_id: DiffId(Digest::from_bytes(field.at(DIFF_ID_AT))),
             boot: BootId(field.at(BOOT_AT)),
-            whole: u32::from_le_bytes(field.at(FLAGS_AT)) & WHOLE != 0,
+            whole: flags & WHOLE != 0,
         })
     }
 }
@@ -93,7 +97,7 @@ mod tests {
         };
         let bytes = header.encode();
         assert_eq!(Header::decode(&bytes).unwrap(), header);
-        for at in 0..END {
+        for at in 0..HEADER_BYTES {
             let mut bad = bytes;
             bad[at] ^= 4;
             assert!(Header::decode(&bad).is_err(), "byte {at}");

@@ -1,5 +1,6 @@
 //! `accelerate`: where the acceleration goes, what a recorded start gives, and profiles.
 
+use std::fs;
 use std::process::Command;
 
 use serde_json::Value;
@@ -251,6 +252,26 @@ fn profiles_are_recorded_gathered_and_chosen() {
         "{facts}"
     );
     assert!(stdout(&thaw().output(["inspect", image]).unwrap()).contains("load rate"));
+}
+
+#[test]
+fn a_start_that_reads_less_takes_nothing_from_the_working_set() {
+    let scene = Scene::new();
+    let much = "cat /etc/group; busybox dd if=/srv/never-read of=/dev/null bs=65536 count=8";
+    let record = ["accelerate", "--json", "--record", "--ready", "exit"];
+    let what = ["--net", "none", &scene.image, "--", "sh", "-c", much];
+    let recorded = json(&thaw().run(record.into_iter().chain(what)).unwrap())[1].clone();
+    let blocks = |set: &serde_json::Value| set["blocks"].as_u64().unwrap();
+    assert!(blocks(&recorded) > 512 << 10, "{recorded}");
+
+    let node = thaw();
+    let dir = target(&node);
+    node.run(["mount", "--pull", "lazy", &scene.image, &dir])
+        .unwrap();
+    fs::read(format!("{dir}/etc/passwd")).unwrap();
+    let gathered = ["accelerate", "--json", "--from-traces", &scene.image];
+    let gathered = json(&node.run(gathered).unwrap());
+    assert!(blocks(&gathered) >= blocks(&recorded), "{gathered}");
 }
 
 #[test]
