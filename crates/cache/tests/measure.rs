@@ -159,7 +159,9 @@ fn prefetch() {
     );
     let (started, before) = (Instant::now(), cpu());
     let source = Arc::new(scene.store.blobs().clone());
-    let prefetch = scene.fetcher.prefetch(Arc::new(set), digest, source);
+    let prefetch = scene
+        .fetcher
+        .prefetch("image", Arc::new(set), digest, source);
     prefetch
         .wait(Instant::now() + Duration::from_secs(100))
         .unwrap()

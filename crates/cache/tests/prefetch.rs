@@ -1,4 +1,4 @@
-//! Working sets: streaming, demands beside the stream, frames that fail.
+//! Working sets: streaming, demands beside the stream, frames that fail, and who goes first.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod common;
@@ -41,7 +41,7 @@ impl Set {
     fn start(&self) -> Prefetch {
         self.scene
             .fetcher
-            .prefetch(self.set.clone(), self.data, self.source.clone())
+            .prefetch("image", self.set.clone(), self.data, self.source.clone())
     }
 
     fn has(&self, frame: usize) -> bool {
@@ -54,6 +54,23 @@ impl Set {
 fn soon() -> Instant {
     Instant::now() + Duration::from_secs(20)
 }
+
+/// For a demand that is to wait while other things are waited for.
+fn late() -> Instant {
+    Instant::now() + Duration::from_secs(60)
+}
+
+/// Waits until a source has been asked.
+fn asked(requests: impl Fn() -> usize) {
+    let deadline = soon();
+    while requests() == 0 {
+        assert!(Instant::now() < deadline, "nobody has asked");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+/// A block that no frame has: it comes with a chunk.
+const APART: u64 = (30 * 256 + 200) * 512;
 
 #[test]
 fn a_set_streams_in_by_one_request() {
@@ -202,7 +219,7 @@ fn a_set_of_unknown_layers_asks_for_nothing() {
     let prefetch = set
         .scene
         .fetcher
-        .prefetch(Arc::new(other), set.data, source.clone());
+        .prefetch("image", Arc::new(other), set.data, source.clone());
     prefetch.wait(soon()).unwrap().unwrap();
     assert!(source.streams.lock().unwrap().is_empty());
 }
@@ -226,4 +243,62 @@ fn readers_beside_a_stream_get_the_right_bytes() {
     prefetch.wait(soon()).unwrap().unwrap();
     assert_eq!(prefetch.progress().failed, 0);
     set.scene.scan();
+}
+
+#[test]
+fn fill_goes_when_neither_a_stream_nor_a_demand_does() {
+    let set = Set::new();
+    let scene = &set.scene;
+    // A stream that has begun, and brings nothing yet.
+    set.source.behave(|b| b.holds = true);
+    let prefetch = set.start();
+    asked(|| set.source.streams.lock().unwrap().len());
+    let fill = scene.fetcher.fill(&scene.id());
+    let is_held_up = || {
+        let end = fill.wait(Instant::now() + Duration::from_millis(300));
+        end.is_none() && scene.fetcher.stats().fill.fetched == 0
+    };
+    assert!(is_held_up(), "by the stream");
+    assert_eq!(scene.source.calls(), 0);
+
+    // The stream comes to its end, but a demand goes on.
+    scene.source.behave(|b| b.holds = true);
+    std::thread::scope(|scope| {
+        let demand = scope.spawn(move || scene.demand_by(APART, 512, late()));
+        asked(|| scene.source.calls());
+        set.source.behave(|b| b.holds = false);
+        prefetch.wait(soon()).unwrap().unwrap();
+        assert!(is_held_up(), "by the demand");
+        assert_eq!(scene.source.calls(), 1, "the demand's own request");
+        scene.source.behave(|b| b.holds = false);
+        demand.join().unwrap().unwrap();
+    });
+
+    fill.wait(soon()).unwrap().unwrap();
+    assert!(scene.layer.is_whole());
+    assert!(scene.fetcher.stats().fill.fetched > 0);
+    scene.scan();
+}
+
+#[test]
+fn a_demand_holds_a_stream_up_and_does_not_stop_it() {
+    let set = Set::new();
+    let scene = &set.scene;
+    scene.source.behave(|b| b.holds = true);
+    std::thread::scope(|scope| {
+        let demand = scope.spawn(move || scene.demand_by(APART, 512, late()));
+        asked(|| scene.source.calls());
+        let started = Instant::now();
+        let prefetch = set.start();
+        prefetch.wait(soon()).unwrap().unwrap();
+        // The demand was on its way all the time: before each of the 64 frames it was let past for
+        // 20 ms, and no longer.
+        let took = started.elapsed();
+        assert!(took >= Duration::from_secs(1), "{took:?}");
+        assert!(!demand.is_finished());
+        scene.source.behave(|b| b.holds = false);
+        demand.join().unwrap().unwrap();
+    });
+    assert!((0..64).all(|frame| set.has(frame)));
+    scene.scan();
 }

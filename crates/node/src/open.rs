@@ -236,7 +236,7 @@ impl Node {
         let whole_here = layers.layers.iter().all(|layer| layer.is_whole());
         self.starts_lazily(&resolved.image, &layers.layers);
         let set = found.working_set.clone().filter(|_| !whole_here);
-        let stream = set.map(|set| self.stream(set));
+        let stream = set.map(|set| self.stream(&resolved.image.reference, set));
         let files = timing.span("layout", || self.layout_files(resolved, found));
         let parts = layers.with(files?, found, names);
         let way = match whole_here {

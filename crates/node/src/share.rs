@@ -127,7 +127,7 @@ impl Node {
             // Without it a start is only slower.
             _ => None,
         };
-        let stream = set.map(|set| self.stream(set));
+        let stream = set.map(|set| self.stream(&resolved.image.reference, set));
         mount.streams.add(profile, stream);
         Ok(())
     }

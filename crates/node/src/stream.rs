@@ -5,7 +5,7 @@ use std::sync::mpsc::{self, SyncSender};
 use std::sync::{Arc, Mutex};
 
 use thaw_cache::{Blobs, Fetcher, Frames, Prefetch};
-use thaw_image::{BlobSource, WorkingSet};
+use thaw_image::{BlobSource, ImageReference, WorkingSet};
 
 use crate::Node;
 use crate::node::lock;
@@ -65,27 +65,27 @@ enum State {
 }
 
 impl Node {
-    /// Starts to stream a working set. Its requests are counted apart: no start waits for them.
-    pub(crate) fn stream(&self, mut set: KnownSet) -> Stream {
+    /// Starts to stream a working set of `image`. Its requests are counted apart: no start waits for them.
+    pub(crate) fn stream(&self, image: &ImageReference, mut set: KnownSet) -> Stream {
         let name = set.repository.name().parse();
         if let Some(Ok(apart)) = name.ok().map(|name| self.repository(&name)) {
             set.repository = apart;
         }
-        Stream::start(&self.fetcher, self.store.blobs(), set)
+        Stream::start(image.to_string(), &self.fetcher, self.store.blobs(), set)
     }
 }
 
 impl Stream {
     /// Starts a thread that fetches the index and then streams the data into the layers that are
     /// attached by then: attach first.
-    fn start(fetcher: &Arc<Fetcher>, blobs: &Blobs, set: KnownSet) -> Self {
+    fn start(image: String, fetcher: &Arc<Fetcher>, blobs: &Blobs, set: KnownSet) -> Self {
         let state = Arc::new(Mutex::new(State::Coming));
         let (shared, fetcher, blobs) = (Arc::clone(&state), Arc::clone(fetcher), blobs.clone());
         let (place, mounted) = mpsc::sync_channel(1);
         let warming = Arc::new(Mutex::new(()));
         let warms = Arc::clone(&warming);
         let run = move || {
-            let Some((index, frames)) = begin(&shared, &fetcher, &blobs, &set) else {
+            let Some((index, frames)) = begin(&image, &shared, &fetcher, &blobs, &set) else {
                 return;
             };
             if let Ok(place) = mounted.recv() {
@@ -107,6 +107,7 @@ impl Stream {
 
 /// Fetches the index and starts to stream the data; `None` where nothing is streamed.
 fn begin(
+    image: &str,
     shared: &Mutex<State>,
     fetcher: &Fetcher,
     blobs: &Blobs,
@@ -117,14 +118,15 @@ fn begin(
     let (new, streamed) = match (&*state, loaded) {
         (State::Coming, Ok((index, source))) => {
             let index = Arc::new(index);
-            let prefetch = fetcher.prefetch(Arc::clone(&index), set.parts.data.digest, source);
+            let prefetch =
+                fetcher.prefetch(image, Arc::clone(&index), set.parts.data.digest, source);
             let frames = prefetch.frames();
             (State::Running(prefetch), Some((index, frames)))
         }
         (_, Err(reason)) => {
             // Without it a start is only slower.
             let set = set.manifest.digest();
-            tracing::warn!(%set, reason, "no working set");
+            tracing::warn!(image, %set, reason, "no working set");
             (State::Ended, None)
         }
         (State::Running(_) | State::Ended, Ok(_)) => (State::Ended, None),

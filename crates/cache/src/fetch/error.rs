@@ -77,10 +77,16 @@ pub enum FetchError {
         source: Arc<DecodeError>,
     },
     /// A frame of a working set is not what its index says.
-    #[error("{source_name} gave a wrong frame {frame} of a working set")]
+    #[error(
+        "image {image}: {source_name} gave a wrong frame {frame} of a working set, with blocks of {layers}"
+    )]
     WrongFrame {
+        /// The image.
+        image: String,
         /// Number of the frame.
         frame: usize,
+        /// The layers that it has blocks of.
+        layers: String,
         /// Who gave it.
         source_name: String,
         /// What was wrong.
@@ -88,8 +94,10 @@ pub enum FetchError {
         source: Arc<FrameError>,
     },
     /// A working set could not be streamed.
-    #[error("cannot stream a working set from {source_name}")]
+    #[error("image {image}: cannot stream a working set from {source_name}")]
     Stream {
+        /// The image.
+        image: String,
         /// From where.
         source_name: String,
         /// Why.

@@ -258,15 +258,16 @@ impl Fetcher {
     }
 
     /// Streams a working set in the background into the layers that are attached *now*: attach
-    /// first. Its data blob is `data` of `source`.
+    /// first. Its data blob is `data` of `source`; `image` is named where something is wrong with it.
     pub fn prefetch(
         &self,
+        image: &str,
         set: Arc<WorkingSet>,
         data: Digest,
         source: Arc<dyn BlobSource>,
     ) -> Prefetch {
         let layer = |id: &DiffId| self.shared.entry(id).ok().map(|entry| entry.layer.clone());
-        let set = ActiveSet::new(set, data, source, layer);
+        let set = ActiveSet::new(image, set, data, source, layer);
         Prefetch::start(&self.shared, self.decoders.clone(), set)
     }
 

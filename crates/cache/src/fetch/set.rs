@@ -61,6 +61,8 @@ struct Progress {
 /// See the [module](self).
 #[derive(Debug)]
 pub(crate) struct ActiveSet {
+    /// Whose it is.
+    pub(crate) image: String,
     set: Arc<WorkingSet>,
     pub(crate) data: Digest,
     pub(crate) source: Arc<dyn BlobSource>,
@@ -105,6 +107,7 @@ impl Drop for Claim {
 impl ActiveSet {
     /// Prepares a set; `layer` gives the tars of the layers that are in use.
     pub(crate) fn new(
+        image: &str,
         set: Arc<WorkingSet>,
         data: Digest,
         source: Arc<dyn BlobSource>,
@@ -136,6 +139,7 @@ impl ActiveSet {
             streaming: true,
         };
         Self {
+            image: image.to_owned(),
             set,
             data,
             source,
@@ -313,6 +317,15 @@ impl ActiveSet {
         })
     }
 
+    /// The layers that a frame has blocks of, for people.
+    fn layers_of(&self, frame: &Frame) -> String {
+        let ids = frame.runs.iter().map(|run| run.layer);
+        let ids = ids.filter_map(|layer| self.set.layers.get(usize::from(layer)));
+        let mut ids: Vec<String> = ids.map(|(id, _)| id.to_string()).collect();
+        ids.dedup();
+        ids.join(", ")
+    }
+
     /// Checks a frame, unpacks it, and writes its blocks. Gives the bytes that this made present.
     pub(crate) fn unpack(
         &self,
@@ -324,7 +337,9 @@ impl ActiveSet {
         let bytes =
             self.verified(frame, packed, unpacker)
                 .map_err(|error| FetchError::WrongFrame {
+                    image: self.image.clone(),
                     frame: number,
+                    layers: self.layers_of(frame),
                     source_name: self.source.name(),
                     source: Arc::new(error),
                 })?;

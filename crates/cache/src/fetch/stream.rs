@@ -258,6 +258,7 @@ impl Stream {
 
     fn broken(&self, error: impl std::error::Error + Send + Sync + 'static) -> FetchError {
         FetchError::Stream {
+            image: self.set.image.clone(),
             source_name: self.set.source.name(),
             source: Arc::new(error),
         }

@@ -13,6 +13,8 @@ use thaw_image::{BlobSource, Digest, Extent, SourceError};
 pub(crate) struct Behaviour {
     /// Before each answer.
     pub(crate) delay: Duration,
+    /// Whether answers are kept back, until they no longer are.
+    pub(crate) holds: bool,
     /// Calls that fail, counted from now.
     pub(crate) failures: usize,
     /// Whether bytes are wrong.
@@ -80,6 +82,9 @@ impl Double {
             now
         };
         std::thread::sleep(behaviour.delay);
+        while self.behaviour.lock().unwrap().holds {
+            std::thread::sleep(Duration::from_millis(1));
+        }
         if behaviour.failures > 0 {
             return Err(self.failed("to order"));
         }

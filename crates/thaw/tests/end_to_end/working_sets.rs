@@ -250,7 +250,8 @@ fn starts_all_the_same(scene: &Scene, complaint: &str) {
         assert_eq!(sh(&node, &flags, &scene.image, script), right);
         let begin = Instant::now();
         let log = || fs::read_to_string(node.root().join("daemon.log")).unwrap();
-        while !log().contains(complaint) {
+        let named = |line: &str| line.contains(complaint) && line.contains(&scene.image);
+        while !log().lines().any(named) {
             assert!(begin.elapsed() < Duration::from_secs(30), "{}", log());
             std::thread::sleep(Duration::from_millis(20));
         }
