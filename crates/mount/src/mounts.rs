@@ -221,12 +221,12 @@ pub struct WritableMount {
 }
 
 impl WritableMount {
-    /// Mounts a tmpfs of at most `size` bytes at the directory `target`.
+    /// Mounts a tmpfs of at most `size` bytes, else of half of the machine's memory, at the directory `target`.
     ///
     /// # Errors
     /// [`MountError::Mount`].
-    pub fn memory(target: &Path, size: u64) -> Result<Self, MountError> {
-        mount::tmpfs(Some(size), 0o755)?.attach(target)?;
+    pub fn memory(target: &Path, size: Option<u64>) -> Result<Self, MountError> {
+        mount::tmpfs(size, 0o755)?.attach(target)?;
         Ok(Self {
             guard: Guard::new(target),
         })

@@ -16,7 +16,7 @@ use crate::explain::{START, Start};
 use crate::node::lock;
 use crate::open::ImageMount;
 use crate::reports::{Mounted, PreparedContainer, StartReport, Traffic};
-use crate::settings::ImageWish;
+use crate::settings::{ImageWish, Storage};
 use crate::source::chain;
 use crate::timing::Timing;
 
@@ -119,7 +119,7 @@ impl Node {
         &self,
         wish: &ImageWish,
         options: container::Options,
-        storage: Option<u64>,
+        storage: Option<Storage>,
         fill: bool,
         progress: &dyn Progress,
     ) -> Result<PreparedContainer, NodeError> {
@@ -152,7 +152,7 @@ impl Node {
         image: &Arc<ImageMount>,
         wish: &ImageWish,
         options: container::Options,
-        storage: Option<u64>,
+        storage: Option<Storage>,
         before: Spent,
         timing: &Timing,
     ) -> Result<PreparedContainer, NodeError> {
@@ -187,7 +187,7 @@ impl Node {
         image: &Arc<ImageMount>,
         container: &Container,
         wish: &ImageWish,
-        storage: Option<u64>,
+        storage: Option<Storage>,
         before: Spent,
         timing: &Timing,
     ) -> Result<(Vec<container::Span>, Vec<String>), NodeError> {
@@ -369,7 +369,7 @@ pub fn disk_is_full(dir: &Path) -> bool {
 fn overlay(
     image: &Arc<ImageMount>,
     dir: &Path,
-    storage: Option<u64>,
+    storage: Option<Storage>,
     before: Spent,
 ) -> Result<Held, NodeError> {
     let (writable, target) = (dir.join(WRITABLE), dir.join("rootfs"));
@@ -377,7 +377,10 @@ fn overlay(
         std::fs::create_dir_all(path).map_err(NodeError::dir("make", path))?;
     }
     let bounded = storage
-        .map(|size| WritableMount::disk(&dir.join("writable.ext4"), &writable, size))
+        .map(|storage| match storage {
+            Storage::Disk(size) => WritableMount::disk(&dir.join("writable.ext4"), &writable, size),
+            Storage::Memory(size) => WritableMount::memory(&writable, size),
+        })
         .transpose()?;
     let (upper, work) = (writable.join("upper"), writable.join("work"));
     for path in [&upper, &work] {

@@ -74,5 +74,5 @@ pub use launch::Launched;
 pub use node::Node;
 pub use ready::{Ready, parse_duration, wait};
 pub use reports::*;
-pub use settings::{Destination, ImageWish, Pull, Settings, Transport, TrustRule};
+pub use settings::{Destination, ImageWish, Pull, Settings, Storage, Transport, TrustRule};
 pub use timing::{Span, Timing};

@@ -121,6 +121,16 @@ pub enum Transport {
     Directories,
 }
 
+/// What a container writes lies in a filesystem of its own, and not in a directory of the store.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Storage {
+    /// An ext4 of so many bytes, in a file of the store that takes space as it is written.
+    Disk(u64),
+    /// A tmpfs of at most so many bytes, else of half of the machine's memory.
+    Memory(Option<u64>),
+}
+
 /// An image that somebody wants, and how.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct ImageWish {

@@ -17,7 +17,7 @@ use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use thaw_node::container::parse;
 use thaw_node::{Ready, parse_duration};
 
-pub(crate) use container::{ContainerArgs, Net};
+pub(crate) use container::{ContainerArgs, InMemory, Net};
 
 /// Starts containers before their image has arrived.
 #[derive(Debug, Parser)]

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use thaw_node::container::Options as ContainerOptions;
-use thaw_node::{GcOptions, ImageWish, Ready, RecordOptions};
+use thaw_node::{GcOptions, ImageWish, Ready, RecordOptions, Storage};
 use thaw_sign::PrivateKey;
 
 /// Both sides say it; another version is refused with a message that says what to do.
@@ -35,7 +35,7 @@ pub(crate) enum Request {
         image: ImageWish,
         container: Box<ContainerOptions>,
         fill: bool,
-        storage: Option<u64>,
+        storage: Option<Storage>,
     },
     /// A container has ended: unmount its root filesystem, and remove it if asked.
     Release {

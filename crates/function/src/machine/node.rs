@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use thaw_image::{Digest, Progress, Silent};
 use thaw_node::container::{Cgroup, Container, Status};
-use thaw_node::{Destination, How, ImageWish, Launched, Node, Pull, Transport};
+use thaw_node::{Destination, How, ImageWish, Launched, Node, Pull, Storage, Transport};
 
 use super::{Indexed, Lazily, Machine, Missed, Order, Reach, Started, WorkingSet};
 
@@ -143,7 +143,7 @@ impl Machine for NodeMachine {
         let wish = wish(&self.reference(&order.image, order.manifest), pull, profile);
         let fetching = self.fetching(order.manifest);
         let turn = fetching.lock().unwrap_or_else(PoisonError::into_inner);
-        let (options, storage) = (order.options.clone(), Some(order.storage));
+        let (options, storage) = (order.options.clone(), Some(Storage::Disk(order.storage)));
         let prepared = self.node.prepare(&wish, options, storage, false, &Silent);
         drop(turn);
         let prepared = prepared.map_err(|error| words(&error))?;
@@ -233,7 +233,7 @@ impl Machine for NodeMachine {
             &wish,
             &Destination::default(),
             order.options.clone(),
-            Some(order.storage),
+            Some(Storage::Disk(order.storage)),
             &observe,
             &Silent,
         );

@@ -159,8 +159,8 @@ impl Rig {
         log();
         let dir = tempfile::tempdir_in("/var/tmp").unwrap();
         let root = dir.path().to_owned();
-        let tmpfs =
-            (world == World::FuseOnLoops).then(|| WritableMount::memory(&root, 1 << 30).unwrap());
+        let tmpfs = (world == World::FuseOnLoops)
+            .then(|| WritableMount::memory(&root, Some(1 << 30)).unwrap());
         let mut rig = Self::at(root, world, contents, |store, id, size| {
             store.layers().open(id, size).unwrap()
         });

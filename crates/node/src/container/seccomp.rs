@@ -115,6 +115,34 @@ mod tests {
     }
 
     #[test]
+    fn what_no_rule_names_is_denied() {
+        let allows =
+            |rule: &&Value| rule["action"] == "SCMP_ACT_ALLOW" && rule.get("args").is_none();
+        for arch in ["x86_64", "aarch64"] {
+            let filter = super::filter(arch, &CAPABILITIES);
+            // With any other default the rules would forbid nothing.
+            assert_eq!(filter["defaultAction"], "SCMP_ACT_ERRNO", "{arch}");
+            assert_eq!(filter["defaultErrnoRet"], 1, "{arch}: not EPERM");
+            let denied = "add_key bpf init_module kexec_load keyctl mount open_by_handle_at \
+                          perf_event_open pivot_root reboot request_key setns swapon umount2 \
+                          unshare userfaultfd";
+            for name in denied.split(' ') {
+                let rules = rules_for(&filter, name);
+                assert!(rules.is_empty(), "{arch}: {name}: {rules:?}");
+            }
+            for name in "execve exit_group futex mmap openat read write".split(' ') {
+                let rules = rules_for(&filter, name);
+                assert!(rules.iter().any(allows), "{arch}: {name}");
+            }
+            // The C library takes ENOSYS for an old kernel, and uses clone; EPERM it would report.
+            let clone3 = rules_for(&filter, "clone3");
+            assert_eq!(clone3.len(), 1, "{arch}: {clone3:?}");
+            assert_eq!(clone3[0]["action"], "SCMP_ACT_ERRNO", "{arch}");
+            assert_eq!(clone3[0]["errnoRet"], 38, "{arch}");
+        }
+    }
+
+    #[test]
     fn machines_decide() {
         let x86 = filter("x86_64", &[]);
         let arm = filter("aarch64", &[]);

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use clap::{Args, ValueEnum};
 use thaw_node::container::{PortMapping, Signal, Tmpfs, Volume, parse};
 
@@ -76,9 +76,9 @@ pub(crate) struct ContainerArgs {
     /// No writable root
     #[arg(long)]
     pub(crate) read_only: bool,
-    /// Mount a tmpfs
-    #[arg(long, value_name = "PATH[:OPTIONS]")]
-    pub(crate) tmpfs: Vec<Tmpfs>,
+    /// Mount a tmpfs; at / what the container writes is kept in memory, e.g. /:size=64m
+    #[arg(long, value_name = "PATH[:OPTIONS]", value_parser = in_memory)]
+    pub(crate) tmpfs: Vec<InMemory>,
     /// Keep the writable part in a filesystem of its own, of this size, e.g. 1g
     #[arg(long, value_name = "BYTES", value_parser = parse::bytes)]
     pub(crate) storage_size: Option<u64>,
@@ -88,6 +88,28 @@ pub(crate) struct ContainerArgs {
     /// OCI runtime [default: crun, else runc]
     #[arg(long, value_name = "PROGRAM")]
     pub(crate) runtime: Option<String>,
+}
+
+/// What a container keeps in memory.
+#[derive(Clone, Debug)]
+pub(crate) enum InMemory {
+    /// All that it writes where nothing else is mounted, of at most so many bytes.
+    Root(Option<u64>),
+    /// A tmpfs at some path.
+    At(Tmpfs),
+}
+
+fn in_memory(text: &str) -> anyhow::Result<InMemory> {
+    let (path, options) = text.split_once(':').unwrap_or((text, ""));
+    if path != "/" {
+        return Ok(InMemory::At(text.parse()?));
+    }
+    let size = match options.strip_prefix("size=") {
+        None if options.is_empty() => None,
+        None => bail!("at / a tmpfs takes only size=, as in /:size=64m"),
+        Some(size) => Some(parse::bytes(size)?),
+    };
+    Ok(InMemory::Root(size))
 }
 
 /// A volume whose path may begin here.

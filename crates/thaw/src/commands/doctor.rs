@@ -46,7 +46,7 @@ const KERNEL: [(&str, &str); 7] = [
 ];
 
 /// Programs of which one is enough, and what for.
-const PROGRAMS: [(&str, &[&str], Use, &str); 3] = [
+const PROGRAMS: [(&str, &[&str], Use, &str); 4] = [
     (
         "container runtime",
         &["crun", "runc"],
@@ -65,6 +65,12 @@ const PROGRAMS: [(&str, &[&str], Use, &str); 3] = [
         Use::Network,
         "gives containers on the bridge a way out of the host",
     ),
+    (
+        "e2fsprogs",
+        &["mkfs.ext4"],
+        Use::Storage,
+        "makes the writable part of functions, and of containers with --storage-size",
+    ),
 ];
 
 /// What a thing is needed for.
@@ -81,6 +87,8 @@ enum Use {
     Run,
     /// `--net bridge`.
     Network,
+    /// `--storage-size`.
+    Storage,
     /// Nothing yet.
     None,
 }

@@ -9,11 +9,11 @@ use serde::Serialize;
 use thaw_node::container::{
     Container, Limits, Network, Options, ProcessOptions, Published, monitor,
 };
-use thaw_node::{PreparedContainer, Ready, Span, StartReport, Way};
+use thaw_node::{PreparedContainer, Ready, Span, StartReport, Storage, Way};
 
 use super::environment::environment;
 use super::{Context, wish};
-use crate::cli::{ContainerArgs, Net, Run};
+use crate::cli::{ContainerArgs, InMemory, Net, Run};
 use crate::output::{bytes, milliseconds, waterfall};
 use crate::protocol::Request;
 
@@ -27,7 +27,7 @@ pub(super) fn run(context: &Context, args: Run) -> anyhow::Result<ExitCode> {
         wanted: args.timing,
     };
     let image = wish(&args.image)?;
-    let storage = args.container.storage_size;
+    let storage = storage(&args.container)?;
     let options = options(&args.container, args.command, !args.detach)?;
     let container = Box::new(options);
     let prepared: PreparedContainer = context.client.ask(Request::Prepare {
@@ -38,6 +38,11 @@ pub(super) fn run(context: &Context, args: Run) -> anyhow::Result<ExitCode> {
     })?;
     for notice in &prepared.notices {
         context.notice(notice);
+    }
+    // To a person; what else is on standard error is the container's. The timing has it, too.
+    if !args.timing && std::io::stderr().is_terminal() {
+        let Way { how, why } = &prepared.way;
+        context.notice(&format!("{how}: {why}"));
     }
     let asked = clock.began.elapsed();
     let container = Container::open(&prepared.dir)?;
@@ -211,6 +216,21 @@ pub(super) fn check_terminal(tty: bool, interactive: bool) -> anyhow::Result<()>
     Ok(())
 }
 
+/// Where the flags have lie what the container writes; `None`: in a directory of the store.
+fn storage(args: &ContainerArgs) -> anyhow::Result<Option<Storage>> {
+    let memory = args.tmpfs.iter().find_map(|tmpfs| match tmpfs {
+        InMemory::Root(size) => Some(Storage::Memory(*size)),
+        InMemory::At(_) => None,
+    });
+    let disk = args.storage_size.map(Storage::Disk);
+    if memory.is_some() && disk.is_some() {
+        bail!(
+            "--tmpfs / and --storage-size: what the container writes is in memory or on the disk"
+        );
+    }
+    Ok(memory.or(disk))
+}
+
 /// What the flags ask of a container. `foreground`: with our standard streams.
 pub(super) fn options(
     args: &ContainerArgs,
@@ -219,6 +239,10 @@ pub(super) fn options(
 ) -> anyhow::Result<Options> {
     let env = environment(&args.env_file, &args.env)?;
     check_terminal(args.tty, args.interactive && foreground)?;
+    let tmpfs = args.tmpfs.iter().filter_map(|tmpfs| match tmpfs {
+        InMemory::At(tmpfs) => Some(tmpfs.clone()),
+        InMemory::Root(_) => None,
+    });
     Ok(Options {
         name: args.name.clone(),
         process: ProcessOptions {
@@ -245,7 +269,7 @@ pub(super) fn options(
         },
         publish: args.publish.clone(),
         volumes: args.volume.clone(),
-        tmpfs: args.tmpfs.clone(),
+        tmpfs: tmpfs.collect(),
         read_only: args.read_only,
         limits: Limits {
             memory: args.memory,

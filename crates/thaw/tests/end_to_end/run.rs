@@ -203,7 +203,8 @@ fn a_container_is_confined_by_both_runtimes() {
     for runtime in RUNTIMES {
         let script = "cat /proc/self/status; cat /proc/mounts; \
                       cat /proc/kcore | wc -c; ls /sys/firmware | wc -l; \
-                      echo 1 > /proc/sys/kernel/panic; ls /dev; cat /etc/resolv.conf /etc/hosts";
+                      echo 1 > /proc/sys/kernel/panic; busybox unshare -U true; \
+                      ls /dev; cat /etc/resolv.conf /etc/hosts";
         let flags = ["--runtime", runtime];
         let seen = sh(&node, &flags, &scene.image, &format!("({script}) 2>&1"));
         for expected in [
@@ -217,6 +218,8 @@ fn a_container_is_confined_by_both_runtimes() {
             " /dev/pts devpts ",
             "\n0\n0\n",
             "/proc/sys/kernel/panic: Read-only",
+            // It needs no capability: only the filter denies it.
+            "unshare(0x10000000): Operation not permitted",
             "urandom",
             "127.0.0.1\tlocalhost",
         ] {
@@ -308,6 +311,24 @@ fn the_writable_part_is_as_asked() {
     let full = run_ok(&node, &["--storage-size", "2m"], &scene.image, fill);
     assert!(full.contains("No space left on device"), "{full}");
     assert!(!run_ok(&node, &[], &scene.image, fill).contains("No space"));
+    // In memory: a filesystem of its own, and every page of it is one.
+    let flags = ["--tmpfs", "/:size=2m"];
+    let full = run_ok(&node, &flags, &scene.image, fill);
+    assert!(full.contains("No space left on device"), "{full}");
+    let kept = seen(
+        &["--tmpfs", "/"],
+        "echo kept > /srv/message; cat /srv/message",
+    );
+    assert_eq!(kept, "kept\n");
+    for flags in [
+        &["--tmpfs", "/:mode=700"][..],
+        &["--tmpfs", "/", "--storage-size", "2m"],
+    ] {
+        let args = [&["run"][..], flags, &[&scene.image]].concat();
+        let (code, said) = refused(&node, &args);
+        assert_eq!(code, 125, "{said}");
+        assert!(said.contains("--tmpfs") || said.contains("size="), "{said}");
+    }
 }
 
 fn run_ok(node: &Thaw, flags: &[&str], image: &str, script: &str) -> String {

@@ -30,7 +30,8 @@ fn a_terminal_is_a_terminal() {
         let (status, shown) = session.end().unwrap();
         assert_eq!(status.code(), Some(5), "{runtime}: {shown}");
         let size = format!("{} {}", SIZE.0, SIZE.1);
-        for text in ["[typed] xterm", "/dev/pts/0", &size] {
+        let way = "thaw: lazy: acceleration from ";
+        for text in ["[typed] xterm", "/dev/pts/0", &size, way] {
             assert!(shown.contains(text), "{runtime}: {text:?} in {shown}");
         }
     }
