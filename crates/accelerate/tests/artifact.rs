@@ -12,6 +12,7 @@ use thaw_accelerate::{
     Acceleration, Artifact, ArtifactError, BlobContent, Origin, PackOptions, PackedSet, Prepared,
     WorkingSetArtifact, find, pack, parse_working_set, prepare, read_table,
 };
+use thaw_erofs::{Content, StoredContent};
 use thaw_image::{DiffId, Digest, Extent, Silent, WorkingSet, media};
 use thaw_layer::Options;
 use thaw_registry::{Descriptor, Manifest, ManifestContent, Repository, Which};
@@ -181,6 +182,14 @@ fn forged_manifests_are_refused() {
     });
     assert!(twice.contains("second"), "{twice}");
     assert!(forged(|m| part(m, media::WINDOWS).size = u64::MAX).contains("bad part"));
+    let again = forged(|m| {
+        let second = part(m, media::WINDOWS).clone();
+        m.layers.push(second);
+    });
+    assert!(again.contains("second windows"), "{again}");
+    let key = media::ANNOTATION_LAYER;
+    let foreign = forged(|m| annotate(part(m, media::WINDOWS), key, other));
+    assert!(foreign.contains("no seek table"), "{foreign}");
     let key = media::ANNOTATION_UNPACKED_SIZE;
     assert!(forged(|m| annotate(&mut m.layers[0], key, u64::MAX)).contains("limit"));
     assert!(forged(|m| annotate(&mut m.layers[0], key, "much")).contains("malformed"));
@@ -252,25 +261,39 @@ fn a_layout_whose_files_leave_their_layers_is_refused() {
     let loaded = image();
     let prepared = prepared(&loaded);
     let artifact = Artifact::build(&loaded.subject, &prepared).unwrap();
+    let check = |bytes: &[u8]| artifact.acceleration.check_layout(bytes, &loaded.layers);
     let good = &prepared.layout.bytes;
+    check(good).unwrap();
     let image = thaw_erofs::Image::open(good).unwrap();
-    let (mut refused, mut passed) = (0, 0);
-    // Every 4-byte field behind the device table, one after the other, points far away. What
-    // still passes must still read as a tree whose files lie within their devices.
-    let start = 1152 + 128 * image.devices().len();
-    for at in (start.next_multiple_of(512)..good.len() - 4).step_by(4) {
+    let StoredContent::Directory { entries, .. } = image.inode(image.root()).unwrap().content
+    else {
+        panic!("the root is a directory");
+    };
+    let nid = entries.iter().find(|it| it.name == b"text").unwrap().nid;
+    let StoredContent::Other(Content::File(text)) = image.inode(nid).unwrap().content else {
+        panic!("it is a file");
+    };
+    let [extent] = text.extents[..] else {
+        panic!("it lies in one piece: {text:?}");
+    };
+    // The one entry of its table, behind the 64 bytes of an inode without xattrs.
+    let at = usize::try_from(nid.0).unwrap() * 32 + 64;
+    let field = |bytes: &[u8]| u32::from_le_bytes(bytes[at + 4..at + 8].try_into().unwrap());
+    assert_eq!(u64::from(field(good)), extent.device_block);
+    let moved = |block: u64| {
         let mut bytes = good.clone();
-        bytes[at..at + 4].copy_from_slice(&0xffff_fff0u32.to_le_bytes());
-        match artifact.acceleration.check_layout(&bytes, &loaded.layers) {
-            Ok(()) => {
-                let image = thaw_erofs::Image::open(&bytes).unwrap();
-                assert!(image.to_tree().is_ok(), "passed with a bad field at {at}");
-                passed += 1;
-            }
-            Err(_) => refused += 1,
-        }
-    }
-    assert!(refused > 0, "{passed} passed");
+        bytes[at + 4..at + 8].copy_from_slice(&u32::try_from(block).unwrap().to_le_bytes());
+        check(&bytes)
+    };
+    let layer = &image.devices()[usize::from(extent.device) - 1];
+    let last = layer.blocks - extent.blocks;
+    assert_eq!(moved(last), Ok(()));
+    let outside = format!(
+        "inode {} of the layout: its extent at block 0 lies outside of its device",
+        nid.0
+    );
+    assert_eq!(moved(last + 1), Err(outside.clone()));
+    assert_eq!(moved(0xffff_fff0), Err(outside));
 }
 
 #[test]

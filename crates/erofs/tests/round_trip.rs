@@ -11,8 +11,8 @@ use proptest::prelude::*;
 use sha2::{Digest, Sha256};
 use support::{any_tree, attributes, describe, device, devices, directory, put};
 use thaw_erofs::{
-    Attributes, Content, Device, DeviceNumber, FileData, FileExtent, Image, Inode, InodeError, Nid,
-    ReadError, StoredContent, Timestamp, Tree, WriteError, write,
+    Attributes, Content, Device, DeviceNumber, ExtentError, FileData, FileExtent, Image, Inode,
+    InodeError, Nid, ReadError, StoredContent, Timestamp, Tree, WriteError, write,
 };
 
 fn layout(tree: &Tree, devices: &[Device]) -> Vec<u8> {
@@ -334,6 +334,64 @@ fn inodes_that_share_bytes_are_refused() {
     }
     let error = Image::open(&bytes).unwrap().to_tree().unwrap_err();
     assert_eq!(error, ReadError::Overlap);
+}
+
+/// One entry of one file's chunk table is changed, and nothing else is wrong.
+#[test]
+fn a_chunk_that_leaves_its_device_is_refused() {
+    // With a third one no inode lies within what the superblock's checksum covers.
+    let devices = [device(100), device(50), device(200)];
+    let extent = |file_block, blocks, device, device_block| FileExtent {
+        file_block,
+        blocks,
+        device,
+        device_block,
+    };
+    // Two chunks of four blocks; each ends where its device does.
+    let data = FileData {
+        size: 8 * 512,
+        extents: vec![extent(0, 4, 1, 96), extent(4, 4, 2, 46)],
+    };
+    let mut tree = Tree::new(attributes(0o755));
+    let root = tree.root();
+    put(&mut tree, root, b"file", Content::File(data));
+    let good = layout(&tree, &devices);
+    let image = Image::open(&good).unwrap();
+    assert_eq!(image.check(), Ok(()));
+    let StoredContent::Directory { entries, .. } = image.inode(image.root()).unwrap().content
+    else {
+        panic!("the root is a directory");
+    };
+    let nid = entries[0].nid;
+    // It has no xattrs: its table follows its 64 bytes.
+    let table = nid.0 as usize * 32 + 64;
+    let entry = |device: u16, block: u32| {
+        [&[0, 0][..], &device.to_le_bytes(), &block.to_le_bytes()].concat()
+    };
+    assert_eq!(good[table..][..8], entry(1, 96));
+    assert_eq!(good[table + 8..][..8], entry(2, 46));
+    let changed = |chunk: usize, device, block| {
+        let mut bytes = good.clone();
+        bytes[table + 8 * chunk..][..8].copy_from_slice(&entry(device, block));
+        let image = Image::open(&bytes).unwrap();
+        let checked = image.check();
+        assert_eq!(image.to_tree().map(drop), checked);
+        checked
+    };
+    let refused = |file_block| {
+        let reason = ExtentError::Device(file_block);
+        Err(ReadError::Extent { nid, reason })
+    };
+    // Somewhere else on a device is right.
+    assert_eq!(changed(0, 1, 95), Ok(()));
+    assert_eq!(changed(1, 3, 196), Ok(()));
+    // A block too far, far away, and on no device.
+    assert_eq!(changed(0, 1, 97), refused(0));
+    assert_eq!(changed(1, 2, 47), refused(4));
+    assert_eq!(changed(0, 2, 96), refused(0));
+    assert_eq!(changed(0, 1, u32::MAX - 1), refused(0));
+    assert_eq!(changed(0, 0, 0), refused(0));
+    assert_eq!(changed(1, 4, 0), refused(4));
 }
 
 #[test]

@@ -6,16 +6,21 @@ mod support;
 
 use std::ffi::OsString;
 use std::fs;
-use std::path::Path;
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::mpsc::{Receiver, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use support::{FILE, Rig, World, finish, noise, start, unmount};
 use thaw_image::Extent;
-use thaw_mount::{Denial, FaultHandler, FaultTransport, Keeper, MountError, Released, Unmount};
+use thaw_mount::{
+    Denial, FaultHandler, FaultTransport, Keeper, MountError, Released, TransportKind, Unmount,
+};
+use thaw_sys::fuse::{Device, Files, FlatFile, Node, Read};
 use thaw_sys::wake::{Awake, LATENCY};
 
 const LONG: Duration = Duration::from_secs(30);
@@ -30,6 +35,7 @@ every_world!(
     an_image_of_128_layers_is_mounted,
     processors_do_not_halt_while_reads_follow_one_another,
     a_keeper_that_may_open_few_files_says_so_and_serves,
+    a_fence_is_refused_where_nobody_sees_the_end_of_a_read,
 );
 
 #[test]
@@ -358,6 +364,100 @@ fn a_keeper_that_may_open_few_files_says_so_and_serves(world: World) {
         said.contains("open files") && said.contains("limit=64"),
         "{said}"
     );
+    unmount(mount);
+    finish(&rig, &keeper);
+}
+
+/// What was let through may be read at any later moment: nothing may lose its bytes.
+fn a_fence_is_refused_where_nobody_sees_the_end_of_a_read(world: World) {
+    let rig = Rig::new(world, vec![noise(9, 4 * FILE)]);
+    let handler = rig.handler();
+    let keeper = start(&rig, &handler, LONG);
+    let mount = rig.mount(&rig.attach(&keeper));
+    rig.read(0, 0, 0, FILE).unwrap();
+    match (world.kind(), keeper.fence()) {
+        (TransportKind::Fanotify, Err(MountError::Refused(_))) | (TransportKind::Fuse, Ok(())) => {}
+        (kind, fenced) => panic!("{kind:?}: {fenced:?}"),
+    }
+    // It serves as before.
+    rig.read(0, 1, 0, FILE).unwrap();
+    unmount(mount);
+    finish(&rig, &keeper);
+}
+
+/// A disk with one file, each read of which lasts until the test answers it. Unmounted when dropped.
+struct SlowDisk {
+    path: PathBuf,
+    reads: Receiver<Read>,
+}
+
+struct SlowFile(u64);
+
+impl Files for SlowFile {
+    fn find(&self, name: &[u8]) -> Option<FlatFile> {
+        (name == b"tar").then(|| self.get(Node(2)))?
+    }
+
+    fn get(&self, node: Node) -> Option<FlatFile> {
+        let size = self.0;
+        (node == Node(2)).then_some(FlatFile { node, size })
+    }
+}
+
+impl SlowDisk {
+    fn new(path: PathBuf, size: u64) -> Self {
+        fs::create_dir(&path).unwrap();
+        let device = Arc::new(Device::mount(&path).unwrap());
+        let (arrive, reads) = channel();
+        // It ends with the mount.
+        thread::spawn(move || {
+            while let Ok(found) = device.read(&SlowFile(size)) {
+                // Dropped, they fail.
+                found.into_iter().for_each(|read| drop(arrive.send(read)));
+                thread::sleep(Duration::from_millis(1));
+            }
+        });
+        Self { path, reads }
+    }
+}
+
+impl Drop for SlowDisk {
+    fn drop(&mut self) {
+        let _ = thaw_sys::mount::unmount(&self.path, Unmount::Lazy);
+    }
+}
+
+#[test]
+fn a_fence_waits_for_the_reads_that_were_let_through() {
+    let rig = Rig::new(World::Fuse, vec![noise(10, 4 * FILE)]);
+    let layer = &rig.layers[0];
+    layer.fill(layer.all());
+    let disk = SlowDisk::new(rig.root.join("slow"), layer.bytes.len() as u64);
+    let tar = fs::File::open(disk.path.join("tar")).unwrap();
+    let keeper = start(&rig, &rig.handler(), LONG);
+    let mount = rig.mount(&[keeper.attach(&layer.spec(), tar.as_fd()).unwrap()]);
+    let answer = |read: Read| {
+        let end = (read.offset() + u64::from(read.size())).min(layer.bytes.len() as u64);
+        let bytes = rig.expected(0, read.offset(), end - read.offset());
+        read.answer(bytes).unwrap();
+    };
+    let waited = thread::scope(|scope| {
+        let reader = scope.spawn(|| rig.read(0, 1, 0, 4096));
+        let first = disk.reads.recv_timeout(LONG).unwrap();
+        let fence = scope.spawn(|| keeper.fence());
+        thread::sleep(Duration::from_millis(200));
+        let waited = !fence.is_finished();
+        answer(first);
+        while !(reader.is_finished() && fence.is_finished()) {
+            let next = disk.reads.recv_timeout(Duration::from_millis(1));
+            next.into_iter().for_each(answer);
+        }
+        reader.join().unwrap().unwrap();
+        fence.join().unwrap().unwrap();
+        waited
+    });
+    assert!(waited, "a read had no bytes yet");
+    drop(tar);
     unmount(mount);
     finish(&rig, &keeper);
 }

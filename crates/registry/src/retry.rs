@@ -137,10 +137,15 @@ mod tests {
 
     #[test]
     fn pauses_are_spread_and_bounded() {
-        for _ in 0..100 {
-            let pause = jitter(Duration::from_secs(1));
+        let pauses = [(); 100].map(|()| jitter(Duration::from_secs(1)));
+        for pause in pauses {
             assert!((0.5..1.0).contains(&pause.as_secs_f64()), "{pause:?}");
         }
+        assert!(
+            pauses.iter().any(|pause| *pause != pauses[0]),
+            "who failed together returns together, after {:?}",
+            pauses[0]
+        );
     }
 
     #[tokio::test]

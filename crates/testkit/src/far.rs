@@ -2,9 +2,9 @@
 //!
 //! What a program asks one after the other shows in the times at which its requests came and were
 //! answered, whatever the program itself counts: a request that came after another was answered
-//! may have waited for it.
+//! may have waited for it. What a program does not wait for can be withheld.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
@@ -36,6 +36,27 @@ impl Trip {
 pub struct Far {
     proxy: Proxy,
     trips: Arc<Mutex<Vec<Trip>>>,
+    hold: Arc<Hold>,
+}
+
+/// Answers that are kept back as long as this lives.
+#[derive(Debug)]
+#[must_use = "dropping it gives the answers"]
+pub struct Withheld {
+    hold: Arc<Hold>,
+}
+
+#[derive(Debug, Default)]
+struct Hold {
+    kept: Mutex<Option<Kept>>,
+    given: Condvar,
+}
+
+#[derive(Debug)]
+struct Kept {
+    /// What the paths of such requests end with.
+    end: String,
+    asked: usize,
 }
 
 impl Far {
@@ -46,10 +67,13 @@ impl Far {
     pub fn new(host: &str, delay: Duration) -> Result<Self> {
         let (registry, trips) = (host.to_owned(), Arc::<Mutex<Vec<Trip>>>::default());
         let told = Arc::clone(&trips);
+        let hold = Arc::<Hold>::default();
+        let held = Arc::clone(&hold);
         let proxy = Proxy::start(move |asked| {
             let came = Instant::now();
             let answer = asked.pass_on(&registry, &asked.path)?;
             std::thread::sleep(delay);
+            held.pass(&asked.path);
             let trip = Trip {
                 path: asked.path.clone(),
                 range: range(asked),
@@ -60,13 +84,23 @@ impl Far {
             told.push(trip);
             Ok(answer)
         })?;
-        Ok(Self { proxy, trips })
+        Ok(Self { proxy, trips, hold })
     }
 
     /// `address:port`, the first part of references to its images.
     #[must_use]
     pub fn host(&self) -> String {
         self.proxy.address().to_string()
+    }
+
+    /// From now on keeps back the answers to requests whose path ends with `end`; nothing else, if
+    /// something was before.
+    pub fn withhold(&self, end: &str) -> Withheld {
+        let (end, asked) = (end.to_owned(), 0);
+        *self.hold.lock() = Some(Kept { end, asked });
+        Withheld {
+            hold: Arc::clone(&self.hold),
+        }
     }
 
     /// Connections that were made so far.
@@ -80,6 +114,42 @@ impl Far {
     pub fn trips(&self) -> Vec<Trip> {
         let trips = self.trips.lock();
         trips.unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+impl Withheld {
+    /// How many requests were not answered so far.
+    #[must_use]
+    pub fn asked(&self) -> usize {
+        self.hold.lock().as_ref().map_or(0, |kept| kept.asked)
+    }
+}
+
+impl Drop for Withheld {
+    fn drop(&mut self) {
+        *self.hold.lock() = None;
+        self.hold.given.notify_all();
+    }
+}
+
+impl Hold {
+    fn lock(&self) -> MutexGuard<'_, Option<Kept>> {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits as long as the answer to `path` is kept back.
+    fn pass(&self, path: &str) {
+        let mut kept = self.lock();
+        if let Some(kept) = &mut *kept
+            && path.ends_with(&kept.end)
+        {
+            kept.asked += 1;
+        }
+        let is_kept = |kept: &mut Option<Kept>| {
+            let kept = kept.as_ref();
+            kept.is_some_and(|kept| path.ends_with(&kept.end))
+        };
+        drop(self.given.wait_while(kept, is_kept));
     }
 }
 

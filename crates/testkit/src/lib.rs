@@ -4,7 +4,8 @@
 //! - [`image`]: images made entry by entry, and the real ones, from Debian and PyPI packages.
 //! - [`http`]: the few requests that tests make themselves.
 //! - [`net`]: a link with a rate and a delay, and the namespace behind it.
-//! - [`far`]: a registry far away: every answer comes late, and who waited for whom is told.
+//! - [`far`]: a registry far away: every answer comes late, some when they may, and who waited for
+//!   whom is told.
 //! - [`expiring`]: a registry whose tokens and addresses of blobs are not good for ever.
 //! - [`tree`]: everything that can be told about a directory tree, and how two of them differ.
 //! - [`unpack`]: another tool's unpacking, as the judge.

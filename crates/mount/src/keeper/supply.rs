@@ -146,3 +146,134 @@ fn answer(read: Read, outcome: Result<&[u8], Denial>) {
         Err(denial) => Reader::Read(read).deny(denial),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::OwnedFd;
+    use std::os::unix::net::UnixDatagram;
+
+    use thaw_sys::fuse::Device;
+
+    use super::*;
+    use crate::keeper::layers::Layers;
+
+    const SIZE: u32 = 512;
+
+    /// A FUSE connection whose other end is the test, not the kernel.
+    struct Connection {
+        kernel: UnixDatagram,
+        device: Arc<Device>,
+    }
+
+    impl Connection {
+        fn new() -> Self {
+            let (kernel, ours) = UnixDatagram::pair().unwrap();
+            ours.set_nonblocking(true).unwrap();
+            kernel.set_nonblocking(true).unwrap();
+            let device = Arc::new(Device::from_fd(OwnedFd::from(ours)));
+            Self { kernel, device }
+        }
+
+        /// A reader that wants the first bytes of a file, as `struct fuse_in_header` and `struct
+        /// fuse_read_in` say it.
+        fn reader(&self, unique: u64) -> Reader {
+            const READ: u32 = 15;
+            let mut request = [0; 80];
+            request[..4].copy_from_slice(&80u32.to_ne_bytes());
+            request[4..8].copy_from_slice(&READ.to_ne_bytes());
+            request[8..16].copy_from_slice(&unique.to_ne_bytes());
+            request[56..60].copy_from_slice(&SIZE.to_ne_bytes());
+            self.kernel.send(&request).unwrap();
+            let mut reads = self.device.read(&Layers::new()).unwrap();
+            assert_eq!(reads.len(), 1);
+            Reader::Read(reads.remove(0))
+        }
+
+        /// The next answer: whose it is, and its bytes, or else its error.
+        fn answer(&self) -> Option<(u64, Result<Vec<u8>, i32>)> {
+            let mut answer = [0; 1024];
+            let len = self.kernel.recv(&mut answer).ok()?;
+            let unique = u64::from_ne_bytes(answer[8..16].try_into().unwrap());
+            let outcome = match i32::from_ne_bytes(answer[4..8].try_into().unwrap()) {
+                0 => Ok(answer[16..len].to_vec()),
+                error => Err(-error),
+            };
+            Some((unique, outcome))
+        }
+    }
+
+    /// One without threads: what has to wait for the disk is in the queue.
+    fn supply() -> (Supply, Receiver<Job>) {
+        let (jobs, queue) = channel();
+        let supply = Supply {
+            jobs,
+            buffer: Vec::new(),
+            epoch: Arc::default(),
+        };
+        (supply, queue)
+    }
+
+    /// A tar whose bytes no page cache has: it has none.
+    fn slow_tar() -> Arc<File> {
+        Arc::new(tempfile::tempfile().unwrap())
+    }
+
+    fn give(supply: &mut Supply, reader: Reader, tar: &Arc<File>) {
+        supply.allow(reader, tar, SIZE.into());
+    }
+
+    #[test]
+    fn a_fence_is_passed_when_what_was_let_through_before_it_is_answered() {
+        let connection = Connection::new();
+        let (mut supply, queue) = supply();
+        let tar = slow_tar();
+        let wait = |supply: &mut Supply, unique| {
+            give(supply, connection.reader(unique), &tar);
+            queue.try_recv().unwrap()
+        };
+        let before = [wait(&mut supply, 1), wait(&mut supply, 2)];
+        let fence = supply.fence();
+        let after = wait(&mut supply, 3);
+        assert!(!fence.is_passed());
+        let [first, second] = before;
+        drop(first);
+        assert!(!fence.is_passed(), "one of them has no bytes yet");
+        drop(second);
+        assert!(fence.is_passed(), "the later one is not behind it");
+        let next = supply.fence();
+        assert!(!next.is_passed());
+        drop(after);
+        assert!(next.is_passed());
+    }
+
+    #[test]
+    fn a_fence_is_passed_at_once_when_nobody_waits() {
+        let connection = Connection::new();
+        let (mut supply, _queue) = supply();
+        assert!(supply.fence().is_passed());
+        // A reader that has its answer does not wait.
+        let (jobs, _) = channel();
+        supply.jobs = jobs;
+        give(&mut supply, connection.reader(1), &slow_tar());
+        assert_eq!(connection.answer(), Some((1, Err(5))));
+        assert!(supply.fence().is_passed());
+    }
+
+    #[test]
+    fn a_thread_answers_what_is_before_a_fence_and_it_is_passed() {
+        let connection = Connection::new();
+        let (mut supply, queue) = supply();
+        let tar = slow_tar();
+        give(&mut supply, connection.reader(1), &tar);
+        let fence = supply.fence();
+        assert!(!fence.is_passed());
+        assert_eq!(connection.answer(), None, "its bytes are not there yet");
+        let bytes = vec![7; SIZE as usize];
+        tar.write_all_at(&bytes, 0).unwrap();
+        // The thread ends with the last job.
+        drop(supply);
+        work(&Mutex::new(queue));
+        assert_eq!(connection.answer(), Some((1, Ok(bytes))));
+        assert!(fence.is_passed());
+    }
+}

@@ -11,7 +11,9 @@ use thaw_testkit::net::{Link, Namespace, Shape};
 use thaw_testkit::registry::{Options, Registry};
 use thaw_testkit::thaw::Thaw;
 
-use super::{BOUND, NAME, Scene, bound, eventually, nothing_is_left, registry, target, thaw};
+use super::{
+    CONFIGURED_BOUND, NAME, Scene, bound, eventually, nothing_is_left, registry, target, thaw,
+};
 
 by_every_transport!(
     a_registry_that_is_gone_for_long,
@@ -50,7 +52,10 @@ fn fails(scene: &Scene, dir: &Path, name: &str) {
     let begin = Instant::now();
     let error = scene.read(dir, name).unwrap_err();
     assert_eq!(error.raw_os_error(), Some(5), "{error}");
-    assert!(begin.elapsed() < BOUND, "{name} was waited for too long");
+    assert!(
+        begin.elapsed() < CONFIGURED_BOUND,
+        "{name} was waited for too long"
+    );
 }
 
 /// Every byte is right in the end.

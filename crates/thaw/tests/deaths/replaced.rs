@@ -207,6 +207,7 @@ fn the_units_say_what_the_daemon_relies_on() {
     let both = [
         "Type=notify",
         "KillMode=process",
+        "StartLimitIntervalSec=0",
         "Restart=always",
         "WatchdogSec=60s",
         "OOMScoreAdjust=-500",
@@ -220,7 +221,6 @@ fn the_units_say_what_the_daemon_relies_on() {
             &[
                 "Requires=thaw.socket",
                 "ExecStart=/usr/bin/thaw --root /var/lib/thaw daemon --replace",
-                "StartLimitIntervalSec=0",
             ],
         ),
         (

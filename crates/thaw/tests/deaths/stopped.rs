@@ -7,7 +7,9 @@ use std::time::Instant;
 use rustix::process::Signal;
 use thaw_testkit::thaw::Thaw;
 
-use super::{BOUND, Scene, bound, eventually, kill, nothing_is_left, processes, signal, thaw};
+use super::{
+    CONFIGURED_BOUND, Scene, bound, eventually, kill, nothing_is_left, processes, signal, thaw,
+};
 
 /// Longer than a hung process may stay unnoticed.
 const SECONDS: u32 = 4;
@@ -40,7 +42,10 @@ fn end(scene: &Scene, node: &Thaw, inside: &Path) {
 fn read(scene: &Scene, inside: &Path, name: &str) -> io::Result<()> {
     let begin = Instant::now();
     let read = scene.read(inside, name);
-    assert!(begin.elapsed() < BOUND, "{name} was waited for too long");
+    assert!(
+        begin.elapsed() < CONFIGURED_BOUND,
+        "{name} was waited for too long"
+    );
     read
 }
 

@@ -13,7 +13,10 @@ use rustix::process::Signal;
 use thaw_testkit::scratch;
 use thaw_testkit::thaw::Thaw;
 
-use super::{BOUND, Scene, eventually, inside, kill, nothing_is_left, processes, signal, thaw};
+use super::{
+    BOUND, CONFIGURED_BOUND, Scene, eventually, inside, kill, nothing_is_left, processes, signal,
+    thaw,
+};
 
 by_every_transport!(
     a_monitor_starts_the_next_daemon,
@@ -156,7 +159,7 @@ fn without_any_daemon_reads_fail_within_the_bound(transport: &str) {
         let begin = Instant::now();
         let error = scene.read(&inside, name).unwrap_err();
         assert_eq!(error.raw_os_error(), Some(5), "{error}");
-        assert!(begin.elapsed() < BOUND);
+        assert!(begin.elapsed() < CONFIGURED_BOUND);
     }
     // It is there again, as after an upgrade.
     fs::copy(env!("CARGO_BIN_EXE_thaw"), file("thaw")).unwrap();

@@ -1,6 +1,7 @@
 //! Full pulls: what they leave, here and in the registry, and what they take.
 
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -132,6 +133,15 @@ fn peak(node: &Thaw) -> u64 {
     kibibytes.parse::<u64>().unwrap() << 10
 }
 
+/// Bytes that the tars of the store's layers take on its disk: what has come, whatever their size.
+fn kept(node: &Thaw) -> u64 {
+    let layers = fs::read_dir(node.root().join("layers")).unwrap();
+    let tars = layers.map(|layer| layer.unwrap().path().join("tar"));
+    // The daemon may take a directory away meanwhile.
+    let tars = tars.filter_map(|tar| fs::metadata(tar).ok());
+    tars.map(|tar| tar.blocks() * 512).sum()
+}
+
 #[test]
 fn a_large_image_is_read_in_bounded_memory() {
     let directory = scratch::directory().unwrap();
@@ -155,5 +165,12 @@ fn a_large_image_is_read_in_bounded_memory() {
             "it would fit into memory: {unpacked}"
         );
         assert!(peak < MOST_MEMORY, "{command} took {peak} bytes");
+        // For the index nothing has to stay; the image names no program whose working set would be
+        // guessed from a few blocks.
+        let kept = kept(&node);
+        match command {
+            "accelerate" => assert_eq!(kept, 0, "of {unpacked} bytes"),
+            _ => assert!(kept >= unpacked, "{kept} of {unpacked} bytes"),
+        }
     }
 }

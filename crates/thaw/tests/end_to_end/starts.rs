@@ -7,11 +7,13 @@ use std::process::Output;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
+use thaw_image::media;
 use thaw_testkit::far::{Far, Trip, longest_chain};
 use thaw_testkit::image::{Entry, Image, Layer};
 use thaw_testkit::registry::Registry;
 use thaw_testkit::scratch;
 
+use crate::metrics::metrics;
 use crate::support::{BUSYBOX, Scene, json, target, thaw};
 
 /// What `--timing --json` says of a start.
@@ -187,6 +189,61 @@ fn a_guessed_working_set_brings_the_program() {
     for dir in [&one, &other] {
         node.run(["unmount", dir]).unwrap();
     }
+}
+
+/// Waits until it is so.
+fn eventually(what: &str, is_so: impl Fn() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while !is_so() {
+        assert!(Instant::now() < deadline, "{what} did not happen");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+#[test]
+fn a_container_starts_when_the_layout_is_there_and_not_the_working_set() {
+    let program = fs::read(BUSYBOX).unwrap();
+    let layer = |name: &str| {
+        let program = Entry::file(name, &program).mode(0o755);
+        let directories = ["./", "bin", "etc"].map(Entry::directory);
+        Layer::new(directories.into_iter().chain([program]))
+    };
+    // The working set has the image's own program alone, so that another one needs nothing of it.
+    let image = Image::new([layer("bin/busybox"), layer("bin/server")])
+        .config("Env", serde_json::json!(["PATH=/bin"]))
+        .config("Cmd", serde_json::json!(["/bin/server"]));
+    let registry = Registry::start().unwrap();
+    let directory = scratch::directory().unwrap();
+    let layout = image.write(&directory.path().join("layout"), "latest");
+    let image = layout.unwrap().push(&registry, "programs:1").unwrap();
+    let said = thaw().run(["accelerate", "--json", &image]).unwrap();
+    let set = json(&said)[0]["guessed"]["working_set"].clone();
+    let set = registry.blob(&set.as_str().unwrap().parse().unwrap());
+    let set = json(&fs::read_to_string(set).unwrap());
+    let is_data = |part: &&Value| part["mediaType"] == media::WORKING_SET_DATA;
+    let data = set["layers"].as_array().unwrap().iter().find(is_data);
+    let data = data.unwrap()["digest"].as_str().unwrap();
+
+    let far = Far::new(registry.host(), Duration::ZERO).unwrap();
+    let image = image.replace(registry.host(), &far.host());
+    let withheld = far.withhold(data);
+    let node = thaw();
+    let options = [
+        "run", "--net", "none", "--pull", "lazy", "--timing", "--json",
+    ];
+    let command = [&*image, "--", "busybox", "true"];
+    let ran = node.output(options.into_iter().chain(command)).unwrap();
+    let report = report(&ran);
+    let why = report["way"]["why"].as_str().unwrap();
+    assert!(why.contains("with a working set"), "{why}");
+
+    // The start has asked for it, and would have given it up had it waited for it: then nothing
+    // would come any more.
+    let brought = || metrics(&node)["thaw_filled_bytes_total{cause=\"working_set\"}"];
+    eventually("a request for the working set", || withheld.asked() > 0);
+    assert_eq!(brought(), 0.0, "it was withheld");
+    drop(withheld);
+    eventually("the working set", || brought() > 0.0);
 }
 
 #[test]
