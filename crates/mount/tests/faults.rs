@@ -456,8 +456,8 @@ fn a_fence_waits_for_the_reads_that_were_let_through() {
         fence.join().unwrap().unwrap();
         waited
     });
-    assert!(waited, "a read had no bytes yet");
     drop(tar);
     unmount(mount);
     finish(&rig, &keeper);
+    assert!(waited, "a read had no bytes yet");
 }

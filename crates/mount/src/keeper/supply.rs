@@ -7,7 +7,7 @@ use std::fs::File;
 use std::io::{self, IoSliceMut};
 use std::os::unix::fs::FileExt;
 use std::sync::mpsc::{Receiver, Sender, channel};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 use std::thread;
 
 use rustix::io::{ReadWriteFlags, preadv2};
@@ -24,7 +24,7 @@ struct Job {
     read: Read,
     tar: Arc<File>,
     len: usize,
-    _epoch: Arc<()>,
+    _epoch: Arc<Epoch>,
 }
 
 /// What gives readers their bytes.
@@ -34,12 +34,17 @@ pub(crate) struct Supply {
     jobs: Sender<Job>,
     buffer: Vec<u8>,
     /// Held by the jobs since the last fence.
-    epoch: Arc<()>,
+    epoch: Arc<Epoch>,
 }
+
+/// The time between two fences, as long as a read that was let through in it, or before, has no bytes: an
+/// earlier one holds the next.
+#[derive(Debug, Default)]
+struct Epoch(OnceLock<Arc<Epoch>>);
 
 /// The reads that were let through before some moment.
 #[derive(Debug)]
-pub(crate) struct Fence(Weak<()>);
+pub(crate) struct Fence(Weak<Epoch>);
 
 impl Fence {
     /// Whether all of them have their bytes.
@@ -72,7 +77,9 @@ impl Supply {
 
     /// What is let through from now on is not behind the fence.
     pub(crate) fn fence(&mut self) -> Fence {
-        let before = std::mem::take(&mut self.epoch);
+        let next = Arc::<Epoch>::default();
+        let before = std::mem::replace(&mut self.epoch, Arc::clone(&next));
+        before.0.get_or_init(|| next);
         Fence(Arc::downgrade(&before))
     }
 
@@ -244,6 +251,20 @@ mod tests {
         assert!(!next.is_passed());
         drop(after);
         assert!(next.is_passed());
+    }
+
+    /// As when the daemon that asked for the first one has died.
+    #[test]
+    fn a_second_fence_is_not_passed_before_the_first() {
+        let connection = Connection::new();
+        let (mut supply, queue) = supply();
+        give(&mut supply, connection.reader(1), &slow_tar());
+        let job = queue.try_recv().unwrap();
+        drop(supply.fence());
+        let [second, third] = [supply.fence(), supply.fence()];
+        assert!(!second.is_passed() && !third.is_passed());
+        drop(job);
+        assert!(second.is_passed() && third.is_passed());
     }
 
     #[test]
