@@ -95,7 +95,7 @@ fn a_cache_that_is_too_large_loses_its_working_sets_last() {
     let images = json(&node.run(["images", "--json"]).unwrap());
     assert_eq!(images[0]["whole"], false, "{images}");
     assert!(taken(&node) <= 4 << 20, "{}", taken(&node));
-    node.run(["unmount", &dir]).unwrap();
+    node.run(["unmount", "--all"]).unwrap();
     shrink(&node, 1);
 }
 
