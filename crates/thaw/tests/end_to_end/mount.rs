@@ -96,7 +96,7 @@ fn a_real_image_is_what_another_tool_unpacks() {
 }
 
 #[test]
-#[ignore = "it takes minutes and 20 GB; by hand, where what mounts show has changed"]
+#[ignore = "two minutes and many gigabytes, and it fetches TensorFlow: by hand, where what mounts show has changed"]
 fn a_large_real_image_is_what_another_tool_unpacks() {
     let layout = real::machine_learning(&real::cache_directory()).unwrap();
     is_what_another_tool_unpacks("ml", &layout, 20_000);
