@@ -425,8 +425,16 @@ mod tests {
     fn helper(settings: &mut Settings, name: &str, script: &str) {
         let dir = settings.docker_config.as_ref().unwrap().parent().unwrap();
         let path = dir.join(format!("docker-credential-{name}"));
-        fs::write(&path, format!("#!/bin/sh\n{script}\n")).unwrap();
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+        // Written by another process: a child that another test forks meanwhile would else hold it
+        // open for writing, and to start it would fail.
+        let status = std::process::Command::new("sh")
+            .args([
+                "-c",
+                r#"printf '#!/bin/sh\n%s\n' "$2" > "$1"; chmod 755 "$1""#,
+            ])
+            .args(["sh".as_ref(), path.as_os_str(), script.as_ref()])
+            .status();
+        assert!(status.unwrap().success());
         settings.helper_path = dir.into();
     }
 

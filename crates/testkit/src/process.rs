@@ -1,6 +1,8 @@
 //! Running other programs.
 
-use std::process::{Child, Command, Output};
+use std::io::Write;
+use std::path::Path;
+use std::process::{Child, Command, Output, Stdio};
 
 use anyhow::{Context, Result, bail};
 
@@ -26,6 +28,32 @@ pub fn run(command: &mut Command) -> Result<Output> {
         output.status,
         String::from_utf8_lossy(&output.stderr).trim_end()
     );
+}
+
+/// Makes a program at `path`, mode 0755, that consists of `content` (a script, or a binary).
+///
+/// Another process writes it. Did this one, then a child that some other test forks in that moment
+/// would hold the open file until its own exec, and to start the program would fail with ETXTBSY.
+///
+/// # Errors
+/// When it cannot be written.
+pub fn make_program(path: &Path, content: &[u8]) -> Result<()> {
+    let mut install = Command::new("install")
+        .args(["--mode=0755", "/dev/stdin"])
+        .arg(path)
+        .stdin(Stdio::piped())
+        .spawn()
+        .context("cannot start install")?;
+    let written = match install.stdin.take() {
+        Some(mut stdin) => stdin.write_all(content),
+        None => Ok(()),
+    };
+    let status = install.wait()?;
+    written.with_context(|| format!("cannot write {}", path.display()))?;
+    if !status.success() {
+        bail!("cannot make the program {}: {status}", path.display());
+    }
+    Ok(())
 }
 
 /// A child process that is killed and waited for on drop.

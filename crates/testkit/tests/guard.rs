@@ -1,8 +1,7 @@
 //! The guard around our binary finds what a binary leaves behind, and removes it.
 #![allow(clippy::unwrap_used)]
 
-use std::os::unix::fs::PermissionsExt;
-
+use thaw_testkit::process::make_program;
 use thaw_testkit::scratch;
 use thaw_testkit::thaw::Thaw;
 
@@ -20,8 +19,7 @@ esac
 fn leaky() -> (tempfile::TempDir, Thaw) {
     let directory = scratch::directory().unwrap();
     let binary = directory.path().join("leaky");
-    std::fs::write(&binary, LEAKY).unwrap();
-    std::fs::set_permissions(&binary, std::fs::Permissions::from_mode(0o755)).unwrap();
+    make_program(&binary, LEAKY.as_bytes()).unwrap();
     let thaw = Thaw::new(binary).unwrap();
     (directory, thaw)
 }

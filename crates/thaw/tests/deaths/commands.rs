@@ -2,13 +2,13 @@
 
 use std::fs;
 use std::net::TcpListener;
-use std::os::unix::fs::PermissionsExt;
 use std::process::{Child, Output, Stdio};
 use std::thread;
 use std::time::Duration;
 
 use rustix::fs::{FlockOperation, flock};
 use rustix::process::Signal;
+use thaw_testkit::process::make_program;
 use thaw_testkit::thaw::Thaw;
 
 use super::{Scene, eventually, kill, processes, signal, thaw};
@@ -133,8 +133,7 @@ fn a_container_that_is_being_started_is_removed_when_it_has() {
     let script = format!(
         "#!/bin/sh\nrunc \"$@\" || exit\ncase \" $* \" in *' run '*) echo > {asked_path}; sleep 1;; esac\n"
     );
-    fs::write(&runtime, script).unwrap();
-    fs::set_permissions(&runtime, fs::Permissions::from_mode(0o755)).unwrap();
+    make_program(&runtime, script.as_bytes()).unwrap();
     let runtime = runtime.to_str().unwrap();
     let what = [&*scene.image, "--", "sleep", "600"];
     let how = ["run", "--detach", "--name", "late", "--runtime", runtime];

@@ -2,11 +2,11 @@
 //! holds what the next daemon needs.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
 use std::sync::atomic::AtomicUsize;
 
+use thaw_testkit::process::make_program;
 use thaw_testkit::thaw::Thaw;
 
 use super::{Scene, eventually, inside, kill, nothing_is_left, processes, thaw};
@@ -33,8 +33,7 @@ impl Start {
         );
         let script =
             format!("#!/bin/sh\ncase \" $* \" in *' run '*) {wait};; esac\nexec runc \"$@\"\n");
-        fs::write(&runtime, script).unwrap();
-        fs::set_permissions(&runtime, fs::Permissions::from_mode(0o755)).unwrap();
+        make_program(&runtime, script.as_bytes()).unwrap();
         let runtime = runtime.to_str().unwrap();
         let how = ["run", "--detach", "--name", "box", "--net", "none"];
         let by = ["--pull", "lazy", "--transport", transport];

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 
+use thaw_testkit::process::make_program;
 use thaw_testkit::scratch;
 use thaw_testkit::thaw::Thaw;
 
@@ -145,7 +146,11 @@ fn without_any_daemon_reads_fail_within_the_bound(transport: &str) {
     let scene = Scene::new();
     let place = scratch::directory().unwrap();
     let file = |name: &str| -> PathBuf { place.path().join(name) };
-    fs::copy(env!("CARGO_BIN_EXE_thaw"), file("thaw")).unwrap();
+    make_program(
+        &file("thaw"),
+        &fs::read(env!("CARGO_BIN_EXE_thaw")).unwrap(),
+    )
+    .unwrap();
     fs::write(file("config.toml"), "fault-timeout-seconds = 3\n").unwrap();
     let node = Thaw::at(file("thaw"), file("store"));
     let config = file("config.toml");
@@ -162,7 +167,11 @@ fn without_any_daemon_reads_fail_within_the_bound(transport: &str) {
         assert!(begin.elapsed() < CONFIGURED_BOUND);
     }
     // It is there again, as after an upgrade.
-    fs::copy(env!("CARGO_BIN_EXE_thaw"), file("thaw")).unwrap();
+    make_program(
+        &file("thaw"),
+        &fs::read(env!("CARGO_BIN_EXE_thaw")).unwrap(),
+    )
+    .unwrap();
     eventually("right bytes, once a daemon can be started", || {
         scene.read(&inside, "srv/f1-3").is_ok()
     });

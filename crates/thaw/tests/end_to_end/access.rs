@@ -8,6 +8,7 @@ use std::process::{Command, Output};
 use std::sync::mpsc::channel;
 
 use tempfile::TempDir;
+use thaw_testkit::process::make_program;
 use thaw_testkit::thaw::Thaw;
 
 use crate::support::{Scene, kill_daemon, refused, target, thaw};
@@ -39,7 +40,7 @@ impl Shared {
         let text = format!("[socket]\npath = \"{path}\"\n{socket}\n");
         fs::write(shared.config(), text).unwrap();
         let program = shared.directory.path().join("thaw");
-        fs::copy(env!("CARGO_BIN_EXE_thaw"), &program).unwrap();
+        make_program(&program, &fs::read(env!("CARGO_BIN_EXE_thaw")).unwrap()).unwrap();
         shared.root(&["images"]);
         shared
     }

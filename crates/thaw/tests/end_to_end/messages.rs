@@ -5,6 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 
+use thaw_testkit::process::make_program;
 use thaw_testkit::registry::Registry;
 use thaw_testkit::scratch;
 use thaw_testkit::thaw::Thaw;
@@ -136,7 +137,7 @@ fn who_is_not_root_is_told_so() {
     let place = tempfile::tempdir().unwrap();
     fs::set_permissions(place.path(), fs::Permissions::from_mode(0o755)).unwrap();
     let program = place.path().join("thaw");
-    fs::copy(env!("CARGO_BIN_EXE_thaw"), &program).unwrap();
+    make_program(&program, &fs::read(env!("CARGO_BIN_EXE_thaw")).unwrap()).unwrap();
     let said = |store: &std::path::Path| {
         let mut command = Command::new(&program);
         command
