@@ -23,6 +23,7 @@
 
 mod accelerate;
 mod adopt;
+mod ahead;
 pub mod container;
 mod containers;
 mod directories;

@@ -308,9 +308,7 @@ impl Node {
         if !blobs.contains(&packed.digest) {
             let bad = |reason| unusable(image, LAYOUT.to_owned(), reason);
             let ahead = found.ahead.as_ref();
-            let ahead = ahead.filter(|ahead| ahead.digest == packed.descriptor.digest);
-            let ahead = ahead.map(|ahead| ahead.bytes.to_vec());
-            let here = match ahead {
+            let here = match ahead.and_then(|ahead| ahead.take(&packed.descriptor.digest)) {
                 None => blobs.get(&packed.descriptor.digest)?,
                 ahead => ahead,
             };

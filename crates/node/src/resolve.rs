@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use thaw_image::{Digest, ImageReference};
-use thaw_registry::{Descriptor, Manifest, Platform, Repository};
+use thaw_registry::{Descriptor, Located, Platform, Repository};
 
 use crate::Node;
 use crate::error::NodeError;
@@ -36,16 +36,15 @@ pub(crate) struct Resolved {
 enum Found {
     /// An image that is known here.
     Image(Box<Resolved>),
-    /// A manifest of the registry, of which more has to be asked.
-    Manifest(Box<Named>),
+    /// An image of the registry, of which more has to be asked.
+    Remote(Remote, Box<Located>),
 }
 
-/// A manifest, and where it is.
-struct Named {
+/// Where an image is that is not known here.
+struct Remote {
     reference: ImageReference,
     repository: Arc<dyn Repository>,
     platform: Platform,
-    manifest: Manifest,
 }
 
 impl Node {
@@ -54,37 +53,38 @@ impl Node {
     pub(crate) fn resolve(&self, wish: &ImageWish, timing: &Timing) -> Result<Resolved, NodeError> {
         match self.look_up(wish, timing)? {
             Found::Image(image) => Ok(*image),
-            Found::Manifest(named) => self.with_config(&named, timing),
+            Found::Remote(remote, located) => self.fetch(&remote, *located, timing),
         }
     }
 
-    /// [`Node::resolve`] for a start: while the configuration is fetched, the trusted repositories
-    /// are asked what they have for the image, and the fault transport is started.
+    /// [`Node::resolve`] for a start: as soon as the manifest's digest is known, while manifest and
+    /// configuration are fetched, the trusted repositories are asked what they have for the image,
+    /// and the fault transport is started.
     pub(crate) fn resolve_to_start(
         &self,
         wish: &ImageWish,
         timing: &Timing,
     ) -> Result<(Resolved, Option<Search>), NodeError> {
-        let named = match self.look_up(wish, timing)? {
+        let (remote, located) = match self.look_up(wish, timing)? {
             Found::Image(image) => return Ok((*image, None)),
-            Found::Manifest(named) => named,
+            Found::Remote(remote, located) => (remote, located),
         };
-        let digest = named.manifest.digest();
+        let digest = *located.digest();
         if wish.transport == Transport::Directories
-            || !self.must_search(&named.reference, digest, wish)
+            || !self.must_search(&remote.reference, &digest, wish)
         {
-            return Ok((self.with_config(&named, timing)?, None));
+            return Ok((self.fetch(&remote, *located, timing)?, None));
         }
         std::thread::scope(|scope| {
             let search = scope.spawn(|| {
                 let profile = wish.profile.as_deref();
                 timing.span("find acceleration", || {
-                    self.search(&named.reference, &named.repository, digest, profile)
+                    self.search(&remote.reference, &remote.repository, &digest, profile)
                 })
             });
             // Whether it can be started is asked, and told, by whoever chooses the way.
             scope.spawn(|| self.transport_ready(wish.transport).ok());
-            let resolved = self.with_config(&named, timing)?;
+            let resolved = self.fetch(&remote, *located, timing)?;
             Ok((resolved, search.join().ok()))
         })
     }
@@ -111,24 +111,36 @@ impl Node {
             })));
         }
         repository.connect();
-        let resolved = timing.span("resolve manifest", || {
-            thaw_registry::resolve(repository.as_ref(), &reference, &platform)
+        let located = timing.span("resolve manifest", || {
+            thaw_registry::locate(repository.as_ref(), &reference, &platform)
         })?;
-        Ok(Found::Manifest(Box::new(Named {
+        let remote = Remote {
             reference,
             repository,
             platform,
-            manifest: resolved.manifest,
-        })))
+        };
+        Ok(Found::Remote(remote, Box::new(located)))
     }
 
-    fn with_config(&self, named: &Named, timing: &Timing) -> Result<Resolved, NodeError> {
-        let Named {
+    /// Fetches manifest and configuration, as far as they are not here.
+    fn fetch(
+        &self,
+        remote: &Remote,
+        located: Located,
+        timing: &Timing,
+    ) -> Result<Resolved, NodeError> {
+        let Remote {
             reference,
             repository,
             platform,
-            manifest,
-        } = named;
+        } = remote;
+        let manifest = match located {
+            Located::Here(manifest) => manifest,
+            listed @ Located::Listed { .. } => {
+                let fetch = || listed.fetch(repository.as_ref());
+                timing.span("fetch manifest", fetch)?.manifest
+            }
+        };
         let descriptor = manifest.content()?.config;
         let (config, fetched) = match self.store.blobs().get(&descriptor.digest)? {
             Some(config) => (config, false),

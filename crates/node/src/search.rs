@@ -3,7 +3,8 @@
 //!
 //! It needs no more of the image than the digest of its manifest, so that it goes on while the
 //! configuration is fetched; all repositories are asked at once, and where signatures are needed they
-//! are looked for right behind. What they offer is checked when the image is known.
+//! are looked for right behind, while the layout is on its way. What they offer is checked when the
+//! image is known.
 
 use std::sync::Arc;
 
@@ -12,6 +13,7 @@ use thaw_image::{Digest, ImageReference};
 use thaw_registry::{Manifest, RegistryError, Repository};
 
 use crate::Node;
+use crate::ahead::Ahead;
 use crate::error::NodeError;
 use crate::image::Image;
 use crate::records::ArtifactRecord;
@@ -33,6 +35,8 @@ struct Answer {
     repository: Arc<dyn Repository>,
     offer: Result<Offer, RegistryError>,
     verdicts: Verdicts,
+    /// The layout of its first acceleration, unless that was used here before.
+    ahead: Option<Ahead>,
 }
 
 /// A working set whose manifest is here.
@@ -129,8 +133,13 @@ impl Node {
                 Err(error) => why.push(format!("{name}: {error}")),
             }
         }
+        let used = self.records.image(manifest);
+        let used = used.and_then(|record| Some(record.acceleration?.manifest));
         let ask = |repository: Arc<dyn Repository>, standing: &Standing| {
             let offer = thaw_accelerate::offers(repository.as_ref(), manifest, profile);
+            let first = offer.iter().flat_map(Offer::accelerations).next();
+            let first = first.filter(|first| Some(*first.digest()) != used);
+            let ahead = first.and_then(|first| Ahead::start(&repository, first));
             let verdicts = match (&offer, standing, policy.keys()) {
                 (Ok(offer), Standing::Signed, Some(keys)) => {
                     Verdicts::seek(&repository, offer, keys)
@@ -141,6 +150,7 @@ impl Node {
                 repository,
                 offer,
                 verdicts,
+                ahead,
             }
         };
         let answers = std::thread::scope(|scope| {
@@ -169,6 +179,7 @@ impl Search {
                 repository,
                 offer,
                 verdicts,
+                ahead,
             } = answer;
             let record = |manifest: &Digest| ArtifactRecord {
                 manifest: *manifest,
@@ -197,7 +208,7 @@ impl Search {
                         signer: signer.map(|key| key.name().to_owned()),
                         record: record(acceleration.manifest.digest()),
                         acceleration,
-                        ahead: verdicts.ahead,
+                        ahead,
                         repository: Some(repository),
                         working_set: None,
                         set_asked: true,

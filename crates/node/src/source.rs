@@ -11,6 +11,7 @@ use thaw_image::Digest;
 use thaw_registry::{Manifest, Repository};
 
 use crate::Node;
+use crate::ahead::Ahead;
 use crate::error::NodeError;
 use crate::estimate::{Needs, Speed};
 use crate::image::{Image, Layer};
@@ -20,7 +21,6 @@ use crate::resolve::Resolved;
 use crate::search::{KnownSet, Search};
 use crate::settings::{ImageWish, Pull};
 use crate::timing::Timing;
-use crate::trust::Ahead;
 
 /// The way an image takes.
 #[derive(Debug)]
@@ -47,7 +47,7 @@ pub(crate) struct Accelerated {
     pub(crate) record: ArtifactRecord,
     /// Whose signature was seen, for people.
     pub(crate) signer: Option<String>,
-    /// Its layout, where that came while signatures were looked for.
+    /// Its layout, where that is on its way.
     pub(crate) ahead: Option<Ahead>,
 }
 

@@ -19,15 +19,12 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use thaw_accelerate::Offer;
-use thaw_image::{Digest, ImageReference, media};
+use thaw_image::{Digest, ImageReference};
 use thaw_registry::{Manifest, Repository};
 use thaw_sign::PublicKey;
 
 use crate::records::ArtifactRecord;
 use crate::settings::Settings;
-
-/// Most bytes of a layout that is fetched while nobody knows whether it will be used.
-const MAX_AHEAD: u64 = 32 << 20;
 
 /// What the settings say of the artifacts of one image.
 #[derive(Debug)]
@@ -135,27 +132,16 @@ impl Policy<'_> {
 pub(crate) struct Verdicts {
     /// Who has signed an artifact, or why nobody has. `None`: that was not asked.
     signers: Option<HashMap<Digest, Result<PublicKey, String>>>,
-    /// A layout, packed, that came meanwhile.
-    pub(crate) ahead: Option<Ahead>,
-}
-
-/// Bytes that were fetched before it was known whether they are wanted, checked against their digest.
-#[derive(Clone, Debug)]
-pub(crate) struct Ahead {
-    pub(crate) digest: Digest,
-    pub(crate) bytes: Arc<[u8]>,
 }
 
 impl Verdicts {
-    /// Looks for signatures of all that is offered, all at once, and fetches the layout meanwhile.
+    /// Looks for signatures of all that is offered, all at once.
     pub(crate) fn seek(
         repository: &Arc<dyn Repository>,
         offer: &Offer,
         keys: &[&PublicKey],
     ) -> Self {
         std::thread::scope(|scope| {
-            let first = offer.accelerations().next();
-            let ahead = first.map(|first| scope.spawn(|| layout_ahead(repository, first)));
             let asked: Vec<_> = offer
                 .manifests()
                 .map(|manifest| {
@@ -169,7 +155,6 @@ impl Verdicts {
             });
             Self {
                 signers: Some(signers.collect()),
-                ahead: ahead.and_then(|fetch| fetch.join().ok()).flatten(),
             }
         })
     }
@@ -190,18 +175,6 @@ impl Verdicts {
     pub(crate) fn signer(&self, artifact: &Digest) -> Option<&PublicKey> {
         self.signers.as_ref()?.get(artifact)?.as_ref().ok()
     }
-}
-
-fn layout_ahead(repository: &Arc<dyn Repository>, acceleration: &Manifest) -> Option<Ahead> {
-    let layers = acceleration.content().ok()?.layers;
-    let mut layers = layers.into_iter();
-    let layout = layers.find(|layer| layer.media_type == media::LAYOUT)?;
-    // Whoever needs it asks again, and hears what is wrong.
-    let bytes = repository.blob(&layout, MAX_AHEAD).ok()?;
-    Some(Ahead {
-        digest: layout.digest,
-        bytes: bytes.into(),
-    })
 }
 
 /// The repository that an image is in, by name.

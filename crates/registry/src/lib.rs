@@ -44,7 +44,7 @@ pub use document::{
 pub use error::RegistryError;
 pub use link::Link;
 pub use platform::Platform;
-pub use resolve::{ResolvedImage, resolve};
+pub use resolve::{Located, ResolvedImage, locate, resolve};
 pub use settings::{ClientCertificate, ProxySettings, RegistrySettings, Settings};
 
 /// Bytes to push. They can be read again from the start where an upload has to be repeated.

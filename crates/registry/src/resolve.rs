@@ -1,6 +1,6 @@
 //! From a reference to the manifest of one platform.
 
-use thaw_image::ImageReference;
+use thaw_image::{Digest, ImageReference};
 
 use crate::document::{Descriptor, Manifest, Which};
 use crate::{Platform, RegistryError, Repository};
@@ -19,26 +19,65 @@ pub struct ResolvedImage {
     pub index: Option<Manifest>,
 }
 
-/// Finds the manifest that `reference` means on `platform`: one request for a reference that
-/// names a manifest, one more for each index on the way to it. Of an index's images the one is
-/// taken that [`Platform::suits`] best, the first of equals; where the entry says no platform (a
-/// manifest or an index below) it comes after those that do.
+/// A manifest that was found: it is here, or an index says which one it is.
+#[derive(Clone, Debug)]
+pub enum Located {
+    /// The reference names it.
+    Here(Manifest),
+    /// An index lists it.
+    Listed {
+        /// Its digest.
+        manifest: Digest,
+        /// The index that the reference names.
+        index: Manifest,
+    },
+}
+
+impl Located {
+    /// Digest of the manifest of the platform's image.
+    #[must_use]
+    pub const fn digest(&self) -> &Digest {
+        match self {
+            Self::Here(manifest) => manifest.digest(),
+            Self::Listed { manifest, .. } => manifest,
+        }
+    }
+
+    /// Fetches the manifest, unless it is here.
+    ///
+    /// # Errors
+    /// What [`Repository::manifest`] says.
+    pub fn fetch(self, repository: &dyn Repository) -> Result<ResolvedImage, RegistryError> {
+        match self {
+            Self::Here(manifest) => Ok(ResolvedImage {
+                manifest,
+                index: None,
+            }),
+            Self::Listed { manifest, index } => Ok(ResolvedImage {
+                manifest: repository.manifest(&Which::Digest(manifest))?,
+                index: Some(index),
+            }),
+        }
+    }
+}
+
+/// Finds which manifest `reference` means on `platform`: one request, and one more for each index
+/// that lies in an index. Of an index's images the one is taken that [`Platform::suits`] best, the
+/// first of equals; where the entry says no platform (a manifest or an index below) it comes after
+/// those that do.
 ///
 /// That a single manifest is for `platform` only its configuration says: its reader has to check.
 ///
 /// # Errors
 /// [`RegistryError::NoPlatform`] with what there is; else what [`Repository::manifest`] says.
-pub fn resolve(
+pub fn locate(
     repository: &dyn Repository,
     reference: &ImageReference,
     platform: &Platform,
-) -> Result<ResolvedImage, RegistryError> {
+) -> Result<Located, RegistryError> {
     let first = repository.manifest(&Which::of(reference))?;
     if !first.is_index() {
-        return Ok(ResolvedImage {
-            manifest: first,
-            index: None,
-        });
+        return Ok(Located::Here(first));
     }
     let mut search = Search {
         repository,
@@ -47,9 +86,9 @@ pub fn resolve(
         available: Vec::new(),
     };
     match search.look_into(&first, 1)? {
-        Some(manifest) => Ok(ResolvedImage {
+        Some(manifest) => Ok(Located::Listed {
             manifest,
-            index: Some(first),
+            index: first,
         }),
         None => Err(RegistryError::NoPlatform {
             reference: reference.to_string(),
@@ -57,6 +96,18 @@ pub fn resolve(
             available: search.available,
         }),
     }
+}
+
+/// [Locates](locate) the manifest and fetches it: one request more where an index lists it.
+///
+/// # Errors
+/// See [`locate`].
+pub fn resolve(
+    repository: &dyn Repository,
+    reference: &ImageReference,
+    platform: &Platform,
+) -> Result<ResolvedImage, RegistryError> {
+    locate(repository, reference, platform)?.fetch(repository)
 }
 
 impl Which {
@@ -84,11 +135,7 @@ struct Search<'a> {
 
 impl Search<'_> {
     /// Tries an index's entries from the best on.
-    fn look_into(
-        &mut self,
-        index: &Manifest,
-        depth: u32,
-    ) -> Result<Option<Manifest>, RegistryError> {
+    fn look_into(&mut self, index: &Manifest, depth: u32) -> Result<Option<Digest>, RegistryError> {
         let mut candidates: Vec<(u32, Descriptor)> = Vec::new();
         for entry in index.index()?.manifests {
             candidates.extend(self.rank(&entry).map(|rank| (rank, entry)));
@@ -96,10 +143,7 @@ impl Search<'_> {
         candidates.sort_by_key(|(rank, _)| *rank);
         for (_, entry) in candidates {
             if !entry.is_index() {
-                return self
-                    .repository
-                    .manifest(&Which::Digest(entry.digest))
-                    .map(Some);
+                return Ok(Some(entry.digest));
             }
             if depth >= MAX_DEPTH || self.budget == 0 {
                 continue;

@@ -11,8 +11,9 @@ const FAR: Duration = Duration::from_millis(50);
 /// Waits that are too few to be worth a change.
 const FEW: u64 = 8;
 /// Steps of a start that wait for a registry.
-const ASKING: [&str; 4] = [
+const ASKING: [&str; 5] = [
     "resolve manifest",
+    "fetch manifest",
     "fetch configuration",
     "find acceleration",
     "layout",

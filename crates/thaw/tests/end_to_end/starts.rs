@@ -8,13 +8,15 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use thaw_image::media;
+use thaw_testkit::expiring::Expiring;
 use thaw_testkit::far::{Far, Trip, longest_chain};
-use thaw_testkit::image::{Entry, Image, Layer};
+use thaw_testkit::image::{Compression, Entry, Image, Layer, write_index};
 use thaw_testkit::registry::Registry;
 use thaw_testkit::scratch;
+use thaw_testkit::thaw::Thaw;
 
 use crate::metrics::metrics;
-use crate::support::{BUSYBOX, Scene, json, target, thaw};
+use crate::support::{BUSYBOX, Scene, image, json, target, thaw};
 
 /// What `--timing --json` says of a start.
 fn report(output: &Output) -> Value {
@@ -24,31 +26,45 @@ fn report(output: &Output) -> Value {
     json(line.unwrap_or_else(|| panic!("no timing: {text}")))["report"].clone()
 }
 
+/// A cold start, as `--timing` reports it.
+fn cold_start(node: &Thaw, name: &str, image: &str) -> Value {
+    let options = [
+        "run", "--net", "none", "--pull", "lazy", "--timing", "--json",
+    ];
+    let named = ["--name", name, image];
+    report(&node.output(options.into_iter().chain(named)).unwrap())
+}
+
+/// The digest of the layout, the last thing that a start waits for.
+fn layout_of(scene: &Scene, node: &Thaw, image: &str) -> String {
+    let inspected = json(&node.run(["inspect", "--json", image]).unwrap());
+    let acceleration = inspected["acceleration"]["manifest"].as_str().unwrap();
+    let manifest = scene.registry.blob(&acceleration.parse().unwrap());
+    let manifest = json(&fs::read_to_string(manifest).unwrap());
+    manifest["layers"][0]["digest"].as_str().unwrap().to_owned()
+}
+
+/// What was asked of a registry. Connections that are opened ahead ask for nothing: nobody waits
+/// for their answers.
+fn asked_of(far: &Far) -> Vec<Trip> {
+    let mut trips = far.trips();
+    trips.retain(|trip| trip.path != "/v2/");
+    trips
+}
+
 #[test]
 fn a_cold_start_makes_few_round_trips() {
     let scene = Scene::accelerated();
     let far = Far::new(scene.registry.host(), Duration::from_millis(60)).unwrap();
     let image = scene.image.replace(scene.registry.host(), &far.host());
     let node = thaw();
-    let run = |name: &str| {
-        let options = [
-            "run", "--net", "none", "--pull", "lazy", "--timing", "--json",
-        ];
-        let named = ["--name", name, &image];
-        report(&node.output(options.into_iter().chain(named)).unwrap())
-    };
+    let run = |name: &str| cold_start(&node, name, &image);
     let cold = run("cold");
     let why = cold["way"]["why"].as_str().unwrap();
     assert!(why.contains("with a working set"), "{why}");
 
-    let inspected = json(&node.run(["inspect", "--json", &image]).unwrap());
-    let acceleration = inspected["acceleration"]["manifest"].as_str().unwrap();
-    let manifest = scene.registry.blob(&acceleration.parse().unwrap());
-    let manifest = json(&fs::read_to_string(manifest).unwrap());
-    let layout = manifest["layers"][0]["digest"].as_str().unwrap();
-    // Connections that are opened ahead ask for nothing: nobody waits for their answers.
-    let mut trips = far.trips();
-    trips.retain(|trip| trip.path != "/v2/");
+    let layout = &*layout_of(&scene, &node, &image);
+    let trips = asked_of(&far);
     let last = trips.iter().find(|trip| trip.path.ends_with(layout));
     // Manifest; configuration and lists, in which the artifacts' manifests are; layout.
     assert_eq!(longest_chain(&trips, last.unwrap()), 3, "{trips:#?}");
@@ -64,6 +80,40 @@ fn a_cold_start_makes_few_round_trips() {
     };
     let all = far.trips();
     assert_eq!(manifests(&all), manifests(&trips[..asked]), "{all:#?}");
+}
+
+/// What is between a start and a registry as it is: a token is asked for, blobs are elsewhere, and
+/// the image may be one of an index's.
+#[test]
+fn with_tokens_redirects_and_an_index_it_is_six() {
+    let scene = Scene::accelerated();
+    let directory = scratch::directory().unwrap();
+    let architecture = match std::env::consts::ARCH {
+        "aarch64" => "arm64",
+        _ => "amd64",
+    };
+    let images = [(architecture, image(Compression::Gzip(6)))];
+    let layout = write_index(&directory.path().join("index"), "latest", &images).unwrap();
+    let listed = layout.push(&scene.registry, "listed:1").unwrap();
+    thaw().run(["accelerate", &listed]).unwrap();
+    for image in [&scene.image, &listed] {
+        let expiring = Expiring::new(scene.registry.host()).unwrap();
+        // So far away that what a busy machine puts between two requests is no trip.
+        let far = Far::new(&expiring.host(), Duration::from_millis(300)).unwrap();
+        let image = image.replace(scene.registry.host(), &far.host());
+        let node = thaw();
+        let cold = cold_start(&node, "cold", &image);
+        let why = cold["way"]["why"].as_str().unwrap();
+        assert!(why.contains("with a working set"), "{why}");
+
+        let layout = &*layout_of(&scene, &node, &image);
+        let trips = asked_of(&far);
+        let last = trips.iter().find(|trip| trip.path.ends_with(layout));
+        // The refusal; manifest or index; lists; where the layout is. The token and the layout are
+        // got from elsewhere, which is one more each.
+        assert_eq!(longest_chain(&trips, last.unwrap()), 4, "{trips:#?}");
+        assert_eq!(cold["round_trips"], 6, "{trips:#?}");
+    }
 }
 
 #[test]
