@@ -6,11 +6,11 @@ mod common;
 use std::collections::HashSet;
 use std::time::Duration;
 
-use common::disk::Disk;
 use common::double::Double;
 use common::{Scene, noise, scratch, store, verified};
 use thaw_cache::{FULL_PAUSE, RemoveError, TarError};
 use thaw_image::{BlockRun, DiffId, Digest};
+use thaw_testkit::disk::Disk;
 
 #[test]
 fn the_longest_unused_goes_first_and_what_is_in_use_stays() {
@@ -67,9 +67,9 @@ fn the_longest_unused_goes_first_and_what_is_in_use_stays() {
 
 #[test]
 fn a_full_disk_is_an_error_and_heals() {
-    let disk = Disk::new(48 << 20);
-    let dir = tempfile::Builder::new().tempdir_in(&disk.root).unwrap();
-    let ballast = disk.root.join("ballast");
+    let disk = Disk::new(48 << 20).unwrap();
+    let dir = tempfile::Builder::new().tempdir_in(disk.root()).unwrap();
+    let ballast = disk.root().join("ballast");
     std::fs::write(&ballast, noise(1, 8 << 20)).unwrap();
     let source = Double::new("only");
     let content = noise(11, 64 << 20);

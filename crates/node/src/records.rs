@@ -9,9 +9,11 @@
 //!
 //! A record that cannot be read is treated as absent: everything in it can be asked again.
 
+mod words;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::io;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -290,26 +292,10 @@ impl Records {
         fs::File::open(path)?.sync_all()
     }
 
-    /// Who spoke for what a layer has, once; `None` where that is not known.
-    pub(crate) fn words(&self, diff_id: &DiffId) -> Option<Vec<ArtifactRecord>> {
-        read(&self.words.join(diff_id.0.hex()))
-    }
-
-    /// Remembers who spoke for what a layer has.
-    pub(crate) fn put_words(&self, diff_id: &DiffId, words: &[ArtifactRecord]) -> io::Result<()> {
-        self.write_soon(&self.words.join(diff_id.0.hex()), &words)
-    }
-
     /// Forgets a layer.
     pub(crate) fn remove_layer(&self, diff_id: &DiffId) -> io::Result<()> {
-        remove(&self.words.join(diff_id.0.hex()))?;
+        self.forget_words(diff_id)?;
         remove(&self.layers.join(diff_id.0.hex()))
-    }
-
-    /// Forgets who spoke for what a layer had that has nothing now.
-    pub(crate) fn remove_words(&self, diff_id: &DiffId) {
-        // What stays says too much, and not too little.
-        remove(&self.words.join(diff_id.0.hex())).ok();
     }
 
     /// What was measured here.
@@ -390,11 +376,37 @@ fn read<T: DeserializeOwned>(path: &Path) -> Option<T> {
 /// Writes `value` beside `path` and renames it into place. What a crash makes of it is no record,
 /// which counts as none. Of several writers of one path the last one wins.
 pub(crate) fn write<T: Serialize>(path: &Path, value: &T) -> io::Result<()> {
+    replace(path, value, |_| Ok(()))
+}
+
+/// [`write`]s, and has it survive a crash of the machine.
+fn write_durably<T: Serialize>(path: &Path, value: &T) -> io::Result<()> {
+    replace(path, value, fs::File::sync_all)?;
+    sync_dir_of(path)
+}
+
+fn sync_dir_of(path: &Path) -> io::Result<()> {
+    match path.parent() {
+        Some(dir) => fs::File::open(dir)?.sync_all(),
+        None => Ok(()),
+    }
+}
+
+fn replace<T: Serialize>(
+    path: &Path,
+    value: &T,
+    before: impl FnOnce(&fs::File) -> io::Result<()>,
+) -> io::Result<()> {
     static NUMBER: AtomicU64 = AtomicU64::new(0);
     let bytes = serde_json::to_vec_pretty(value)?;
     let number = NUMBER.fetch_add(1, Ordering::Relaxed);
     let temporary = path.with_extension(format!("{number}.new"));
-    let written = fs::write(&temporary, bytes).and_then(|()| fs::rename(&temporary, path));
+    let write = || {
+        let mut file = fs::File::create(&temporary)?;
+        file.write_all(&bytes)?;
+        before(&file)
+    };
+    let written = write().and_then(|()| fs::rename(&temporary, path));
     if written.is_err() {
         fs::remove_file(&temporary).ok();
     }
@@ -413,108 +425,4 @@ fn remove_unfinished(dir: &Path) -> io::Result<()> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn records_come_back() {
-        let dir = tempfile::tempdir().unwrap();
-        let records = Records::open(dir.path()).unwrap();
-        let reference: ImageReference = "localhost:5000/a:1".parse().unwrap();
-        let manifest = Digest::of(b"m");
-        let record = RefRecord {
-            reference: reference.to_string(),
-            platform: "linux/amd64".into(),
-            manifest,
-        };
-        records.put_reference(&record).unwrap();
-        assert_eq!(records.reference(&reference, "linux/amd64"), Some(record));
-        assert_eq!(records.reference(&reference, "linux/arm64"), None);
-        let image = ImageRecord {
-            reference: reference.to_string(),
-            media_type: "m".into(),
-            manifest,
-            config: Digest::of(b"c"),
-            acceleration: None,
-            working_sets: BTreeMap::new(),
-            no_working_set: BTreeSet::new(),
-            used: 0,
-        };
-        records.put_image(&image).unwrap();
-        assert_eq!(records.images().unwrap(), [image]);
-        records.remove_image(&manifest).unwrap();
-        assert!(records.images().unwrap().is_empty());
-        assert_eq!(records.reference(&reference, "linux/amd64"), None);
-    }
-
-    #[test]
-    fn a_record_has_many_writers() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("record");
-        std::thread::scope(|scope| {
-            for number in 0..8u64 {
-                let path = &path;
-                scope.spawn(move || {
-                    for _ in 0..200 {
-                        write(path, &number).unwrap();
-                        assert!(read::<u64>(path).unwrap() < 8);
-                    }
-                });
-            }
-        });
-        assert_eq!(files(dir.path()).unwrap(), [path]);
-    }
-
-    #[test]
-    fn what_was_not_finished_goes() {
-        let dir = tempfile::tempdir().unwrap();
-        let records = Records::open(dir.path()).unwrap();
-        let unfinished = records.manifests.join("abc.17.new");
-        fs::write(&unfinished, "{").unwrap();
-        Records::open(dir.path()).unwrap();
-        assert!(!unfinished.exists());
-    }
-
-    #[test]
-    fn what_is_known_of_an_artifact_is_not_forgotten() {
-        let (manifest, key) = (Digest::of(b"a"), Digest::of(b"k"));
-        let from = |repository: Option<&str>, signed| ArtifactRecord {
-            manifest,
-            repository: repository.map(str::to_owned),
-            signed,
-        };
-        let (made, found) = (ArtifactRecord::made(manifest), from(Some("r"), None));
-        let signed = from(Some("s"), Some(key));
-        assert_eq!(found.clone().after(None), found);
-        assert_eq!(found.clone().after(Some(&made)), made);
-        assert_eq!(
-            found.clone().after(Some(&signed)),
-            from(Some("r"), Some(key))
-        );
-        assert_eq!(made.clone().after(Some(&found)), made);
-        let other = ArtifactRecord::made(Digest::of(b"b"));
-        assert_eq!(found.clone().after(Some(&other)), found);
-        // As it was written once: where it came from is not known.
-        let old = serde_json::to_string(&manifest).unwrap();
-        let old: ArtifactRecord = serde_json::from_str(&old).unwrap();
-        assert_eq!(old, from(Some(""), None));
-        let text = serde_json::to_string(&signed).unwrap();
-        assert_eq!(
-            serde_json::from_str::<ArtifactRecord>(&text).unwrap(),
-            signed
-        );
-    }
-
-    #[test]
-    fn a_damaged_record_is_absent() {
-        let dir = tempfile::tempdir().unwrap();
-        let records = Records::open(dir.path()).unwrap();
-        let manifest = Digest::of(b"m");
-        fs::write(
-            dir.path().join("images/manifests").join(manifest.hex()),
-            b"{",
-        )
-        .unwrap();
-        assert_eq!(records.image(&manifest), None);
-    }
-}
+mod tests;

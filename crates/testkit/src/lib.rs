@@ -9,12 +9,14 @@
 //! - [`expiring`]: a registry whose tokens and addresses of blobs are not good for ever.
 //! - [`tree`]: everything that can be told about a directory tree, and how two of them differ.
 //! - [`unpack`]: another tool's unpacking, as the judge.
+//! - [`disk`]: a filesystem whose power can fail.
 //! - [`terminal`]: a terminal for a program that asks for one.
 //! - [`thaw`]: our own binary with a store of its own.
 //!
 //! Whatever a value here starts, mounts or writes, its `Drop` ends, unmounts and removes.
 
 pub mod clients;
+pub mod disk;
 pub mod expiring;
 pub mod far;
 pub mod http;

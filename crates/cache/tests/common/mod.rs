@@ -82,7 +82,6 @@ pub(crate) fn stream(tar: &[u8], to: &mut (dyn Write + Send)) -> TarProof {
     index.unwrap().proof
 }
 
-pub(crate) mod disk;
 pub(crate) mod double;
 
 use std::sync::Arc;
