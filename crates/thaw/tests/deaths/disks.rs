@@ -53,12 +53,14 @@ impl Disk {
         );
         let disk = Self { directory };
         fs::create_dir(disk.path()).unwrap();
-        run(
-            "mount",
-            &["-o", "loop,errors=remount-ro"],
-            &[&file, &disk.path()],
-        );
+        disk.mount();
         disk
+    }
+
+    fn mount(&self) {
+        let file = self.directory.path().join("disk");
+        let options = ["-o", "loop,errors=remount-ro"];
+        run("mount", &options, &[&file, &self.path()]);
     }
 
     pub(crate) fn path(&self) -> PathBuf {
@@ -83,22 +85,40 @@ impl Disk {
         fs::write(trigger, "a test").unwrap();
         assert!(File::create(at.join("new")).is_err(), "it is read-only");
     }
+
+    /// Does what an administrator does after that, when nothing uses it any more.
+    fn repair(&self) {
+        eventually("the end of all who have it", || self.unmount(&[]));
+        let file = self.directory.path().join("disk");
+        eventually("the end of its loop device", || {
+            let devices = Command::new("losetup").arg("-j").arg(&file).output();
+            devices.unwrap().stdout.is_empty()
+        });
+        let mut check = Command::new("e2fsck");
+        check.args(["-f", "-y"]);
+        let checked = check.arg(file).output();
+        // 1: there were errors, and now there are none.
+        let checked = checked.unwrap();
+        assert!(matches!(checked.status.code(), Some(0 | 1)), "{checked:?}");
+        self.mount();
+    }
+
+    fn unmount(&self, flags: &[&str]) -> bool {
+        let done = Command::new("umount").args(flags).arg(self.path()).output();
+        done.is_ok_and(|done| done.status.success())
+    }
 }
 
 impl Drop for Disk {
     fn drop(&mut self) {
         // What was killed may hold it for a moment.
-        let unmount = |flags: &[&str]| {
-            let status = Command::new("umount").args(flags).arg(self.path()).status();
-            status.is_ok_and(|status| status.success())
-        };
         for _ in 0..40 {
-            if unmount(&[]) {
+            if self.unmount(&[]) {
                 return;
             }
             thread::sleep(std::time::Duration::from_millis(50));
         }
-        unmount(&["-l"]);
+        self.unmount(&["-l"]);
     }
 }
 
@@ -164,6 +184,15 @@ fn a_store_that_becomes_read_only(transport: &str) {
     // Nothing can be written down, but everything can be ended.
     node.run(["stop", "-t", "0", "box"]).unwrap();
     node.end().unwrap();
+
+    // Put right, it is a store as after a crash of the machine.
+    disk.repair();
+    let node = disk.store();
+    node.run(["rm", "box"]).unwrap();
+    let inside = scene.start(&node, &["--net", "none", "--transport", transport]);
+    assert_eq!(read_all(&scene, &inside, &[]), scene.files.len());
+    node.run(["rm", "-f", "box"]).unwrap();
+    nothing_is_left(&node);
 }
 
 /// Commands in a mount namespace of their own, in which the machine has been started another time.
