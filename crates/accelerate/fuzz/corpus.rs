@@ -1,5 +1,5 @@
-//! Writes what the fuzzers begin with into `corpus/`: manifests as they are published, scripts, and the
-//! headers of ELF files.
+//! Writes what the fuzzers begin with into `corpus/`: manifests as they are published, layers, scripts,
+//! and the headers of ELF files.
 
 use std::error::Error;
 use std::fs;
@@ -71,6 +71,89 @@ fn elf() -> Vec<u8> {
     bytes
 }
 
+/// An entry of a tar: its header, to which the target gives a checksum, and its data.
+fn entry(name: &str, kind: u8, link: &str, data: &[u8]) -> Vec<u8> {
+    let mut bytes = vec![0; 512];
+    let mut set = |at: usize, text: &[u8]| bytes[at..at + text.len()].copy_from_slice(text);
+    set(0, name.as_bytes());
+    set(100, b"0000755");
+    set(108, b"0000000");
+    set(116, b"0000000");
+    set(124, format!("{:011o}", data.len()).as_bytes());
+    set(136, b"00000000003");
+    set(156, &[kind]);
+    set(157, link.as_bytes());
+    set(257, b"ustar\x0000");
+    set(329, b"0000001");
+    set(337, b"0000003");
+    bytes.extend_from_slice(data);
+    bytes.resize(bytes.len().next_multiple_of(512), 0);
+    bytes
+}
+
+/// A tar of such entries.
+fn tar(entries: &[Vec<u8>]) -> Vec<u8> {
+    [&*entries.concat(), &[0; 1024]].concat()
+}
+
+/// Layers that try each rule of the merge, and to get out of their directory.
+fn images() -> Vec<(&'static str, Vec<u8>)> {
+    let dir = |name: &str| entry(name, b'5', "", b"");
+    let file = |name: &str, data: &[u8]| entry(name, b'0', "", data);
+    let symlink = |name: &str, to: &str| entry(name, b'2', to, b"");
+    let hard = |name: &str, to: &str| entry(name, b'1', to, b"");
+    let base = tar(&[
+        dir("./"),
+        dir("a/"),
+        file("a/one", b"one"),
+        file("a/two", &[7; 700]),
+        hard("a/again", "a/one"),
+        symlink("link", "a"),
+        entry("null", b'3', "", b""),
+        entry("pipe", b'6', "", b""),
+    ]);
+    let over = |entries: &[Vec<u8>]| [base.clone(), tar(entries)].concat();
+    vec![
+        ("one", base.clone()),
+        (
+            "whiteouts",
+            over(&[
+                file("a/.wh.one", b""),
+                file("a/.wh..wh..opq", b""),
+                file("a/new", b"n"),
+            ]),
+        ),
+        (
+            "through-a-link",
+            over(&[file("link/three", b"3"), hard("b", "link/two")]),
+        ),
+        (
+            "changed-types",
+            over(&[file("a", b"a file"), dir("null/"), symlink("pipe", "a")]),
+        ),
+        (
+            "outside",
+            tar(&[
+                file("../outside/kept", b"x"),
+                file("/outside/kept", b"x"),
+                symlink("out", "../../outside"),
+                file("out/kept", b"x"),
+                hard("kept", "../outside/kept"),
+                hard("held", "out/kept"),
+                dir("out"),
+            ]),
+        ),
+        (
+            "deep",
+            tar(&[
+                file(&"d/".repeat(49), b"x"),
+                symlink("self", "self"),
+                file("self/x", b"x"),
+            ]),
+        ),
+    ]
+}
+
 /// The inputs of all targets, each with a name.
 pub(crate) fn inputs() -> Result<Vec<Input>, Box<dyn Error>> {
     let mut inputs = Vec::new();
@@ -91,6 +174,9 @@ pub(crate) fn inputs() -> Result<Vec<Input>, Box<dyn Error>> {
     let subject = Descriptor::of(media::MANIFEST, b"{}");
     let set = WorkingSetArtifact::build(&subject, "default", Origin::Recorded, set)?;
     put("artifact", "working-set", set.manifest().bytes());
+    for (name, bytes) in images() {
+        put("layers", name, &bytes);
+    }
     put("program", "elf", &elf());
     put("program", "script", b"#!/bin/sh -e\nexec true\n");
     put("program", "env", b"#! /usr/bin/env -S program -u\n");

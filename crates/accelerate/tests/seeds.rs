@@ -6,6 +6,8 @@ mod artifact;
 #[path = "../fuzz/corpus.rs"]
 #[allow(dead_code, reason = "it is a program too")]
 mod corpus;
+#[path = "../fuzz/targets/layers.rs"]
+mod layers;
 #[path = "../fuzz/targets/program.rs"]
 mod program;
 #[path = "../../testkit/seeds.rs"]
@@ -20,6 +22,11 @@ fn every_seed_holds() {
             name: "artifact",
             body: artifact::run,
             mutations: 300,
+        },
+        Target {
+            name: "layers",
+            body: layers::run,
+            mutations: 100,
         },
         Target {
             name: "program",
