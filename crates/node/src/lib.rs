@@ -75,5 +75,7 @@ pub use launch::Launched;
 pub use node::Node;
 pub use ready::{Ready, parse_duration, wait};
 pub use reports::*;
-pub use settings::{Destination, ImageWish, Pull, Settings, Storage, Transport, TrustRule};
+pub use settings::{
+    Destination, ImageWish, Pull, Settings, Storage, Transport, TrustRule, keeper_socket,
+};
 pub use timing::{Span, Timing};

@@ -1,6 +1,6 @@
 //! What a node is told when it is opened. No environment is read here.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -39,8 +39,14 @@ pub struct Settings {
 impl Settings {
     /// Where the keeper listens.
     pub(crate) fn keeper_socket(&self) -> PathBuf {
-        self.root.join("keeper.sock")
+        keeper_socket(&self.root)
     }
+}
+
+/// Where the keeper of the store at `root` listens.
+#[must_use]
+pub fn keeper_socket(root: &Path) -> PathBuf {
+    root.join("keeper.sock")
 }
 
 /// What counts for the images of some repositories. Several rules add up.

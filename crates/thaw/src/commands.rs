@@ -32,6 +32,16 @@ pub(crate) struct Context {
 }
 
 impl Context {
+    fn load(global: Global) -> anyhow::Result<Self> {
+        let config = Config::load(&global)?;
+        let client = Client::new(&config, global.quiet);
+        Ok(Self {
+            global,
+            config,
+            client,
+        })
+    }
+
     /// Prints `value` as JSON where that was asked for, else what `text` makes of it.
     pub(crate) fn print<T: Serialize>(
         &self,
@@ -93,13 +103,12 @@ pub(crate) fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         }) => return config::check(global.json, file),
         _ => {}
     }
-    let config = Config::load(&global)?;
-    let client = Client::new(&config, global.quiet);
-    let context = Context {
-        global,
-        config,
-        client,
-    };
+    if let Command::Daemon(args) = &command
+        && !args.stop
+    {
+        return daemon::begin(global, args);
+    }
+    let context = Context::load(global)?;
     match command {
         Command::Run(args) => run::run(&context, *args),
         Command::Accelerate(args) => image::accelerate(&context, *args),
@@ -120,7 +129,7 @@ pub(crate) fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Rm(args) => container::rm(&context, &args),
         Command::Login(args) => image::login(&context, args),
         Command::Config(_) => config::show(&context),
-        Command::Daemon(args) => daemon::daemon(&context, &args),
+        Command::Daemon(_) => daemon::stop(&context),
         Command::Serve(args) => serve::serve(&context, &args),
         Command::Function(command) => function::function(&context, &command),
         Command::Key(command) => key::key(&context, &command),

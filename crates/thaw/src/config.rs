@@ -27,11 +27,11 @@ pub(crate) use socket::Socket;
 pub(crate) use trust::Trust;
 
 const DEFAULT_FILE: &str = "/etc/thaw/config.toml";
-const DEFAULT_ROOT: &str = "/var/lib/thaw";
+pub(crate) const DEFAULT_ROOT: &str = "/var/lib/thaw";
 /// Bytes of the store's path: a socket's takes 107 (unix(7)), and the longest name in the store is
 /// `/functions.sock`.
 const MAX_ROOT: usize = 107 - 15;
-const DEFAULT_FAULT_TIMEOUT: NonZeroU64 = NonZeroU64::new(30).unwrap();
+pub(crate) const DEFAULT_FAULT_TIMEOUT: NonZeroU64 = NonZeroU64::new(30).unwrap();
 
 /// What file, environment and flags come to.
 #[derive(Clone, Debug)]

@@ -7,10 +7,11 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use thaw_mount::Custodian;
+use thaw_mount::{Custodian, Keepsake};
 use thaw_sys::socket::{self, Wait};
 
 /// What the names of descriptors that we had the manager keep begin with. A socket has the name of
@@ -44,6 +45,12 @@ impl Given {
             listener: listener.map(|(_, fd)| fd),
             kept: kept.into_iter().map(ours).collect(),
         }
+    }
+
+    /// A duplicate of what keeps readers of the store at `root` waiting, if it was kept.
+    pub(crate) fn keepsake(&self, root: &Path) -> Option<Keepsake> {
+        let fds = self.kept.iter().map(|(_, fd)| fd.as_fd());
+        Keepsake::given(fds, thaw_node::keeper_socket(root))
     }
 
     /// The manager as one who keeps descriptors, if it hears us.

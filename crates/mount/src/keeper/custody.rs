@@ -2,8 +2,9 @@
 //! the event group or FUSE connection, and the tar of each layer that is attached.
 //!
 //! It is a [`Keepsake`](super::Keepsake) that nobody has to take out of a process: the manager gives
-//! it to the next daemon that it starts. It does nothing else for it: as long as it can start none,
-//! readers wait.
+//! it to the next daemon that it starts. One that cannot begin denies what waits
+//! ([`Keepsake::given`](super::Keepsake::given)). The manager itself answers no reader: as long as it
+//! cannot execute the program, they wait.
 //!
 //! Of each layer there is one descriptor under the layer's name, held before the layer is served and let go
 //! when it is released; so there are never more of them than layers attached. The source alone would

@@ -8,8 +8,10 @@
 //! when that fails it denies what waits.
 
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use thaw_cache::PresenceReader;
 use thaw_sys::process::{descriptors_of, link_of};
@@ -17,6 +19,9 @@ use thaw_sys::process::{descriptors_of, link_of};
 use super::source::Source;
 use super::{Inherited, devices_beside, life};
 use crate::LayerSpec;
+
+/// How often it is looked for what is to be denied.
+const DENIAL_PAUSE: Duration = Duration::from_millis(10);
 
 /// The event group or FUSE connection of a daemon, and tars of layers, held as long as this lives.
 #[derive(Debug)]
@@ -51,6 +56,23 @@ impl Keepsake {
         })
     }
 
+    /// Duplicates the event group or connection that is among `given`; its keeper listens at `socket`.
+    #[must_use]
+    pub fn given<'a>(
+        mut given: impl Iterator<Item = BorrowedFd<'a>>,
+        socket: PathBuf,
+    ) -> Option<Self> {
+        let source = |fd: BorrowedFd<'_>| {
+            let kind = Source::kind_of(&link_of(fd).ok()?)?;
+            Some(Source::from_fd(kind, fd.try_clone_to_owned().ok()?))
+        };
+        Some(Self {
+            source: given.find_map(source)?,
+            _tars: Vec::new(),
+            socket,
+        })
+    }
+
     /// Whether readers have nobody but us: a file is served, and there is no keeper to do it. So it
     /// is for a moment, too, when a daemon replaces its keeper.
     #[must_use]
@@ -79,11 +101,18 @@ impl Keepsake {
         }
     }
 
-    /// Denies with `EIO` what waits for the dead keeper, and what would wait for the next one. Only
-    /// for when there is no keeper.
-    pub fn deny_waiting(&self) {
+    /// Denies with `EIO` what waits for the dead keeper, and what would wait for the next one: all that
+    /// comes for as long as `time`, or until there is a keeper. Only for when there is none.
+    pub fn deny_waiting(&self, time: Duration) {
         self.source.recover(&devices_beside(&self.socket));
-        self.source.deny_waiting();
+        let begin = Instant::now();
+        loop {
+            self.source.deny_waiting();
+            if begin.elapsed() >= time || !self.is_alone() {
+                return;
+            }
+            thread::sleep(DENIAL_PAUSE.min(time));
+        }
     }
 }
 

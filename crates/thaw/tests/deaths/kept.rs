@@ -3,6 +3,7 @@
 
 use std::fs;
 use std::io;
+use std::net::TcpListener;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::net::UnixDatagram;
 use std::os::unix::process::CommandExt;
@@ -10,7 +11,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::io::{FdFlags, fcntl_setfd};
 use tempfile::TempDir;
@@ -18,11 +19,12 @@ use thaw_sys::socket::{self, Wait};
 use thaw_testkit::scratch;
 use thaw_testkit::thaw::Thaw;
 
-use super::{Scene, eventually, kill, nothing_is_left, processes, target, thaw};
+use super::{CONFIGURED_BOUND, Scene, eventually, kill, nothing_is_left, processes, target, thaw};
 
 by_every_transport!(
     with_a_service_manager_daemon_and_keeper_may_die_together,
     what_a_full_service_manager_does_not_keep_is_lost_and_never_wrong,
+    where_no_daemon_can_begin_reads_fail_within_the_bound,
 );
 
 /// A manager with a store of descriptors.
@@ -85,11 +87,23 @@ impl Manager {
 
     /// Starts a daemon and gives it what is kept; returns when commands can be given.
     fn start(&self, node: &Thaw) -> Child {
+        let daemon = self.give(node, "");
+        let ready = format!("READY=1\nMAINPID={}", daemon.id());
+        eventually("the daemon", || {
+            let heard = self.heard.lock().unwrap();
+            heard.messages.contains(&ready)
+        });
+        daemon
+    }
+
+    /// Starts a daemon with the configuration in a file, if there is one, and gives it what is kept.
+    fn give(&self, node: &Thaw, config: &str) -> Child {
         let (ours, theirs) = socket::pair().unwrap();
         let daemon = Command::new(std::env::current_exe().unwrap())
             .args(["handed_over", "--ignored", "--nocapture"])
             .env("NOTIFY_SOCKET", self.dir.path().join("notify"))
             .env("KEPT_ROOT", node.root())
+            .env("KEPT_CONFIG", config)
             .stdin(Stdio::from(theirs))
             .stdout(Stdio::null())
             .stderr(fs::File::create(self.dir.path().join("log")).unwrap())
@@ -99,12 +113,12 @@ impl Manager {
             socket::send(&ours, name.as_bytes(), &[fd.as_fd()], Wait::Block).unwrap();
         }
         drop(ours);
-        let ready = format!("READY=1\nMAINPID={}", daemon.id());
-        eventually("the daemon", || {
-            let heard = self.heard.lock().unwrap();
-            heard.messages.contains(&ready)
-        });
         daemon
+    }
+
+    /// What the last daemon has said.
+    fn log(&self) -> String {
+        fs::read_to_string(self.dir.path().join("log")).unwrap()
     }
 
     fn names(&self) -> Vec<String> {
@@ -135,10 +149,13 @@ fn handed_over() {
         assert_eq!(fd.as_raw_fd(), number);
         fcntl_setfd(fd, FdFlags::empty()).unwrap();
     }
+    let config = std::env::var("KEPT_CONFIG").ok();
+    let config = config.filter(|file| !file.is_empty());
     let error = Command::new(env!("CARGO_BIN_EXE_thaw"))
         .arg("--root")
         .arg(std::env::var_os("KEPT_ROOT").unwrap())
         .args(["daemon", "--replace"])
+        .args(config.iter().flat_map(|file| ["--config", file]))
         .env("LISTEN_PID", std::process::id().to_string())
         .env("LISTEN_FDS", fds.len().to_string())
         .env("LISTEN_FDNAMES", names.join(":"))
@@ -203,6 +220,43 @@ fn what_a_full_service_manager_does_not_keep_is_lost_and_never_wrong(transport: 
     assert!(!dir.join("srv").exists(), "it is unmounted");
     // And can be mounted again.
     scene.mount(&node, transport, &dir);
+    assert_eq!(scene.read_all(&dir, &AtomicUsize::new(0)), 0);
+    nothing_is_left(&node);
+    node.run(["daemon", "--stop"]).unwrap();
+    assert!(daemon.wait().unwrap().success());
+}
+
+fn where_no_daemon_can_begin_reads_fail_within_the_bound(transport: &str) {
+    let scene = Scene::new();
+    let node = thaw();
+    let manager = Manager::new(100);
+    let daemon = manager.start(&node);
+    let dir = target(&node);
+    scene.mount(&node, transport, &dir);
+    // Its metrics cannot be served there.
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap();
+    let config = manager.dir.path().join("config.toml");
+    let text = format!("fault-timeout-seconds = 3\nmetrics-listen = \"{address}\"\n");
+    fs::write(&config, text).unwrap();
+    let config = config.to_str().unwrap();
+    kill_both(&node, daemon);
+    thread::scope(|scope| {
+        let begin = Instant::now();
+        let reader = scope.spawn(|| scene.read(&dir, "srv/f1-3"));
+        thread::sleep(Duration::from_millis(300));
+        assert!(!reader.is_finished(), "nobody could have served this read");
+        let status = manager.give(&node, config).wait().unwrap();
+        assert_eq!(status.code(), Some(125), "{}", manager.log());
+        let error = reader.join().unwrap().unwrap_err();
+        assert_eq!(error.raw_os_error(), Some(5), "{error}");
+        assert!(begin.elapsed() < CONFIGURED_BOUND);
+    });
+    let said = manager.log();
+    assert!(said.contains(&address.to_string()), "{said}");
+    assert!(said.contains("reads that wait are denied"), "{said}");
+    drop(taken);
+    let mut daemon = manager.start(&node);
     assert_eq!(scene.read_all(&dir, &AtomicUsize::new(0)), 0);
     nothing_is_left(&node);
     node.run(["daemon", "--stop"]).unwrap();

@@ -102,7 +102,7 @@ impl Watch {
             }
             if alone.elapsed() >= self.bound && self.keepsake.is_alone() {
                 tracing::warn!("reads have waited too long for a daemon");
-                self.keepsake.deny_waiting();
+                self.keepsake.deny_waiting(Duration::ZERO);
             }
         }
     }
