@@ -379,7 +379,7 @@ pub(crate) fn write<T: Serialize>(path: &Path, value: &T) -> io::Result<()> {
     replace(path, value, |_| Ok(()))
 }
 
-/// [`write`]s, and has it survive a crash of the machine.
+/// As [`write()`], and it survives a crash of the machine.
 fn write_durably<T: Serialize>(path: &Path, value: &T) -> io::Result<()> {
     replace(path, value, fs::File::sync_all)?;
     sync_dir_of(path)
