@@ -4,6 +4,7 @@
 //! when the layout is there, and waits neither for the stream nor for the disk. A layer that is
 //! whole is given to EROFS as the plain file it is; any other goes through the fault transport.
 
+use std::collections::BTreeSet;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, RwLockWriteGuard};
@@ -88,6 +89,13 @@ impl ImageMount {
             How::Lazy if whole() => all_here(),
             _ => self.way.clone(),
         }
+    }
+
+    /// The profiles by which it was started.
+    pub(crate) fn profiles(&self) -> BTreeSet<String> {
+        let mut profiles = self.streams.profiles();
+        profiles.extend(self.profile.clone());
+        profiles
     }
 
     /// For the next node.
@@ -445,14 +453,11 @@ pub(crate) fn all_here() -> Way {
     }
 }
 
-/// Requests that were made one after the other for a lazy mount, at most.
+/// Requests that were made one after the other for a lazy mount.
 fn trips(resolved: &Resolved, found: &Accelerated) -> u64 {
     let own = resolved.repository.stats().round_trips;
-    let other = found
-        .repository
-        .as_ref()
-        .filter(|other| !Arc::ptr_eq(other, &resolved.repository));
-    own + other.map_or(0, |other| other.stats().round_trips)
+    let other = found.repository.as_ref();
+    own.max(other.map_or(0, |other| other.stats().round_trips))
 }
 
 pub(crate) fn unusable(image: &Image, what: String, reason: String) -> NodeError {

@@ -312,29 +312,41 @@ impl Node {
         Ok(bytes)
     }
 
-    /// Keeps what was read of an image since it was mounted.
+    /// Keeps what was read of an image since it was mounted, for each profile by which it was started
+    /// meanwhile: who has read what of a mount that several share, nobody knows.
     pub(crate) fn harvest(&self, image: &ImageMount) -> Result<(), NodeError> {
         let (Some(transport), How::Lazy) = (self.running_transport(), image.way.how) else {
             return Ok(());
         };
-        let Some(profile) = &image.profile else {
+        let profiles = image.profiles();
+        if profiles.is_empty() {
             return Ok(());
-        };
+        }
         let trace = transport.trace(&image.diff_ids())?;
-        let mut gathered = self.gathered(&image.image.digest, profile);
+        let entries = trace.entries.into_iter();
+        let new: Vec<_> = entries.map(|entry| (entry.layer, entry.extent)).collect();
+        for profile in profiles {
+            self.gather(&image.image.digest, &profile, &new)?;
+        }
+        Ok(())
+    }
+
+    /// Adds to what starts with a profile have read of an image.
+    fn gather(
+        &self,
+        image: &Digest,
+        profile: &str,
+        new: &[(DiffId, Extent)],
+    ) -> Result<(), NodeError> {
+        let mut gathered = self.gathered(image, profile);
         let known = gathered.extents.len();
-        let new = trace
-            .entries
-            .into_iter()
-            .map(|entry| (entry.layer, entry.extent));
-        gathered.extents =
-            thaw_accelerate::merge_traces(&gathered.extents, &new.collect::<Vec<_>>());
+        gathered.extents = thaw_accelerate::merge_traces(&gathered.extents, new);
         gathered.starts += 1;
-        gathered.of = Some((image.image.digest, profile.clone()));
+        gathered.of = Some((*image, profile.to_owned()));
         if gathered.extents.len() == known {
             return Ok(());
         }
-        let path = self.trace_path(&image.image.digest, profile);
+        let path = self.trace_path(image, profile);
         let dir = self.settings.root.join("traces");
         std::fs::create_dir_all(&dir).map_err(NodeError::dir("make", &dir))?;
         crate::records::write(&path, &gathered).map_err(NodeError::records)

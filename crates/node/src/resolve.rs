@@ -11,7 +11,7 @@ use crate::error::NodeError;
 use crate::image::Image;
 use crate::records::{ImageRecord, RefRecord};
 use crate::search::Search;
-use crate::settings::{ImageWish, Transport};
+use crate::settings::{ImageWish, Pull, Transport};
 use crate::timing::Timing;
 
 /// Most bytes of an image's configuration.
@@ -51,7 +51,7 @@ impl Node {
     /// Finds the image that `wish` means. A reference that was resolved here before is not asked
     /// again unless the wish says so: a tag that moved is seen by `pull`.
     pub(crate) fn resolve(&self, wish: &ImageWish, timing: &Timing) -> Result<Resolved, NodeError> {
-        match self.look_up(wish, timing)? {
+        match self.look_up(wish, &|_| (), timing)? {
             Found::Image(image) => Ok(*image),
             Found::Remote(remote, located) => self.fetch(&remote, *located, timing),
         }
@@ -65,7 +65,12 @@ impl Node {
         wish: &ImageWish,
         timing: &Timing,
     ) -> Result<(Resolved, Option<Search>), NodeError> {
-        let (remote, located) = match self.look_up(wish, timing)? {
+        let ahead = |reference: &ImageReference| {
+            if wish.pull != Pull::Full && wish.transport != Transport::Directories {
+                self.approach_trusted(reference);
+            }
+        };
+        let (remote, located) = match self.look_up(wish, &ahead, timing)? {
             Found::Image(image) => return Ok((*image, None)),
             Found::Remote(remote, located) => (remote, located),
         };
@@ -89,7 +94,13 @@ impl Node {
         })
     }
 
-    fn look_up(&self, wish: &ImageWish, timing: &Timing) -> Result<Found, NodeError> {
+    /// Does `ahead` before the registry is asked, if it has to be.
+    fn look_up(
+        &self,
+        wish: &ImageWish,
+        ahead: &dyn Fn(&ImageReference),
+        timing: &Timing,
+    ) -> Result<Found, NodeError> {
         let reference = wish.parse()?;
         let platform = match &wish.platform {
             Some(text) => text.parse().unwrap_or_else(|never| match never {}),
@@ -111,6 +122,7 @@ impl Node {
             })));
         }
         repository.connect();
+        ahead(&reference);
         let located = timing.span("resolve manifest", || {
             thaw_registry::locate(repository.as_ref(), &reference, &platform)
         })?;

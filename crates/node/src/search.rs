@@ -105,6 +105,21 @@ impl Node {
         !acceleration || !set
     }
 
+    /// Has the trusted repositories made ready that a search will ask when the manifest is known.
+    pub(crate) fn approach_trusted(&self, reference: &ImageReference) {
+        let policy = self.settings.policy(reference);
+        for name in &self.settings.trusted_repositories {
+            if let Standing::Refused(_) = policy.standing(name) {
+                continue;
+            }
+            if let Ok(name) = name.parse()
+                && let Ok(repository) = self.repository(&name)
+            {
+                repository.approach();
+            }
+        }
+    }
+
     /// Asks the repositories that may speak for `manifest`, which `reference` means, what they have.
     pub(crate) fn search(
         &self,
@@ -129,7 +144,10 @@ impl Node {
             };
             let named = name.parse().map_err(NodeError::from);
             match named.and_then(|name| self.repository(&name)) {
-                Ok(repository) => places.push((repository, standing)),
+                Ok(repository) => {
+                    repository.comes_after(own.stats().round_trips);
+                    places.push((repository, standing));
+                }
                 Err(error) => why.push(format!("{name}: {error}")),
             }
         }

@@ -1,6 +1,6 @@
 //! A working set on its way: its index first, then its data. No start waits for either.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::mpsc::{self, SyncSender};
 use std::sync::{Arc, Mutex};
 
@@ -24,6 +24,11 @@ impl Streams {
     /// Whether a profile's set was looked for.
     pub(crate) fn know(&self, profile: &str) -> bool {
         lock(&self.0).contains_key(profile)
+    }
+
+    /// The profiles whose sets were looked for.
+    pub(crate) fn profiles(&self) -> BTreeSet<String> {
+        lock(&self.0).keys().cloned().collect()
     }
 
     /// Takes a profile's stream.

@@ -236,7 +236,7 @@ impl Remote {
         Err(self.refusal(&call.what, response, true).await)
     }
 
-    fn challenge(&self) -> Option<Challenge> {
+    pub(crate) fn challenge(&self) -> Option<Challenge> {
         locked(&self.shared.auth.challenges)
             .get(&self.registry)
             .cloned()

@@ -87,6 +87,11 @@ impl Counters {
         }
     }
 
+    /// What begins from now on is behind so many requests elsewhere.
+    pub(crate) fn comes_after(&self, round_trips: u64) {
+        self.round_trips.fetch_max(round_trips, Ordering::Relaxed);
+    }
+
     pub(crate) fn snapshot(&self) -> Stats {
         Stats {
             requests: self.requests.load(Ordering::Relaxed),

@@ -95,6 +95,10 @@ impl Remote {
         self.counters.snapshot()
     }
 
+    pub(crate) fn comes_after(&self, round_trips: u64) {
+        self.counters.comes_after(round_trips);
+    }
+
     /// An address below the repository's, and never outside it, whatever the tag in it says.
     pub(crate) fn url(&self, path: &str) -> Result<Url, RegistryError> {
         let plain = |c: char| c.is_ascii_alphanumeric() || "/._:-".contains(c);

@@ -113,6 +113,15 @@ pub trait Repository: BlobSource {
     /// background, so that none of them waits for its own.
     fn connect(&self) {}
 
+    /// Says that something will be asked when something else is known: a connection is opened
+    /// and, where one is needed, a token is fetched in the background, so that nobody waits for
+    /// these then.
+    fn approach(&self) {}
+
+    /// Says that what is asked from now on comes after a chain of so many requests elsewhere, for
+    /// [`Stats::round_trips`].
+    fn comes_after(&self, _round_trips: u64) {}
+
     /// How it is reached, as far as that was measured; `None` where there is no network between.
     fn link(&self) -> Option<Link> {
         None

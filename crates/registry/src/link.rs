@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use reqwest::{Method, Request};
 use serde::{Deserialize, Serialize};
 
+use crate::auth::Access;
 use crate::http::{Remote, locked};
 use crate::parallel::{SEGMENT, SEGMENTS};
 
@@ -139,6 +140,24 @@ impl Remote {
                 }
             });
         }
+    }
+
+    /// Has the registry say how it wants to be asked, and asks to be let in. What fails is heard by
+    /// whoever asks for something.
+    pub(crate) async fn approach(self: Arc<Self>) {
+        Arc::clone(&self).connect().await;
+        if self.challenge().is_none() {
+            let Ok(root) = self.base.join("/v2/") else {
+                return;
+            };
+            let request = Request::new(Method::GET, root);
+            let Ok(response) = self.shared.http.execute(request).await else {
+                return;
+            };
+            self.renew(Access::Pull, &response, None).await;
+            let _ = response.bytes().await;
+        }
+        let _ = self.grant(Access::Pull).await;
     }
 }
 

@@ -166,6 +166,14 @@ impl Repository for RegistryRepository {
         self.bridge.spawn(self.route.first().connect());
     }
 
+    fn approach(&self) {
+        self.bridge.spawn(self.route.first().approach());
+    }
+
+    fn comes_after(&self, round_trips: u64) {
+        self.route.origin().comes_after(round_trips);
+    }
+
     fn link(&self) -> Option<Link> {
         Some(self.route.first().link())
     }

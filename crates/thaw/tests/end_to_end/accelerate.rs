@@ -275,6 +275,35 @@ fn a_start_that_reads_less_takes_nothing_from_the_working_set() {
 }
 
 #[test]
+fn what_starts_read_that_share_a_mount_counts_for_the_profile_of_each() {
+    let scene = Scene::accelerated();
+    let node = thaw();
+    let dir = target(&node);
+    let mount = ["mount", "--pull", "lazy", "--profile", "first"];
+    node.run(mount.into_iter().chain([&*scene.image, &dir]))
+        .unwrap();
+    let much = "busybox dd if=/srv/never-read of=/dev/null bs=65536 count=8";
+    let second = ["--pull", "lazy", "--profile", "second"];
+    let output = run(&node, &second, &scene.image, &["sh", "-c", much]);
+    assert!(output.status.success(), "{output:?}");
+    for profile in ["first", "second"] {
+        let gathered = [
+            "accelerate",
+            "--json",
+            "--from-traces",
+            "--profile",
+            profile,
+        ];
+        let gathered = node.run(gathered.into_iter().chain([&*scene.image]));
+        let gathered = json(&gathered.unwrap());
+        assert!(
+            gathered["blocks"].as_u64().unwrap() > 512 << 10,
+            "{gathered}"
+        );
+    }
+}
+
+#[test]
 fn an_image_starts_lazily_by_each_transport() {
     let scene = Scene::accelerated();
     for transport in ["fanotify", "fuse", "auto"] {

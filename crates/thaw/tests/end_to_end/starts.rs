@@ -116,6 +116,47 @@ fn with_tokens_redirects_and_an_index_it_is_six() {
     }
 }
 
+/// Both registries ask for a token: that of the second comes while the manifest does.
+#[test]
+fn with_the_acceleration_in_another_registry_it_is_six_too() {
+    let scene = Scene::new();
+    let second = Registry::start().unwrap();
+    let to = format!("{}/accelerations", second.host());
+    thaw()
+        .run(["accelerate", "--to", &to, &scene.image])
+        .unwrap();
+    let delay = Duration::from_millis(300);
+    let both = [&scene.registry, &second].map(|registry| Expiring::new(registry.host()).unwrap());
+    let both = both
+        .each_ref()
+        .map(|it| Far::new(&it.host(), delay).unwrap());
+    let image = scene.image.replace(scene.registry.host(), &both[0].host());
+    let trusted = to.replace(second.host(), &both[1].host());
+    let config = scratch::directory().unwrap();
+    let file = config.path().join("config.toml");
+    fs::write(&file, format!("trusted-repositories = [\"{trusted}\"]")).unwrap();
+    let node = thaw();
+    node.run(["--config", file.to_str().unwrap(), "images"])
+        .unwrap();
+    let cold = cold_start(&node, "cold", &image);
+    let why = cold["way"]["why"].as_str().unwrap();
+    assert!(
+        why.contains(&trusted) && why.contains("with a working set"),
+        "{why}"
+    );
+
+    let inspected = json(&node.run(["inspect", "--json", &image]).unwrap());
+    let acceleration = inspected["acceleration"]["manifest"].as_str().unwrap();
+    let manifest = second.blob(&acceleration.parse().unwrap());
+    let manifest = json(&fs::read_to_string(manifest).unwrap());
+    let layout = manifest["layers"][0]["digest"].as_str().unwrap();
+    let mut trips = asked_of(&both[0]);
+    trips.extend(asked_of(&both[1]));
+    let last = trips.iter().find(|trip| trip.path.ends_with(layout));
+    assert_eq!(longest_chain(&trips, last.unwrap()), 4, "{trips:#?}");
+    assert_eq!(cold["round_trips"], 6, "{trips:#?}");
+}
+
 #[test]
 fn a_timing_is_a_waterfall_and_the_log_has_it() {
     let scene = Scene::accelerated();
