@@ -65,12 +65,12 @@ impl Node {
         wish: &ImageWish,
         timing: &Timing,
     ) -> Result<(Resolved, Option<Search>), NodeError> {
-        let ahead = |reference: &ImageReference| {
+        let prepare = |reference: &ImageReference| {
             if wish.pull != Pull::Full && wish.transport != Transport::Directories {
                 self.approach_trusted(reference);
             }
         };
-        let (remote, located) = match self.look_up(wish, &ahead, timing)? {
+        let (remote, located) = match self.look_up(wish, &prepare, timing)? {
             Found::Image(image) => return Ok((*image, None)),
             Found::Remote(remote, located) => (remote, located),
         };
@@ -94,11 +94,11 @@ impl Node {
         })
     }
 
-    /// Does `ahead` before the registry is asked, if it has to be.
+    /// Does `prepare` before the registry is asked, if it has to be.
     fn look_up(
         &self,
         wish: &ImageWish,
-        ahead: &dyn Fn(&ImageReference),
+        prepare: &dyn Fn(&ImageReference),
         timing: &Timing,
     ) -> Result<Found, NodeError> {
         let reference = wish.parse()?;
@@ -122,7 +122,7 @@ impl Node {
             })));
         }
         repository.connect();
-        ahead(&reference);
+        prepare(&reference);
         let located = timing.span("resolve manifest", || {
             thaw_registry::locate(repository.as_ref(), &reference, &platform)
         })?;
