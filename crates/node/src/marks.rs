@@ -259,11 +259,17 @@ pub(crate) struct Filling {
     again: Option<Instant>,
 }
 
-impl Filling {
-    /// After the first failure; doubled after each further one.
-    const FIRST_PAUSE: Duration = Duration::from_secs(2);
-    const LONGEST_PAUSE: Duration = Duration::from_secs(300);
+/// After the first failure; doubled after each further one.
+const FIRST_PAUSE: Duration = Duration::from_secs(2);
+const LONGEST_PAUSE: Duration = Duration::from_secs(300);
 
+/// How long nothing is done after a failure, which comes after so many others.
+fn pause_after(failures: u32) -> Duration {
+    let doubled = FIRST_PAUSE * (1 << failures.min(10));
+    doubled.min(LONGEST_PAUSE)
+}
+
+impl Filling {
     fn begin(work: Fill, wanted: bool) -> Self {
         Self {
             work,
@@ -280,10 +286,20 @@ impl Filling {
 
     /// Notes a failure; how long nothing is done.
     fn failed(&mut self, now: Instant) -> Duration {
-        let doubled = Self::FIRST_PAUSE * (1 << self.failures.min(10));
-        let pause = doubled.min(Self::LONGEST_PAUSE);
+        let pause = pause_after(self.failures);
         self.failures += 1;
         self.again = Some(now + pause);
         pause
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_pause_after_a_failure_doubles_up_to_five_minutes() {
+        let pauses = [0, 1, 2, 7, 8, 31, u32::MAX].map(|failures| pause_after(failures).as_secs());
+        assert_eq!(pauses, [2, 4, 8, 256, 300, 300, 300]);
     }
 }
