@@ -1,10 +1,14 @@
 //! Any tars are layers of an image, or refused. What they are together can be written as a layout and
 //! read again, and lies in the tars; and each becomes a directory that has nothing outside of it.
 
+#[path = "../../../layer/fuzz/targets/repair.rs"]
+mod repair;
+
 use std::fs;
 use std::io::Write;
 use std::path::Path;
 
+use repair::repair;
 use thaw_accelerate::merge::{Layer, Merged, Merger};
 use thaw_accelerate::{Budget, FILES, HEADERS, Unpacker};
 use thaw_erofs::{BLOCK, Content, Image, InodeId, Tree};
@@ -14,19 +18,6 @@ use thaw_layer::tar::{Entry, Scanner};
 /// Most layers of an input.
 const MAX_LAYERS: usize = 4;
 const MEMORY: u64 = 16 << 20;
-
-/// Repairs the checksum of each block that says it is a header.
-fn repair(data: &[u8]) -> Vec<u8> {
-    let mut bytes = data.to_vec();
-    for block in bytes.chunks_exact_mut(512) {
-        if block.get(257..262) == Some(b"ustar") {
-            block[148..156].fill(b' ');
-            let sum: u32 = block.iter().map(|byte| u32::from(*byte)).sum();
-            block[148..155].copy_from_slice(format!("{sum:06o}\0").as_bytes());
-        }
-    }
-    bytes
-}
 
 /// Cuts an input behind each pair of zero blocks, which is the end of a tar.
 fn tars(bytes: &[u8]) -> Vec<&[u8]> {
