@@ -3,6 +3,8 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+use std::time::Duration;
 
 use anyhow::Result;
 
@@ -21,6 +23,8 @@ pub struct Expiring {
 struct Shared {
     /// The registry behind it all.
     real: String,
+    /// Before each token and each blob.
+    delay: Duration,
     life: AtomicUsize,
     tokens: AtomicUsize,
     addresses: AtomicUsize,
@@ -32,8 +36,17 @@ impl Expiring {
     /// # Errors
     /// When no port can be listened on.
     pub fn new(host: &str) -> Result<Self> {
+        Self::far(host, Duration::ZERO)
+    }
+
+    /// The same with tokens and blobs as far away: what has to be asked besides the registry.
+    ///
+    /// # Errors
+    /// When no port can be listened on.
+    pub fn far(host: &str, delay: Duration) -> Result<Self> {
         let shared = Arc::new(Shared {
             real: host.to_owned(),
+            delay,
             life: AtomicUsize::new(0),
             tokens: AtomicUsize::new(0),
             addresses: AtomicUsize::new(0),
@@ -77,6 +90,7 @@ impl Shared {
     fn answer(&self, asked: &Asked, store: SocketAddr) -> Result<Answer> {
         let life = self.life();
         if asked.path.starts_with("/token") {
+            thread::sleep(self.delay);
             let token = format!(r#"{{"token":"t{life}","expires_in":3600}}"#);
             return Ok(own(200, &[], &token));
         }
@@ -97,6 +111,7 @@ impl Shared {
 
     /// The blob store's answer.
     fn blob(&self, asked: &Asked) -> Result<Answer> {
+        thread::sleep(self.delay);
         let path = asked.path.strip_prefix(&format!("/{}", self.life()));
         match path.filter(|path| path.starts_with('/')) {
             Some(path) => asked.pass_on(&self.real, path),

@@ -97,9 +97,10 @@ fn with_tokens_redirects_and_an_index_it_is_six() {
     let listed = layout.push(&scene.registry, "listed:1").unwrap();
     thaw().run(["accelerate", &listed]).unwrap();
     for image in [&scene.image, &listed] {
-        let expiring = Expiring::new(scene.registry.host()).unwrap();
         // So far away that what a busy machine puts between two requests is no trip.
-        let far = Far::new(&expiring.host(), Duration::from_millis(300)).unwrap();
+        let delay = Duration::from_millis(300);
+        let expiring = Expiring::far(scene.registry.host(), delay).unwrap();
+        let far = Far::new(&expiring.host(), delay).unwrap();
         let image = image.replace(scene.registry.host(), &far.host());
         let node = thaw();
         let cold = cold_start(&node, "cold", &image);
@@ -126,7 +127,8 @@ fn with_the_acceleration_in_another_registry_it_is_six_too() {
         .run(["accelerate", "--to", &to, &scene.image])
         .unwrap();
     let delay = Duration::from_millis(300);
-    let both = [&scene.registry, &second].map(|registry| Expiring::new(registry.host()).unwrap());
+    let both = [&scene.registry, &second];
+    let both = both.map(|registry| Expiring::far(registry.host(), delay).unwrap());
     let both = both
         .each_ref()
         .map(|it| Far::new(&it.host(), delay).unwrap());
