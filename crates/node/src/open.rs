@@ -438,6 +438,8 @@ impl Node {
             tracing::debug!(error = chain(&error), "no trace kept");
         }
         mount.unmount()?;
+        // By whose word it came is durable before what has come.
+        self.records.settle();
         for layer in mount.body.layers() {
             layer.sync().ok();
         }

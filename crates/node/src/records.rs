@@ -13,7 +13,7 @@ mod words;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::io::{self, Write};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -166,6 +166,8 @@ pub(crate) struct Records {
     measured: PathBuf,
     /// Written, and not durable yet.
     unsettled: Arc<Mutex<BTreeSet<PathBuf>>>,
+    /// Held while they are made so, by nobody for whom a start waits.
+    settling: Arc<Mutex<()>>,
 }
 
 impl Records {
@@ -181,6 +183,7 @@ impl Records {
             words: root.join("images/words"),
             measured: root.join("images/measured"),
             unsettled: Arc::default(),
+            settling: Arc::default(),
         };
         let Self {
             refs,
@@ -332,14 +335,22 @@ impl Records {
 
     /// Makes durable what was written. What a crash takes is asked again.
     pub(crate) fn settle(&self) {
+        // What another one has taken is durable, too, when this returns.
+        let _settling = lock(&self.settling);
         let written = std::mem::take(&mut *lock(&self.unsettled));
-        for path in written {
-            let synced = fs::File::open(&path).and_then(|file| file.sync_all());
+        let mut dirs = BTreeMap::new();
+        for path in &written {
+            let synced = fs::File::open(path).and_then(|file| file.sync_all());
             match synced {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => {
                     tracing::warn!(path = %path.display(), %error, "a record is not durable");
                 }
-                _ => {}
+                _ => drop(dirs.insert(path.parent(), path)),
+            }
+        }
+        for path in dirs.into_values() {
+            if let Err(error) = sync_dir_of(path) {
+                tracing::warn!(path = %path.display(), %error, "a record is not durable");
             }
         }
     }
@@ -376,13 +387,15 @@ fn read<T: DeserializeOwned>(path: &Path) -> Option<T> {
 /// Writes `value` beside `path` and renames it into place. What a crash makes of it is no record,
 /// which counts as none. Of several writers of one path the last one wins.
 pub(crate) fn write<T: Serialize>(path: &Path, value: &T) -> io::Result<()> {
-    replace(path, value, |_| Ok(()))
-}
-
-/// As [`write()`], and it survives a crash of the machine.
-fn write_durably<T: Serialize>(path: &Path, value: &T) -> io::Result<()> {
-    replace(path, value, fs::File::sync_all)?;
-    sync_dir_of(path)
+    static NUMBER: AtomicU64 = AtomicU64::new(0);
+    let bytes = serde_json::to_vec_pretty(value)?;
+    let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+    let temporary = path.with_extension(format!("{number}.new"));
+    let written = fs::write(&temporary, bytes).and_then(|()| fs::rename(&temporary, path));
+    if written.is_err() {
+        fs::remove_file(&temporary).ok();
+    }
+    written
 }
 
 fn sync_dir_of(path: &Path) -> io::Result<()> {
@@ -390,27 +403,6 @@ fn sync_dir_of(path: &Path) -> io::Result<()> {
         Some(dir) => fs::File::open(dir)?.sync_all(),
         None => Ok(()),
     }
-}
-
-fn replace<T: Serialize>(
-    path: &Path,
-    value: &T,
-    before: impl FnOnce(&fs::File) -> io::Result<()>,
-) -> io::Result<()> {
-    static NUMBER: AtomicU64 = AtomicU64::new(0);
-    let bytes = serde_json::to_vec_pretty(value)?;
-    let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-    let temporary = path.with_extension(format!("{number}.new"));
-    let write = || {
-        let mut file = fs::File::create(&temporary)?;
-        file.write_all(&bytes)?;
-        before(&file)
-    };
-    let written = write().and_then(|()| fs::rename(&temporary, path));
-    if written.is_err() {
-        fs::remove_file(&temporary).ok();
-    }
-    written
 }
 
 /// Removes what a writer left that was killed.

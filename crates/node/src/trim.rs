@@ -192,6 +192,8 @@ impl Node {
         keep: &[BlockRun],
     ) -> Result<Option<u64>, NodeError> {
         let layers = self.store.layers();
+        // What stays of a layer is made durable: first by whose word it came.
+        self.records.settle();
         let freed = match step {
             Step::Shrink => self.shrink(layer, keep),
             Step::Punch => return self.punch(layer, keep).map(Some),

@@ -3,13 +3,14 @@
 //! Where there is none nobody is trusted to have spoken, so that a first one may be lost in a crash
 //! of the machine. One that is replaced or removed must not come back: it would say less than what
 //! the layer has by then, and bytes survive that crash on their own. On ext4 and xfs nothing that
-//! is synced later survives alone; on btrfs it may.
+//! is synced later survives alone; on btrfs it may. So what is removed is so for good, and what is
+//! replaced, as a start does, is [settled](Records::settle) before a layer is synced that is not whole.
 
 use std::io;
 
 use thaw_image::DiffId;
 
-use super::{ArtifactRecord, Records, read, remove, sync_dir_of, write_durably};
+use super::{ArtifactRecord, Records, read, remove, sync_dir_of};
 
 impl Records {
     /// Who spoke for what a layer has, once; `None` where that is not known.
@@ -19,11 +20,7 @@ impl Records {
 
     /// Remembers who spoke for what a layer has.
     pub(crate) fn put_words(&self, diff_id: &DiffId, words: &[ArtifactRecord]) -> io::Result<()> {
-        let path = self.words.join(diff_id.0.hex());
-        match path.exists() {
-            true => write_durably(&path, &words),
-            false => self.write_soon(&path, &words),
-        }
+        self.write_soon(&self.words.join(diff_id.0.hex()), &words)
     }
 
     /// Forgets who spoke for what a layer had that has nothing now.
