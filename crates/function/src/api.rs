@@ -12,7 +12,7 @@
 mod aliases;
 mod domains;
 mod everywhere;
-mod function;
+pub(crate) mod function;
 mod functions;
 mod limits;
 mod list;

@@ -147,6 +147,15 @@ fn fits(pattern: &str, name: &str) -> bool {
     }
 }
 
+/// The events of a notification as functions expect them.
+///
+/// # Errors
+/// [`Refusal`]: a notification that is none.
+pub(crate) fn translated(body: &[u8], headers: &HeaderMap) -> Result<Vec<Value>, Refusal> {
+    let events = read(body, headers)?;
+    Ok(events.iter().map(|event| to_oss(event, "rule")).collect())
+}
+
 /// The events of a notification. Which kind it is, its head says: attributes of a CloudEvent in headers
 /// (binary mode), or a content type of its own; else what is in the body.
 fn read(body: &[u8], headers: &HeaderMap) -> Result<Vec<ObjectEvent>, Refusal> {

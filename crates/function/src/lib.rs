@@ -35,6 +35,8 @@ mod events;
 mod fields;
 mod fleet;
 mod flow;
+#[doc(hidden)]
+pub mod fuzz;
 mod host;
 mod http;
 mod instance;

@@ -35,7 +35,7 @@ const MAX_ENVIRONMENT: usize = 4 << 10;
 ///
 /// # Errors
 /// [`Refusal`] that names the field.
-pub(super) fn patch(
+pub(crate) fn patch(
     config: &mut Config,
     fields: &Fields<'_>,
     dialect: Dialect,
@@ -289,7 +289,7 @@ pub(super) fn time(time: Timestamp) -> String {
 }
 
 /// A function as the API shows it. `status`: of its image's acceleration, where it has one.
-pub(super) fn show(function: &Function, status: Option<&str>, call: &Call) -> Value {
+pub(crate) fn show(function: &Function, status: Option<&str>, call: &Call) -> Value {
     let dialect = call.dialect;
     let config = &function.config;
     let mut shown = json!({
