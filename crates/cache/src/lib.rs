@@ -31,7 +31,7 @@ pub use file::FileError;
 pub use incoming::Incoming;
 pub use layers::Layers;
 pub use presence::{MAX_TAR_BYTES, PresenceError, PresenceReader};
-pub use space::{Plan, RemoveError, Usage};
+pub use space::{RemoveError, Usage};
 pub use store::{BootId, Store};
 pub use tar::{FULL_PAUSE, LayerTar, Placed, TarError};
 pub use trees::{IncomingTree, Tree, Trees};

@@ -1,16 +1,12 @@
 //! What the layers cost, and giving it back: plan, then do.
 //!
-//! A layer goes as a whole, the one that was opened longest ago first; or all but some of its blocks
-//! do ([`Layers::shrink`]). One that is open in this
-//! process is never touched, nor one that the caller names as in use (for instance one that is
-//! mounted while its daemon starts again).
+//! A layer goes as a whole ([`Layers::remove`]), or all but some of its blocks do ([`Layers::shrink`]). One that is open in this
+//! process is never touched. Which goes first, and whether something else needs it, the caller knows.
 
-use std::collections::HashSet;
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
-use std::time::SystemTime;
 
 use thaw_image::{BlockRun, DiffId};
 
@@ -31,21 +27,8 @@ pub struct Usage {
     pub allocated: u64,
     /// Bytes of its tar, rounded up to a block.
     pub tar_size: u64,
-    /// When it was last opened or filled.
-    pub last_used: SystemTime,
     /// Whether it is open in this process.
     pub is_open: bool,
-}
-
-/// What an eviction would remove.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub struct Plan {
-    /// The layers, the longest unused first.
-    pub evict: Vec<Usage>,
-    /// Bytes that this gives back.
-    pub freed: u64,
-    /// Bytes that the layers take now.
-    pub before: u64,
 }
 
 /// Why a layer was not removed.
@@ -79,7 +62,7 @@ pub enum RemoveError {
 }
 
 impl Layers {
-    /// What each layer costs, the longest unused first.
+    /// What each layer costs, by diffID.
     ///
     /// # Errors
     /// [`FileError`] if a directory or a file cannot be looked at.
@@ -88,26 +71,28 @@ impl Layers {
         for layer in self.list()? {
             all.push(self.usage_of(layer)?);
         }
-        all.sort_by_key(|usage| (usage.last_used, usage.layer));
+        all.sort_by_key(|usage| usage.layer);
         Ok(all)
     }
 
-    fn usage_of(&self, layer: DiffId) -> Result<Usage, FileError> {
+    /// What a layer costs; nothing where it is not here.
+    ///
+    /// # Errors
+    /// As [`Layers::usage`].
+    pub fn usage_of(&self, layer: DiffId) -> Result<Usage, FileError> {
         let dir = self.dir(&layer);
         let mut usage = Usage {
             layer,
             allocated: 0,
             tar_size: 0,
-            last_used: SystemTime::UNIX_EPOCH,
             is_open: self.in_use(&layer).is_some(),
         };
-        for entry in fs::read_dir(&dir).map_err(failed("list", &dir))? {
+        let list = file::if_exists(fs::read_dir(&dir)).map_err(failed("list", &dir))?;
+        for entry in list.into_iter().flatten() {
             let path = entry.map_err(failed("list", &dir))?.path();
             let metadata = file::if_exists(fs::metadata(&path)).map_err(failed("stat", &path))?;
             let Some(metadata) = metadata else { continue };
             usage.allocated += metadata.blocks() * STAT_BLOCK;
-            let modified = metadata.modified().map_err(failed("stat", &path))?;
-            usage.last_used = usage.last_used.max(modified);
             if path == LayerTar::path_in(&dir) {
                 usage.tar_size = metadata.len();
             }
@@ -115,52 +100,9 @@ impl Layers {
         Ok(usage)
     }
 
-    /// What to remove so that the layers take at most `target` bytes: as much of it as is not in
-    /// use.
-    ///
-    /// # Errors
-    /// As [`Layers::usage`].
-    pub fn plan_eviction(&self, target: u64, in_use: &HashSet<DiffId>) -> Result<Plan, FileError> {
-        let all = self.usage()?;
-        let before = all.iter().map(|usage| usage.allocated).sum();
-        let mut plan = Plan {
-            before,
-            ..Plan::default()
-        };
-        for usage in all {
-            if before - plan.freed <= target {
-                break;
-            }
-            if !usage.is_open && !in_use.contains(&usage.layer) {
-                plan.freed += usage.allocated;
-                plan.evict.push(usage);
-            }
-        }
-        Ok(plan)
-    }
-
-    /// Does what the plan says; a layer that was opened meanwhile stays. Gives the bytes that came
-    /// back.
-    ///
-    /// # Errors
-    /// [`RemoveError::File`]; what was removed before stays removed.
-    pub fn apply(&self, plan: &Plan) -> Result<u64, RemoveError> {
-        let mut freed = 0;
-        for usage in &plan.evict {
-            match self.remove(&usage.layer) {
-                Ok(()) => freed += usage.allocated,
-                Err(RemoveError::InUse { layer }) => {
-                    tracing::debug!(%layer, "not evicted: it is in use again");
-                }
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(freed)
-    }
-
-    /// Gives back what a layer takes for blocks that `keep` (in order) has not; 0 for one that is
-    /// in use. Nobody may have it open here. `alone` runs what it is given if nobody else has the
-    /// file open, a kernel's mount among them, and nobody can open it meanwhile.
+    /// Gives back what a layer takes for blocks that `keep` (in order) has not; nobody may have it open here. `alone` runs what it
+    /// is given if nobody else has the file open, a kernel's mount among them, and nobody can open it meanwhile, and says whether
+    /// it did. `None` where it did not. One of which nothing is known here stays as it is.
     ///
     /// # Errors
     /// [`RemoveError::InUse`] if it is open here, [`RemoveError::Tar`].
@@ -168,25 +110,34 @@ impl Layers {
         &self,
         layer: &DiffId,
         keep: &[BlockRun],
-        alone: impl FnOnce(&File, &mut dyn FnMut()) -> io::Result<()>,
-    ) -> Result<u64, RemoveError> {
+        alone: impl FnOnce(&File, &mut dyn FnMut()) -> io::Result<bool>,
+    ) -> Result<Option<u64>, RemoveError> {
         let layer = *layer;
+        let named = |source| TarError::File {
+            diff_id: layer,
+            source,
+        };
         let shrunk = self.unless_in_use(&layer, |dir| {
             let path = LayerTar::path_in(dir);
             let Some((_, presence)) = PresenceReader::beside(&path) else {
-                return Ok(0); // Not opened in this boot: what is there is not known.
+                let tar = file::if_exists(File::open(&path)).map_err(failed("open", &path));
+                let Some(tar) = tar.map_err(named)? else {
+                    return Ok(Some(0));
+                };
+                let is_alone = alone(&tar, &mut || ()).map_err(failed("see who uses", &path));
+                return Ok(is_alone.map_err(named)?.then_some(0));
             };
             let tar = self.open_file(layer, presence.tar_size(), None)?;
             let spare = tar.spare(keep);
             let mut freed = Ok(None);
             let mut punch = || freed = tar.punch(&spare, || Ok::<_, TarError>(()));
-            alone(tar.file(), &mut punch).map_err(|source| TarError::File {
-                diff_id: layer,
-                source: failed("see who uses", &path)(source),
-            })?;
+            let is_alone = alone(tar.file(), &mut punch).map_err(failed("see who uses", &path));
+            if !is_alone.map_err(named)? {
+                return Ok(None);
+            }
             let freed = freed?;
             tar.sync()?;
-            Ok(freed.unwrap_or(0))
+            Ok(Some(freed.unwrap_or(0)))
         });
         match shrunk {
             None => Err(RemoveError::InUse { layer }),

@@ -3,7 +3,6 @@
 
 mod common;
 
-use std::collections::HashSet;
 use std::time::Duration;
 
 use common::double::Double;
@@ -13,56 +12,48 @@ use thaw_image::{BlockRun, DiffId, Digest};
 use thaw_testkit::disk::Disk;
 
 #[test]
-fn the_longest_unused_goes_first_and_what_is_in_use_stays() {
+fn what_is_in_use_stays_and_what_is_not_goes() {
     let dir = scratch();
     let store = store(dir.path(), 1);
     let layers = store.layers();
-    let mut ids = Vec::new();
-    for seed in 0..4 {
-        let content = noise(seed, 1 << 20);
-        let id = DiffId(Digest::of(&content));
-        let layer = layers.open(&id, 8 << 20).unwrap();
-        layer.write(0, &verified(&content)).unwrap();
-        layer.sync().unwrap();
-        ids.push(id);
-        std::thread::sleep(Duration::from_millis(20));
-    }
-    let usage = layers.usage().unwrap();
-    let order: Vec<_> = usage.iter().map(|usage| usage.layer).collect();
-    assert_eq!(order, ids);
-    for usage in &usage {
-        assert!((1 << 20..2 << 20).contains(&usage.allocated), "{usage:?}");
-        assert_eq!((usage.tar_size, usage.is_open), (8 << 20, false));
-    }
-    let total: u64 = usage.iter().map(|usage| usage.allocated).sum();
-    assert_eq!(
-        layers.plan_eviction(total, &HashSet::new()).unwrap().evict,
-        []
-    );
-
-    let open = layers.open(&ids[0], 8 << 20).unwrap();
-    let mounted = HashSet::from([ids[1]]);
-    let plan = layers.plan_eviction(total - 1, &mounted).unwrap();
-    let evicted: Vec<_> = plan.evict.iter().map(|usage| usage.layer).collect();
-    assert_eq!(evicted, [ids[2]]);
-    assert_eq!(layers.apply(&plan).unwrap(), plan.freed);
-    assert_eq!(layers.list().unwrap().len(), 3);
-
-    let all = layers.plan_eviction(0, &HashSet::new()).unwrap();
-    assert_eq!(all.evict.len(), 2);
-    let again = layers.open(&ids[1], 8 << 20).unwrap();
-    layers.apply(&all).unwrap();
-    assert_eq!(
-        again.present_bytes(),
-        1 << 20,
-        "opened after the plan was made"
-    );
-    let error = layers.remove(&ids[0]).unwrap_err();
+    let content = noise(1, 1 << 20);
+    let id = DiffId(Digest::of(&content));
+    let open = layers.open(&id, 8 << 20).unwrap();
+    open.write(0, &verified(&content)).unwrap();
+    open.sync().unwrap();
+    let usage = layers.usage_of(id).unwrap();
+    assert!((1 << 20..2 << 20).contains(&usage.allocated), "{usage:?}");
+    assert_eq!((usage.tar_size, usage.is_open), (8 << 20, true));
+    let error = layers.remove(&id).unwrap_err();
     assert!(matches!(error, RemoveError::InUse { .. }));
     drop(open);
-    layers.remove(&ids[0]).unwrap();
-    layers.remove(&ids[0]).unwrap();
-    assert_eq!(layers.open(&ids[0], 8 << 20).unwrap().present_bytes(), 0);
+    assert_eq!(layers.usage().unwrap().len(), 1);
+    layers.remove(&id).unwrap();
+    layers.remove(&id).unwrap();
+    assert_eq!(layers.usage_of(id).unwrap().allocated, 0);
+    assert_eq!(layers.open(&id, 8 << 20).unwrap().present_bytes(), 0);
+}
+
+#[test]
+fn a_layer_of_which_nothing_is_known_does_not_pass_for_one_in_use() {
+    let dir = scratch();
+    let store = store(dir.path(), 1);
+    let (id, _) = whole(&store);
+    let layers = store.layers();
+    let path = layers.open(&id, 1 << 20).unwrap().path().to_owned();
+    std::fs::remove_file(path.with_file_name("presence")).unwrap();
+    let alone = |is_alone| {
+        move |_: &std::fs::File, punch: &mut dyn FnMut()| {
+            punch();
+            Ok(is_alone)
+        }
+    };
+    let before = allocated(&store, &id);
+    assert_eq!(layers.shrink(&id, &[], alone(false)).unwrap(), None);
+    assert_eq!(layers.shrink(&id, &[], alone(true)).unwrap(), Some(0));
+    assert_eq!(allocated(&store, &id), before);
+    std::fs::remove_file(path).unwrap();
+    assert_eq!(layers.shrink(&id, &[], alone(false)).unwrap(), Some(0));
 }
 
 #[test]
@@ -133,10 +124,10 @@ fn a_layer_keeps_some_blocks_and_gives_the_others_back() {
     let keep = [run_of(3, 2), run_of(100, 40)];
     let alone = |_: &std::fs::File, punch: &mut dyn FnMut()| {
         punch();
-        Ok(())
+        Ok(true)
     };
     let before = allocated(&store, &id);
-    let freed = layers.shrink(&id, &keep, alone).unwrap();
+    let freed = layers.shrink(&id, &keep, alone).unwrap().unwrap();
     assert_eq!(before - allocated(&store, &id), freed);
     assert!(freed > 900 << 10, "{freed}");
 
@@ -169,12 +160,12 @@ fn what_somebody_uses_gives_nothing_back() {
     let open = layers.open(&id, 1 << 20).unwrap();
     let refused = layers.shrink(&id, &[], |_, punch| {
         punch();
-        Ok(())
+        Ok(true)
     });
     assert!(matches!(refused, Err(RemoveError::InUse { .. })));
     drop(open);
     // Somebody else has it open: what would punch is not called.
-    assert_eq!(layers.shrink(&id, &[], |_, _| Ok(())).unwrap(), 0);
+    assert_eq!(layers.shrink(&id, &[], |_, _| Ok(false)).unwrap(), None);
     assert_eq!(allocated(&store, &id), before);
     let layer = layers.open(&id, 1 << 20).unwrap();
     assert_eq!(layer.present_bytes(), 1 << 20);

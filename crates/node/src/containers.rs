@@ -229,6 +229,7 @@ impl Node {
             if let Err(error) = self.harvest(&held.image) {
                 tracing::debug!(error = chain(&error), "no trace kept");
             }
+            self.was_used(&held.image.image.digest);
             held.unmount(Unmount::Lazy)?;
         }
         if remove && let Ok(container) = self.containers.find(id) {
@@ -297,6 +298,7 @@ impl Node {
             return Err(NodeError::NotMounted(dir.to_owned()));
         };
         self.harvest(&held.image).ok();
+        self.was_used(&held.image.image.digest);
         if let Err(error) = held.unmount(Unmount::Now) {
             lock(&self.mounts).insert(dir.to_owned(), held);
             return Err(error);

@@ -67,6 +67,7 @@ mod unbegun;
 mod waits;
 mod warm;
 mod words;
+mod work;
 
 pub use containers::disk_is_full;
 pub use error::NodeError;

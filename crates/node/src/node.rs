@@ -6,7 +6,7 @@
 
 use std::collections::HashMap;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, TryLockError};
 
 use thaw_cache::{Fetcher, Store};
 use thaw_image::{DiffId, Digest, ImageReference};
@@ -30,6 +30,7 @@ use crate::turns::Turns;
 use crate::unbegun::Unbegun;
 use crate::waits::Waits;
 use crate::words::Readers;
+use crate::work::Works;
 
 /// One machine's images and containers. One process has one node for a store.
 pub struct Node {
@@ -67,6 +68,8 @@ pub struct Node {
     pub(crate) arrivals: Mutex<Arrivals>,
     /// Whether mounts may read past the page cache of layers; asked when one would.
     pub(crate) direct_reads: OnceLock<bool>,
+    /// What must not be taken away though nothing refers to it yet.
+    pub(crate) works: Arc<Works>,
     /// The last reads that waited.
     pub(crate) waits: Arc<Waits>,
 }
@@ -117,6 +120,7 @@ impl Node {
             trimming: Mutex::default(),
             arrivals: Mutex::default(),
             direct_reads: OnceLock::new(),
+            works: Arc::default(),
             waits: Arc::default(),
             settings,
         };
@@ -224,4 +228,13 @@ impl Node {
 
 pub(crate) fn lock<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// [`lock`], where nobody has it locked.
+pub(crate) fn try_lock<T: ?Sized>(mutex: &Mutex<T>) -> Option<MutexGuard<'_, T>> {
+    match mutex.try_lock() {
+        Ok(guard) => Some(guard),
+        Err(TryLockError::Poisoned(guard)) => Some(guard.into_inner()),
+        Err(TryLockError::WouldBlock) => None,
+    }
 }

@@ -18,7 +18,7 @@ use crate::directories::not_lazy;
 use crate::error::NodeError;
 use crate::image::Image;
 use crate::memo::{self, Memo};
-use crate::node::{Slot, lock};
+use crate::node::{Slot, lock, try_lock};
 use crate::reports::{How, Way};
 use crate::resolve::Resolved;
 use crate::root::{Body, Parts, Root};
@@ -115,6 +115,12 @@ impl ImageMount {
     /// The layer tars that it reads, each once.
     pub(crate) fn diff_ids(&self) -> Vec<DiffId> {
         self.body.diff_ids()
+    }
+
+    /// Whether it is an image with this layer.
+    pub(crate) fn has(&self, layer: &Digest) -> bool {
+        let mut layers = self.image.layers.iter();
+        layers.any(|it| it.diff_id.0 == *layer)
     }
 
     /// Has it read its layers directly, or through their page cache.
@@ -385,12 +391,12 @@ impl Node {
         Ok(Some(layer).filter(|layer| layer.is_whole()))
     }
 
-    /// Layers of mounted images.
+    /// Layers of mounted images, but for those that are just being mounted or unmounted: who does that may wait for a registry.
     pub(crate) fn open_layers(&self) -> Vec<Arc<LayerTar>> {
         let slots: Vec<Slot> = lock(&self.images).values().cloned().collect();
         let mut layers = Vec::new();
         for slot in slots {
-            if let Some(mount) = &*lock(&slot) {
+            if let Some(Some(mount)) = try_lock(&slot).as_deref() {
                 layers.extend(mount.body.layers().iter().cloned());
             }
         }
@@ -408,15 +414,27 @@ impl Node {
 
     /// Unmounts images that no container and no `mount` uses, or is about to.
     pub(crate) fn unmount_unused(&self) {
+        self.unmount_unused_if(|_| true);
+    }
+
+    /// Those of them that have a layer.
+    pub(crate) fn unmount_unused_of(&self, layer: &Digest) {
+        self.unmount_unused_if(|mount| mount.has(layer));
+    }
+
+    fn unmount_unused_if(&self, goes: impl Fn(&ImageMount) -> bool) {
         let slots: Vec<(Digest, Slot)> = lock(&self.images)
             .iter()
             .map(|(digest, slot)| (*digest, Arc::clone(slot)))
             .collect();
         for (digest, slot) in slots {
-            let mut slot = lock(&slot);
+            // Somebody is just mounting it, or unmounting.
+            let Some(mut slot) = try_lock(&slot) else {
+                continue;
+            };
             let Some(mount) = slot.as_ref() else { continue };
             // Whoever uses it has it, too, and nobody else gets it while the slot is locked.
-            if Arc::strong_count(mount) > 1 {
+            if Arc::strong_count(mount) > 1 || !goes(mount) {
                 continue;
             }
             if let Err(error) = self.undo(mount) {

@@ -166,6 +166,8 @@ pub(crate) struct Records {
     measured: PathBuf,
     /// Written, and not durable yet.
     unsettled: Arc<Mutex<BTreeSet<PathBuf>>>,
+    /// Held while a record of an image is read and written again.
+    changing: Arc<Mutex<()>>,
     /// Held while they are made so, by nobody for whom a start waits.
     settling: Arc<Mutex<()>>,
 }
@@ -183,6 +185,7 @@ impl Records {
             words: root.join("images/words"),
             measured: root.join("images/measured"),
             unsettled: Arc::default(),
+            changing: Arc::default(),
             settling: Arc::default(),
         };
         let Self {
@@ -224,12 +227,21 @@ impl Records {
         read(&self.manifests.join(manifest.hex()))
     }
 
-    /// Remembers an image.
+    /// Changes what is remembered of an image: nothing yet, and nothing still, where that is `None`.
     ///
     /// # Errors
     /// When the record cannot be written.
-    pub(crate) fn put_image(&self, record: &ImageRecord) -> io::Result<()> {
-        self.write_soon(&self.manifests.join(record.manifest.hex()), record)
+    pub(crate) fn change_image(
+        &self,
+        manifest: &Digest,
+        change: impl FnOnce(Option<ImageRecord>) -> Option<ImageRecord>,
+    ) -> io::Result<()> {
+        // Of two who change it at once neither undoes what the other did.
+        let _changing = lock(&self.changing);
+        match change(self.image(manifest)) {
+            Some(record) => self.write_soon(&self.manifests.join(manifest.hex()), &record),
+            None => Ok(()),
+        }
     }
 
     /// Forgets an image and all references to it.
@@ -237,6 +249,7 @@ impl Records {
     /// # Errors
     /// When a record cannot be removed.
     pub(crate) fn remove_image(&self, manifest: &Digest) -> io::Result<()> {
+        let _changing = lock(&self.changing);
         for path in files(&self.refs)? {
             if read::<RefRecord>(&path).is_none_or(|record| record.manifest == *manifest) {
                 fs::remove_file(path)?;

@@ -13,6 +13,7 @@ use crate::records::{ImageRecord, RefRecord};
 use crate::search::Search;
 use crate::settings::{ImageWish, Pull, Transport};
 use crate::timing::Timing;
+use crate::work::Work;
 
 /// Most bytes of an image's configuration.
 const MAX_CONFIG_BYTES: u64 = 8 << 20;
@@ -30,6 +31,8 @@ pub(crate) struct Resolved {
     pub(crate) config: Digest,
     /// Bytes of manifest and configuration that are not in the store yet.
     pub(crate) fresh: Vec<(Digest, Vec<u8>)>,
+    /// What it needs stays in the store.
+    pub(crate) _work: Arc<Work>,
 }
 
 /// What a reference was found to mean.
@@ -45,6 +48,7 @@ struct Remote {
     reference: ImageReference,
     repository: Arc<dyn Repository>,
     platform: Platform,
+    work: Work,
 }
 
 impl Node {
@@ -53,7 +57,7 @@ impl Node {
     pub(crate) fn resolve(&self, wish: &ImageWish, timing: &Timing) -> Result<Resolved, NodeError> {
         match self.look_up(wish, &|_| (), timing)? {
             Found::Image(image) => Ok(*image),
-            Found::Remote(remote, located) => self.fetch(&remote, *located, timing),
+            Found::Remote(remote, located) => self.fetch(remote, *located, timing),
         }
     }
 
@@ -78,18 +82,20 @@ impl Node {
         if wish.transport == Transport::Directories
             || !self.must_search(&remote.reference, &digest, wish)
         {
-            return Ok((self.fetch(&remote, *located, timing)?, None));
+            return Ok((self.fetch(remote, *located, timing)?, None));
         }
         std::thread::scope(|scope| {
-            let search = scope.spawn(|| {
+            let (reference, repository) =
+                (remote.reference.clone(), Arc::clone(&remote.repository));
+            let search = scope.spawn(move || {
                 let profile = wish.profile.as_deref();
                 timing.span("find acceleration", || {
-                    self.search(&remote.reference, &remote.repository, &digest, profile)
+                    self.search(&reference, &repository, &digest, profile)
                 })
             });
             // Whether it can be started is asked, and told, by whoever chooses the way.
             scope.spawn(|| self.transport_ready(wish.transport).ok());
-            let resolved = self.fetch(&remote, *located, timing)?;
+            let resolved = self.fetch(remote, *located, timing)?;
             Ok((resolved, search.join().ok()))
         })
     }
@@ -107,11 +113,12 @@ impl Node {
             None => Platform::host(),
         };
         let repository = self.repository(&reference)?;
+        let work = self.works.begin();
         if !wish.refresh
             && let Some((image, config)) = self.remembered(&reference, &platform)?
         {
             let subject = subject_of(&image);
-            let fresh = Vec::new();
+            let (fresh, work) = (Vec::new(), Arc::new(work.on(&image)));
             return Ok(Found::Image(Box::new(Resolved {
                 image,
                 repository,
@@ -119,6 +126,7 @@ impl Node {
                 platform,
                 config,
                 fresh,
+                _work: work,
             })));
         }
         repository.connect();
@@ -130,6 +138,7 @@ impl Node {
             reference,
             repository,
             platform,
+            work,
         };
         Ok(Found::Remote(remote, Box::new(located)))
     }
@@ -137,7 +146,7 @@ impl Node {
     /// Fetches manifest and configuration, as far as they are not here.
     fn fetch(
         &self,
-        remote: &Remote,
+        remote: Remote,
         located: Located,
         timing: &Timing,
     ) -> Result<Resolved, NodeError> {
@@ -145,6 +154,7 @@ impl Node {
             reference,
             repository,
             platform,
+            work,
         } = remote;
         let manifest = match located {
             Located::Here(manifest) => manifest,
@@ -164,21 +174,23 @@ impl Node {
             }
         };
         let (digest, media_type) = (*manifest.digest(), manifest.media_type());
-        let image = Image::parse(reference, digest, media_type, manifest.bytes(), &config)?;
-        check_platform(&image, platform)?;
+        let image = Image::parse(&reference, digest, media_type, manifest.bytes(), &config)?;
+        check_platform(&image, &platform)?;
         let mut fresh = vec![(digest, manifest.bytes().to_vec())];
         if fetched {
             fresh.push((descriptor.digest, config));
         }
         let subject = subject_of(&image);
+        let work = Arc::new(work.on(&image));
         let (image, config) = (Arc::new(image), descriptor.digest);
         Ok(Resolved {
             image,
-            repository: Arc::clone(repository),
+            repository,
             subject,
-            platform: platform.clone(),
+            platform,
             config,
             fresh,
+            _work: work,
         })
     }
 
@@ -216,24 +228,38 @@ impl Node {
         resolved: &Resolved,
         change: impl FnOnce(&mut ImageRecord),
     ) -> Result<(), NodeError> {
-        let image = &resolved.image;
-        let config = resolved.config;
-        let mut record = self
-            .records
-            .image(&image.digest)
-            .unwrap_or_else(|| ImageRecord {
-                reference: image.reference.to_string(),
-                media_type: image.media_type.clone(),
-                manifest: image.digest,
-                config,
-                acceleration: None,
-                working_sets: BTreeMap::new(),
-                no_working_set: BTreeSet::new(),
-                used: 0,
-            });
-        record.used = now();
-        change(&mut record);
-        self.records.put_image(&record).map_err(NodeError::records)
+        let (image, config) = (&resolved.image, resolved.config);
+        let new = || ImageRecord {
+            reference: image.reference.to_string(),
+            media_type: image.media_type.clone(),
+            manifest: image.digest,
+            config,
+            acceleration: None,
+            working_sets: BTreeMap::new(),
+            no_working_set: BTreeSet::new(),
+            used: 0,
+        };
+        let change = |record: Option<ImageRecord>| {
+            let mut record = record.unwrap_or_else(new);
+            record.used = now();
+            change(&mut record);
+            Some(record)
+        };
+        let changed = self.records.change_image(&image.digest, change);
+        changed.map_err(NodeError::records)
+    }
+
+    /// Remembers that an image was in use until now, if it is remembered.
+    pub(crate) fn was_used(&self, manifest: &Digest) {
+        let used = |record| {
+            Some(ImageRecord {
+                used: now(),
+                ..record?
+            })
+        };
+        if let Err(error) = self.records.change_image(manifest, used) {
+            tracing::debug!(%error, "not remembered that it was used");
+        }
     }
 
     /// Writes down what a reference means, and keeps manifest and configuration. Not on the way

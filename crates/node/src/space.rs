@@ -12,10 +12,12 @@ use thaw_registry::Manifest;
 use crate::Node;
 use crate::containers::Held;
 use crate::error::NodeError;
-use crate::node::lock;
+use crate::node::{lock, try_lock};
 use crate::records::ImageRecord;
 use crate::reports::{Collected, GcOptions, Removal};
 
+/// Why what nothing refers to stays.
+const AT_WORK: &str = "an image is being pulled, started or accelerated";
 /// For how long work in the background may go on with a layer that is to be removed.
 const BACKGROUND_PATIENCE: Duration = Duration::from_secs(5);
 
@@ -53,10 +55,9 @@ impl Node {
             self.carry_out(&plan)?;
         }
         if let Some(size) = options.cache_size.or(self.settings.cache_size) {
-            let planned: BTreeSet<String> = plan.layers.iter().map(ToString::to_string).collect();
-            let (mut trimmed, _) = self.trim(size, options.dry_run)?;
             // In a dry run those that go for another reason are still here.
-            trimmed.retain(|removal| !planned.iter().any(|id| removal.what.contains(id)));
+            let planned = plan.layers.iter().map(|layer| layer.0).collect();
+            let (mut trimmed, _) = self.trim(size, options.dry_run, &planned)?;
             plan.told.removals.append(&mut trimmed);
         }
         if options.all && !options.dry_run {
@@ -78,10 +79,13 @@ impl Node {
         }
         let (mut used_layers, mut used_blobs) = (BTreeSet::new(), BTreeSet::new());
         let mut used_images = BTreeSet::new();
+        let at_work = self.works.on();
         for record in self.records.images().map_err(NodeError::records)? {
             let image = self.recorded_image(&record)?;
             // What is only mounted, and used by nobody, is unmounted before anything is removed.
-            let in_use = self.runs(&record.manifest)
+            let is_wanted = at_work.contains(&record.manifest);
+            let in_use = is_wanted
+                || self.runs(&record.manifest)
                 || (!options.dry_run && self.is_mounted(&record.manifest));
             let why = match &image {
                 None => Some("its manifest is not in the store"),
@@ -106,11 +110,15 @@ impl Node {
             );
             if options.all {
                 let name = format!("image {}", record.reference);
-                plan.told
-                    .kept
-                    .push(removal(name, "a container or a mount uses it", 0));
+                let why = match is_wanted {
+                    true => AT_WORK,
+                    false => "a container or a mount uses it",
+                };
+                plan.told.kept.push(removal(name, why, 0));
             }
         }
+        used_layers.extend(at_work.iter().copied().map(DiffId));
+        used_images.extend(at_work);
         for (diff_id, bytes) in self.disk_usage()? {
             if !used_layers.contains(&diff_id) {
                 let name = format!("layer {diff_id}");
@@ -129,9 +137,14 @@ impl Node {
                 plan.corrections.push(manifest);
             }
         }
+        let wanted = self.works.any();
         for (digest, bytes) in self.store.blobs().list()? {
             if !used_blobs.contains(&digest) {
                 let name = format!("blob {digest}");
+                if wanted {
+                    plan.told.kept.push(removal(name, AT_WORK, bytes));
+                    continue;
+                }
                 plan.told
                     .removals
                     .push(removal(name, "no image refers to it", bytes));
@@ -152,7 +165,11 @@ impl Node {
             }
             for image in images {
                 let manifest = image.manifest;
-                if self.is_used(&manifest) || (!options.dry_run && self.is_mounted(&manifest)) {
+                let is_wanted = self.works.on().contains(&manifest);
+                if is_wanted
+                    || self.is_used(&manifest)
+                    || (!options.dry_run && self.is_mounted(&manifest))
+                {
                     return Err(NodeError::ImageInUse(name.clone()));
                 }
                 named.insert(manifest);
@@ -223,12 +240,12 @@ impl Node {
             self.release(id, true)?;
         }
         for record in &plan.images {
-            self.records
-                .remove_image(&record.manifest)
-                .map_err(NodeError::records)?;
+            let remove = || self.records.remove_image(&record.manifest);
+            let removed = self.works.unless_on(&record.manifest, remove);
+            removed.transpose().map_err(NodeError::records)?;
         }
         for manifest in &plan.corrections {
-            patiently(|| self.store.corrections().remove(manifest))?;
+            self.unless_wanted(manifest, || self.store.corrections().remove(manifest))?;
         }
         self.let_go(&plan.layers);
         for diff_id in &plan.layers {
@@ -237,12 +254,13 @@ impl Node {
                 continue;
             }
             self.remove_layer(diff_id)?;
-            self.records
-                .remove_layer(diff_id)
-                .map_err(NodeError::records)?;
+            let forget = || self.records.remove_layer(diff_id);
+            let forgotten = self.works.unless_on(&diff_id.0, forget);
+            forgotten.transpose().map_err(NodeError::records)?;
         }
         for digest in &plan.blobs {
-            self.store.blobs().remove(digest)?;
+            let remove = || self.store.blobs().remove(digest);
+            self.works.unless_any(remove).transpose()?;
         }
         for trace in &plan.traces {
             std::fs::remove_file(trace).map_err(NodeError::dir("remove", trace))?;
@@ -275,14 +293,33 @@ impl Node {
 
     fn is_mounted(&self, manifest: &Digest) -> bool {
         let slot = lock(&self.images).get(manifest).map(std::sync::Arc::clone);
-        slot.is_some_and(|slot| lock(&slot).is_some())
+        // One that somebody mounts just now counts.
+        slot.is_some_and(|slot| try_lock(&slot).is_none_or(|mount| mount.is_some()))
     }
 
     /// Removes a layer that nothing mounted uses. Work in the background may have it for a moment.
     fn remove_layer(&self, layer: &DiffId) -> Result<(), NodeError> {
         self.stop_fill(layer);
-        patiently(|| self.store.trees().remove(&layer.0))?;
-        Ok(patiently(|| self.store.layers().remove(layer))?)
+        self.unless_wanted(&layer.0, || self.store.trees().remove(&layer.0))?;
+        self.unless_wanted(&layer.0, || self.store.layers().remove(layer))
+    }
+
+    /// Removes what work in the background may have for a moment: filling it, or making it durable. What somebody is at work on
+    /// since it was planned stays.
+    fn unless_wanted(
+        &self,
+        it: &Digest,
+        remove: impl Fn() -> Result<(), RemoveError>,
+    ) -> Result<(), NodeError> {
+        let begin = Instant::now();
+        loop {
+            match self.works.unless_on(it, &remove) {
+                Some(Err(RemoveError::InUse { .. })) if begin.elapsed() < BACKGROUND_PATIENCE => {
+                    std::thread::sleep(Duration::from_millis(5));
+                }
+                other => return Ok(other.transpose().map(drop)?),
+            }
+        }
     }
 
     /// Every blob of the store that an image needs.
@@ -306,19 +343,6 @@ impl Node {
             }
         }
         Ok(blobs)
-    }
-}
-
-/// Removes what work in the background may have for a moment: filling it, or making it durable.
-fn patiently(remove: impl Fn() -> Result<(), RemoveError>) -> Result<(), RemoveError> {
-    let begin = Instant::now();
-    loop {
-        match remove() {
-            Err(RemoveError::InUse { .. }) if begin.elapsed() < BACKGROUND_PATIENCE => {
-                std::thread::sleep(Duration::from_millis(5));
-            }
-            other => return other,
-        }
     }
 }
 

@@ -1,6 +1,6 @@
 //! The size of the cache: what goes when the layers take more than they may.
 //!
-//! In this order, each step only as far as it must go, and the longest unused layer first:
+//! In this order, each step only as far as it must go, and first the layers whose images were used by nobody for the longest time:
 //!
 //! 1. layers that nothing uses lose what no working set has;
 //! 2. so do layers under running containers, where that is safe: those that FUSE serves and that
@@ -9,25 +9,29 @@
 //! 3. layers that nothing uses go as a whole, working sets and all, and so do directories that they
 //!    were unpacked into.
 //!
-//! A layer that somebody has open still, though it is not mounted, waits for the next time: the keeper
+//! An image that is mounted still, though nobody uses it any more, is unmounted when its layers are to lose something.
+//!
+//! What somebody is [at work](crate::work) on stays. A layer that somebody has open still, though it is not mounted, waits for the next time: the keeper
 //! holds those that it was told to let go for some seconds, and removing them would give nothing back.
 //!
-//! What is left then is mounted, and stays: the cache may be larger than it should for as long as
+//! What is left then is in use, and stays: the cache may be larger than it should for as long as
 //! containers run that have read so much.
 //!
 //! Lock: `marks` is written to while a layer under containers loses blocks, so that it neither
 //! changes hands nor becomes a plain file meanwhile.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::fs::File;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use thaw_cache::{LayerTar, RemoveError, Usage};
-use thaw_image::{BlockRun, DiffId};
+use thaw_image::{BlockRun, DiffId, Digest};
 
 use crate::Node;
 use crate::error::NodeError;
 use crate::marks::Filling;
+use crate::node::{Slot, lock, try_lock};
 use crate::reports::Removal;
 use crate::source::chain;
 
@@ -60,13 +64,13 @@ impl Node {
         let due =
             |last: Option<Instant>, every| last.is_none_or(|at: Instant| at.elapsed() > every);
         {
-            let mut trimming = crate::node::lock(&self.trimming);
+            let mut trimming = lock(&self.trimming);
             if !due(trimming.measured, EVERY) {
                 return;
             }
             trimming.measured = Some(Instant::now());
         }
-        match self.trim(size, false) {
+        match self.trim(size, false, &BTreeSet::new()) {
             Ok((gone, left)) => {
                 for removal in gone {
                     tracing::info!(
@@ -76,7 +80,7 @@ impl Node {
                         "given back"
                     );
                 }
-                let mut trimming = crate::node::lock(&self.trimming);
+                let mut trimming = lock(&self.trimming);
                 if left > size && due(trimming.said, SAY_EVERY) {
                     trimming.said = Some(Instant::now());
                     tracing::warn!(
@@ -94,21 +98,34 @@ impl Node {
     }
 
     /// Gives space back until the layers take at most `size` bytes, or nothing more can go. Tells
-    /// what went (or would), and what the layers take then.
-    pub(crate) fn trim(&self, size: u64, dry_run: bool) -> Result<(Vec<Removal>, u64), NodeError> {
-        let usage = self.store.layers().usage()?;
+    /// what went (or would), and what the layers take then. In a dry run those that `go` anyway count as gone.
+    pub(crate) fn trim(
+        &self,
+        size: u64,
+        dry_run: bool,
+        go: &BTreeSet<Digest>,
+    ) -> Result<(Vec<Removal>, u64), NodeError> {
+        let mut usage = self.store.layers().usage()?;
+        let mut trees = self.store.trees().list()?;
+        if dry_run {
+            usage.retain(|usage| !go.contains(&usage.layer.0));
+            trees.retain(|(tree, _)| !go.contains(tree));
+        }
         let mut left: BTreeMap<DiffId, u64> = usage
             .iter()
             .map(|usage| (usage.layer, usage.allocated))
             .collect();
-        let trees = self.store.trees().list()?;
         let mut unpacked: u64 = trees.iter().map(|(_, bytes)| bytes).sum();
         let mut gone = Vec::new();
         if left.values().sum::<u64>() + unpacked <= size {
             return Ok((gone, left.values().sum::<u64>() + unpacked));
         }
-        let sets = self.set_blocks()?;
-        let mounted: HashSet<DiffId> = self.open_layers().iter().map(|l| l.diff_id()).collect();
+        let (sets, uses) = (self.set_blocks()?, self.last_uses()?);
+        // What no image has was used by nobody who is still here.
+        let last_use = |layer: &Digest| uses.get(layer).copied().unwrap_or(0);
+        usage.sort_by_key(|usage| (last_use(&usage.layer.0), usage.layer));
+        trees.sort_by_key(|(tree, _)| (last_use(tree), *tree));
+        let (used, mut idle) = self.mounted_layers();
         let mut busy: HashSet<DiffId> = HashSet::new();
         // What those will give back: nothing else has to go in its place.
         let mut awaited = 0;
@@ -118,14 +135,18 @@ impl Node {
                 if now.saturating_sub(awaited) <= size {
                     return Ok((gone, now));
                 }
-                let is_mounted = mounted.contains(&usage.layer);
-                if is_mounted != (step == Step::Punch) || busy.contains(&usage.layer) {
+                let is_used = used.contains(&usage.layer.0);
+                if is_used != (step == Step::Punch) || busy.contains(&usage.layer) {
                     continue;
+                }
+                let is_idle = idle.contains(&usage.layer.0);
+                if !dry_run && idle.remove(&usage.layer.0) {
+                    self.unmount_unused_of(&usage.layer.0);
                 }
                 let keep = sets.get(&usage.layer).map_or(&[][..], Vec::as_slice);
                 let here = left.get(&usage.layer).copied().unwrap_or(0);
                 let freed = match dry_run {
-                    true => Some(self.would_free(step, usage, keep, here)),
+                    true => Some(self.would_free(step, usage, is_idle, keep, here)),
                     false => self.free(step, &usage.layer, keep)?,
                 };
                 let Some(freed) = freed else {
@@ -144,23 +165,49 @@ impl Node {
                 break;
             }
             let freed = match dry_run {
-                // Nobody has it but who looks.
-                true => self
-                    .store
-                    .trees()
-                    .get(&tree)
-                    .map(|it| Arc::strong_count(&it) == 1),
-                false => match self.store.trees().remove(&tree) {
-                    Err(RemoveError::InUse { .. }) => None,
-                    other => Some(other.map(|()| true)?),
-                },
+                true => self.would_free_tree(&tree, idle.contains(&tree)),
+                false => {
+                    if idle.remove(&tree) {
+                        self.unmount_unused_of(&tree);
+                    }
+                    self.free_tree(&tree)?
+                }
             };
-            if freed == Some(true) {
+            if freed {
                 unpacked -= bytes;
                 gone.push(removal(Step::Remove, &DiffId(tree), bytes, size));
             }
         }
         Ok((gone, left.values().sum::<u64>() + unpacked))
+    }
+
+    /// Layers of mounted images: of those that somebody uses, and those that only images have that nobody uses.
+    fn mounted_layers(&self) -> (HashSet<Digest>, HashSet<Digest>) {
+        let (mut used, mut idle) = (HashSet::new(), HashSet::new());
+        let slots: Vec<Slot> = lock(&self.images).values().cloned().collect();
+        for slot in slots {
+            // Where somebody has it, it is mounted or unmounted just now: he is at work on it.
+            if let Some(Some(mount)) = try_lock(&slot).as_deref() {
+                let is_used = Arc::strong_count(mount) > 1;
+                let layers = mount.image.layers.iter().map(|layer| layer.diff_id.0);
+                if is_used { &mut used } else { &mut idle }.extend(layers);
+            }
+        }
+        idle.retain(|layer| !used.contains(layer));
+        (used, idle)
+    }
+
+    /// When images were last used, in seconds since 1970, by each of their layers.
+    fn last_uses(&self) -> Result<HashMap<Digest, u64>, NodeError> {
+        let mut uses = HashMap::new();
+        for record in self.records.images().map_err(NodeError::records)? {
+            let image = self.recorded_image(&record)?;
+            for layer in image.iter().flat_map(|image| &image.layers) {
+                let use_of = uses.entry(layer.diff_id.0).or_insert(0);
+                *use_of = record.used.max(*use_of);
+            }
+        }
+        Ok(uses)
     }
 
     /// The blocks that working sets of images in the store have, by layer, in order.
@@ -191,36 +238,49 @@ impl Node {
         layer: &DiffId,
         keep: &[BlockRun],
     ) -> Result<Option<u64>, NodeError> {
-        let layers = self.store.layers();
         // What stays of a layer is made durable: first by whose word it came.
         self.records.settle();
         let freed = match step {
-            Step::Shrink => self.shrink(layer, keep),
             Step::Punch => return self.punch(layer, keep).map(Some),
-            Step::Remove => {
-                let taken = layers.usage()?.into_iter().find(|it| it.layer == *layer);
-                let removed = layers.remove(layer);
-                if removed.is_ok() {
-                    self.records.remove_words(layer);
-                }
-                removed.map(|()| Some(taken.map_or(0, |usage| usage.allocated)))
-            }
+            Step::Shrink => self.works.unless_on(&layer.0, || self.shrink(layer, keep)),
+            Step::Remove => self.works.unless_on(&layer.0, || self.remove(layer)),
         };
-        match freed {
+        match freed.transpose() {
             Err(RemoveError::InUse { .. }) => Ok(None),
-            other => Ok(other?),
+            other => Ok(other?.flatten()),
         }
+    }
+
+    /// Removes a layer that nothing uses.
+    fn remove(&self, layer: &DiffId) -> Result<Option<u64>, RemoveError> {
+        let layers = self.store.layers();
+        let named = |source| RemoveError::File {
+            layer: *layer,
+            source,
+        };
+        let taken = layers.usage_of(*layer).map_err(named)?.allocated;
+        layers.remove(layer)?;
+        self.records.remove_words(layer);
+        Ok(Some(taken))
     }
 
     /// Takes blocks from a layer that nothing uses.
     fn shrink(&self, layer: &DiffId, keep: &[BlockRun]) -> Result<Option<u64>, RemoveError> {
         self.stop_fill(layer);
-        let mut alone = false;
-        let shrunk = self.store.layers().shrink(layer, keep, |file, punch| {
-            alone = thaw_mount::while_alone(file, punch)?.is_some();
-            Ok(())
-        });
-        shrunk.map(|freed| alone.then_some(freed))
+        let alone = |file: &File, punch: &mut dyn FnMut()| {
+            let done = thaw_mount::while_alone(file, punch)?;
+            Ok(done.is_some())
+        };
+        self.store.layers().shrink(layer, keep, alone)
+    }
+
+    /// Removes the directory of a layer; `false` if somebody has it.
+    fn free_tree(&self, tree: &Digest) -> Result<bool, NodeError> {
+        let removed = || self.store.trees().remove(tree);
+        match self.works.unless_on(tree, removed).transpose() {
+            Err(RemoveError::InUse { .. }) => Ok(false),
+            other => Ok(other?.is_some()),
+        }
     }
 
     /// Takes blocks from a layer that containers read by FUSE.
@@ -246,24 +306,37 @@ impl Node {
     ) -> Option<(Arc<LayerTar>, Arc<dyn thaw_mount::FaultTransport>)> {
         let tar = attached.filter(|tar| !tar.is_whole())?;
         let transport = self.running_transport()?;
-        let filling = crate::node::lock(&self.fills)
-            .get(layer)
-            .is_some_and(Filling::goes_on);
+        let filling = lock(&self.fills).get(layer).is_some_and(Filling::goes_on);
         (self.serves_by_fuse() && !filling).then_some((tar, transport))
     }
 
     /// Bytes that a step would give back, as far as can be told.
-    fn would_free(&self, step: Step, usage: &Usage, keep: &[BlockRun], here: u64) -> u64 {
+    fn would_free(
+        &self,
+        step: Step,
+        usage: &Usage,
+        is_idle: bool,
+        keep: &[BlockRun],
+        here: u64,
+    ) -> u64 {
+        let has = || (usage.is_open && !is_idle) || self.works.on().contains(&usage.layer.0);
         match step {
-            Step::Shrink if !usage.is_open => spare_of(keep, here),
             Step::Punch => {
                 let attached = self.marks.read().get(&usage.layer);
                 self.punchable(&usage.layer, attached)
                     .map_or(0, |_| spare_of(keep, here))
             }
-            Step::Remove if !usage.is_open => here,
-            Step::Shrink | Step::Remove => 0,
+            Step::Shrink | Step::Remove if has() => 0,
+            Step::Shrink => spare_of(keep, here),
+            Step::Remove => here,
         }
+    }
+
+    /// Whether nobody has the directory of a layer but who looks.
+    fn would_free_tree(&self, tree: &Digest, is_idle: bool) -> bool {
+        let found = self.store.trees().get(tree);
+        let alone = is_idle || found.is_some_and(|it| Arc::strong_count(&it) == 1);
+        alone && !self.works.on().contains(tree)
     }
 }
 

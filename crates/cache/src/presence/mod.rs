@@ -26,7 +26,6 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{PoisonError, RwLock};
-use std::time::SystemTime;
 
 use rustix::fs::FallocateFlags;
 use thaw_image::{BLOCK, BlockRun, DiffId, Digest};
@@ -201,8 +200,6 @@ impl Presence {
             whole: AtomicBool::new(whole),
             publishing: RwLock::default(),
         };
-        // For eviction, which asks when the layer was last used.
-        let _ = presence.file.set_modified(SystemTime::now());
         if !live {
             presence.begin()?;
             punch(&presence.map.missing(presence.all()))?;

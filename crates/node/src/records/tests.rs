@@ -26,7 +26,12 @@ fn records_come_back() {
         no_working_set: BTreeSet::new(),
         used: 0,
     };
-    records.put_image(&image).unwrap();
+    records
+        .change_image(&manifest, |before| {
+            assert_eq!(before, None);
+            Some(image.clone())
+        })
+        .unwrap();
     assert_eq!(records.images().unwrap(), [image]);
     records.remove_image(&manifest).unwrap();
     assert!(records.images().unwrap().is_empty());

@@ -3,8 +3,8 @@
 use std::fs;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
-use std::time::SystemTime;
 
+use thaw_testkit::far::Far;
 use thaw_testkit::image::{Entry, Image, Layer};
 use thaw_testkit::scratch;
 use thaw_testkit::thaw::Thaw;
@@ -31,16 +31,14 @@ fn shrink(node: &Thaw, size: u64) {
     panic!("it has {} bytes still", taken(node));
 }
 
-/// Has the layer with the program be the one that was used by nobody for the longest time: the first that
-/// has to lose something.
-fn neglect_the_program(node: &Thaw, image: &str) {
-    let facts = json(&node.run(["inspect", "--json", image]).unwrap());
-    let layer = facts["layers"][0]["diff_id"].as_str().unwrap();
-    let layer = layer.strip_prefix("sha256:").unwrap();
-    for file in fs::read_dir(node.root().join("layers").join(layer)).unwrap() {
-        let file = fs::File::open(file.unwrap().path()).unwrap();
-        file.set_modified(SystemTime::UNIX_EPOCH).unwrap();
-    }
+/// What the store would have if every layer kept its working set alone, with what is not told exactly.
+fn with_working_sets_alone(node: &Thaw) -> u64 {
+    let plan = ["gc", "--cache-size", "1", "--dry-run", "--json"];
+    let plan = json(&node.run(plan).unwrap());
+    let removals = plan["removals"].as_array().unwrap().iter();
+    let shrunk = removals.filter(|it| it["what"].as_str().unwrap().contains("working sets"));
+    let spare: u64 = shrunk.map(|it| it["bytes"].as_u64().unwrap()).sum();
+    taken(node) - spare + (128 << 10)
 }
 
 #[test]
@@ -76,8 +74,8 @@ fn a_cache_that_is_too_large_loses_its_working_sets_last() {
     );
     assert_eq!(read, expected);
     node.run(["unmount", "--all"]).unwrap();
-    neglect_the_program(&node, &scene.image);
-    shrink(&node, 4 << 20);
+    let least = with_working_sets_alone(&node);
+    shrink(&node, least);
 
     // What the working set has is here still: the program, but for the end of its file. The mount has not
     // fetched it, having no profile, and then nobody can.
@@ -94,7 +92,7 @@ fn a_cache_that_is_too_large_loses_its_working_sets_last() {
     drop(busybox);
     let images = json(&node.run(["images", "--json"]).unwrap());
     assert_eq!(images[0]["whole"], false, "{images}");
-    assert!(taken(&node) <= 4 << 20, "{}", taken(&node));
+    assert!(taken(&node) <= 4 << 20, "{} of {least}", taken(&node));
     node.run(["unmount", "--all"]).unwrap();
     shrink(&node, 1);
 }
@@ -106,15 +104,80 @@ fn the_daemon_keeps_the_cache_to_its_size() {
     let config = node.root().with_file_name("config.toml");
     fs::write(&config, "cache-size = \"1m\"\n").unwrap();
     let config = config.to_str().unwrap();
-    node.run(["--config", config, "pull", &scene.image])
-        .unwrap();
-    for _ in 0..600 {
-        if taken(&node) <= 1 << 20 {
-            return;
-        }
-        std::thread::sleep(std::time::Duration::from_millis(50));
+    let pull = ["--config", config, "pull"];
+    node.run(pull.into_iter().chain([&*scene.image])).unwrap();
+    until("the cache is small", || taken(&node) <= 1 << 20);
+    // A container that has ended leaves its image mounted, for the next one.
+    let start = ["run", "--rm", "--net", "none", "--pull", "full"];
+    node.run(start.into_iter().chain([&*scene.image])).unwrap();
+    until("the cache is small again", || taken(&node) <= 1 << 20);
+}
+
+/// An image of one layer of 2 MiB, named and filled by a number.
+fn of_two_mebibytes(directory: &Path, number: u32) -> String {
+    let noise = (0..1 << 19).map(|at: u32| (at ^ number << 20).wrapping_mul(0x9e37_79b9));
+    let noise: Vec<u8> = noise.flat_map(u32::to_be_bytes).collect();
+    let layer = Layer::new([Entry::directory("./"), Entry::file("noise", noise)]);
+    let path = directory.join(number.to_string());
+    Image::new([layer]).write(&path, "latest").unwrap();
+    format!("oci:{}", path.display())
+}
+
+/// By the name of its image: whether it is whole in the store.
+fn whole(node: &Thaw, images: &[String]) -> Vec<bool> {
+    let listed = json(&node.run(["images", "--json"]).unwrap());
+    let listed = listed.as_array().unwrap();
+    let is_whole = |name: &String| {
+        let image = listed.iter().find(|it| it["reference"] == **name);
+        image.unwrap()["whole"] == true
+    };
+    images.iter().map(is_whole).collect()
+}
+
+#[test]
+fn what_was_used_the_longest_ago_goes_first() {
+    let directory = scratch::directory().unwrap();
+    let images = [1, 2, 3, 4].map(|number| of_two_mebibytes(directory.path(), number));
+    let node = thaw();
+    // Times of use are told in seconds.
+    let pause = || std::thread::sleep(std::time::Duration::from_millis(1100));
+    for image in &images {
+        node.run(["pull", image]).unwrap();
+        pause();
     }
-    panic!("it has {} bytes still", taken(&node));
+    let dir = target(&node);
+    node.run(["mount", &images[1], &dir]).unwrap();
+    pause();
+    node.run(["unmount", &dir]).unwrap();
+    // To look at it is no use of it.
+    node.run(["inspect", &images[0]]).unwrap();
+    assert_eq!(whole(&node, &images), [true; 4]);
+    shrink(&node, 7 << 20);
+    assert_eq!(whole(&node, &images), [false, true, true, true]);
+    shrink(&node, 5 << 20);
+    assert_eq!(whole(&node, &images), [false, true, false, true]);
+    // Neither is that it was made smaller.
+    shrink(&node, 3 << 20);
+    assert_eq!(whole(&node, &images), [false, true, false, false]);
+    shrink(&node, 1);
+}
+
+#[test]
+fn a_layer_of_which_nothing_is_known_goes() {
+    let directory = scratch::directory().unwrap();
+    let images = [1, 2].map(|number| of_two_mebibytes(directory.path(), number));
+    let node = thaw();
+    for image in &images {
+        node.run(["pull", image]).unwrap();
+    }
+    // As where the machine went down while it was written.
+    node.end().unwrap();
+    for layer in fs::read_dir(node.root().join("layers")).unwrap() {
+        for name in ["presence", "presence.durable"] {
+            fs::remove_file(layer.as_ref().unwrap().path().join(name)).unwrap();
+        }
+    }
+    shrink(&node, 1);
 }
 
 /// Images with one layer in common and one of their own, each in a layout directory.
@@ -154,6 +217,73 @@ fn resident(node: &Thaw) -> u64 {
     let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
     let resident = resident.unwrap().trim().trim_end_matches(" kB");
     resident.parse().unwrap()
+}
+
+/// Waits until something is so.
+fn until(what: &str, is_so: impl Fn() -> bool) {
+    for _ in 0..600 {
+        if is_so() {
+            return;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(50));
+    }
+    panic!("{what}: it does not come");
+}
+
+/// Has a command wait for the second layer of an image, of which the first is here, and then go on.
+fn while_it_waits(config: &str, command: &[&str], meanwhile: impl FnOnce(&Thaw, &Path)) {
+    let scene = Scene::new();
+    let layers = scene.layout.manifest().unwrap()["layers"].clone();
+    let far = Far::new(scene.registry.host(), std::time::Duration::ZERO).unwrap();
+    let image = scene.image.replace(scene.registry.host(), &far.host());
+    let withheld = far.withhold(layers[1]["digest"].as_str().unwrap());
+    let node = thaw();
+    let file = node.root().with_file_name("config.toml");
+    fs::write(&file, config).unwrap();
+    std::thread::scope(|scope| {
+        let begun = scope.spawn(|| {
+            let config = ["--config", file.to_str().unwrap()];
+            node.run(config.iter().chain(command).chain([&&*image]))
+        });
+        let first = || {
+            let listed = fs::read_dir(node.root().join("layers"))
+                .into_iter()
+                .flatten();
+            let mut layers = listed.map(|it| it.unwrap().path());
+            layers.find(|it| it.join("presence.durable").exists() || it.join("presence").exists())
+        };
+        until("the request", || withheld.asked() > 0);
+        until("the first layer", || first().is_some());
+        meanwhile(&node, &first().unwrap());
+        drop(withheld);
+        begun.join().unwrap().unwrap();
+    });
+    assert_eq!(whole(&node, &[image]), [true]);
+}
+
+#[test]
+fn what_is_being_pulled_is_not_collected() {
+    while_it_waits("", &["pull"], |node, first| {
+        let said = node.run(["gc"]).unwrap();
+        assert!(first.join("presence").exists(), "{said}");
+        node.run(["gc", "--all"]).unwrap();
+        node.run(["gc", "--cache-size", "1"]).unwrap();
+        assert!(first.join("presence").exists(), "{said}");
+    });
+}
+
+#[test]
+fn a_start_that_waits_for_its_registry_does_not_keep_the_cache_large() {
+    let directory = scratch::directory().unwrap();
+    let other = of_two_mebibytes(directory.path(), 1);
+    let start = ["run", "--rm", "--net", "none", "--pull", "full"];
+    while_it_waits("cache-size = \"1m\"\n", &start, |node, _| {
+        node.run(["pull", &other]).unwrap();
+        let images = [other.clone()];
+        until("the other image is smaller", || {
+            whole(node, &images) == [false]
+        });
+    });
 }
 
 #[test]
