@@ -171,7 +171,9 @@ impl Node {
     /// Takes over a keeper that serves mounts of a node before this one. Its waiting readers are
     /// served when everything is open again.
     fn adopt(&self) -> Result<(), NodeError> {
-        if !self.settings.keeper_socket().exists() {
+        let is_left = self.settings.keeper_socket().exists();
+        // Somebody may have taken the socket away: what monitors hold is enough.
+        if !is_left && self.monitors().is_empty() {
             return self.adopt_mounts(Found::default());
         }
         match self.start_transport(Transport::Auto) {
@@ -183,6 +185,9 @@ impl Node {
                 });
                 *lock(&self.transport) = Some(started.serve());
                 self.let_unused_go();
+                if !is_left {
+                    self.end_transport();
+                }
                 adopted
             }
             // Somebody holds what readers wait for, and the next try may have what this one lacks: the

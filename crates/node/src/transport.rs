@@ -149,7 +149,7 @@ impl Node {
     }
 
     /// The monitors of containers: each may have saved the event group or connection.
-    fn monitors(&self) -> Vec<i32> {
+    pub(crate) fn monitors(&self) -> Vec<i32> {
         let states = self.containers.list().unwrap_or_default();
         let monitors = states.iter().filter_map(|state| match &state.phase {
             Phase::Running { monitor, .. } if monitor.is_alive() => Some(monitor.pid),

@@ -387,6 +387,9 @@ fn with_a_monitor_alive_daemon_and_keeper_may_die_together(transport: &str) {
                 let (daemon, keeper) = (node.daemon().unwrap(), processes(&node, "keeper")[0]);
                 let either_first = [[daemon, keeper], [keeper, daemon]];
                 kill(&either_first[usize::from(round % 2 == 0)]);
+                if round == 3 {
+                    fs::remove_file(node.root().join("keeper.sock")).unwrap();
+                }
                 thread::sleep(Duration::from_millis(100));
                 node.run(["images"]).unwrap();
             }

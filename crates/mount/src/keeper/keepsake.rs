@@ -102,13 +102,21 @@ impl Keepsake {
     }
 
     /// Denies with `EIO` what waits for the dead keeper, and what would wait for the next one: all that
-    /// comes for as long as `time`, or until there is a keeper. Only for when there is none.
+    /// comes for as long as `time`, but for when there is a keeper.
     pub fn deny_waiting(&self, time: Duration) {
-        self.source.recover(&devices_beside(&self.socket));
-        let begin = Instant::now();
+        let (begin, mut recovered) = (Instant::now(), false);
         loop {
-            self.source.deny_waiting();
-            if begin.elapsed() >= time || !self.is_alone() {
+            let denied = life::without_keeper(&self.socket, || {
+                if !recovered {
+                    self.source.recover(&devices_beside(&self.socket));
+                }
+                self.source.deny_waiting();
+            });
+            match denied {
+                Ok(denied) => recovered |= denied.is_some(),
+                Err(error) => tracing::warn!(%error, "not known whether there is a keeper"),
+            }
+            if begin.elapsed() >= time {
                 return;
             }
             thread::sleep(DENIAL_PAUSE.min(time));

@@ -1,8 +1,10 @@
 //! Whether a store has a keeper, for those who must not speak to it: a lock beside its socket, held
 //! as long as the process lives.
 //!
-//! A keeper holds the lock shared, and who asks tries to have it alone, for an instant. So nobody
-//! is ever in a keeper's way for longer than that.
+//! Of all who read one event group each answers events by numbers that are its own: two of them would answer each other's readers, and
+//! one could let pass what the other denies. So a keeper holds the lock alone, from before it takes readers, and so does whoever
+//! denies what waits, for as long as that takes: some milliseconds, for which a keeper that begins waits. Who only asks has it for an
+//! instant.
 //!
 //! A keeper that is stopped (SIGSTOP) has the lock, too. So the file has its process id, and whoever
 //! is worried looks at that process.
@@ -16,7 +18,7 @@ use std::time::{Duration, Instant};
 use rustix::fs::{FlockOperation, flock};
 use thaw_sys::process::Process;
 
-/// For how long those who ask may be in the way.
+/// For how long those who ask, or deny, may be in the way.
 const PATIENCE: Duration = Duration::from_secs(1);
 
 fn path(socket: &Path) -> PathBuf {
@@ -25,14 +27,9 @@ fn path(socket: &Path) -> PathBuf {
 
 /// Shows that the keeper which listens at `socket` lives, as long as the file is open.
 pub(super) fn show(socket: &Path) -> io::Result<File> {
-    let path = path(socket);
-    let file = File::options()
-        .create(true)
-        .truncate(false)
-        .write(true)
-        .open(path)?;
+    let file = open(socket)?;
     let begin = Instant::now();
-    while let Err(error) = flock(&file, FlockOperation::NonBlockingLockShared) {
+    while let Err(error) = flock(&file, FlockOperation::NonBlockingLockExclusive) {
         if begin.elapsed() >= PATIENCE {
             return Err(error.into());
         }
@@ -41,6 +38,27 @@ pub(super) fn show(socket: &Path) -> io::Result<File> {
     file.set_len(0)?;
     write!(&file, "{}", std::process::id())?;
     Ok(file)
+}
+
+fn open(socket: &Path) -> io::Result<File> {
+    let mut options = File::options();
+    let options = options.create(true).truncate(false).write(true);
+    options.open(path(socket))
+}
+
+/// Runs `act` if there is no keeper that listens at `socket`, and none can begin meanwhile.
+///
+/// # Errors
+/// When it cannot be known whether there is one.
+pub(super) fn without_keeper<T>(socket: &Path, act: impl FnOnce() -> T) -> io::Result<Option<T>> {
+    let file = match File::open(path(socket)) {
+        // Where it cannot be made, as on a disk that is full, no keeper can begin.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => open(socket).ok(),
+        file => Some(file?),
+    };
+    let lock = |file: &File| flock(file, FlockOperation::NonBlockingLockExclusive).is_ok();
+    let is_free = file.as_ref().is_none_or(lock);
+    Ok(is_free.then(act))
 }
 
 /// The keeper that listens at `socket`, if it lives and is stopped: it answers nobody.
@@ -65,8 +83,7 @@ fn keeper(socket: &Path, is: impl FnOnce(&Process) -> bool) -> Option<Process> {
     is_keeper.then_some(process)
 }
 
-/// Whether a keeper that listens, or is about to listen, at `socket` lives. One who asks at the same
-/// time may be taken for it.
+/// Whether a keeper that listens, or is about to listen, at `socket` lives. One who asks, or denies, at the same time may be taken for it.
 pub(super) fn is_shown(socket: &Path) -> bool {
     File::open(path(socket))
         .is_ok_and(|file| flock(&file, FlockOperation::NonBlockingLockExclusive).is_err())
@@ -79,6 +96,9 @@ pub(super) fn forget(socket: &Path) {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::sync::mpsc::channel;
+
     use super::*;
 
     #[test]
@@ -86,11 +106,34 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let socket = dir.path().join("keeper.sock");
         assert!(!is_shown(&socket));
-        let (one, two) = (show(&socket).unwrap(), show(&socket).unwrap());
+        let keeper = show(&socket).unwrap();
         assert!(is_shown(&socket));
-        drop(one);
-        assert!(is_shown(&socket));
-        drop(two);
+        assert_eq!(without_keeper(&socket, || 1).unwrap(), None);
+        drop(keeper);
         assert!(!is_shown(&socket));
+        assert_eq!(without_keeper(&socket, || 1).unwrap(), Some(1));
+    }
+
+    #[test]
+    fn a_keeper_waits_for_who_denies_and_refuses_to_be_a_second_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let socket = dir.path().join("keeper.sock");
+        let denying = AtomicBool::new(false);
+        let (begin, begun) = channel();
+        thread::scope(|scope| {
+            let (denying, begin) = (&denying, &begin);
+            let deny = move || {
+                denying.store(true, Ordering::SeqCst);
+                begin.send(()).unwrap();
+                thread::sleep(Duration::from_millis(50));
+                denying.store(false, Ordering::SeqCst);
+            };
+            let socket = &socket;
+            scope.spawn(move || without_keeper(socket, deny).unwrap().unwrap());
+            begun.recv().unwrap();
+            let _keeper = show(socket).unwrap();
+            assert!(!denying.load(Ordering::SeqCst));
+            show(socket).expect_err("there is a keeper");
+        });
     }
 }

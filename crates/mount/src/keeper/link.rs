@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::process::Child;
 use std::sync::mpsc::{RecvTimeoutError, SyncSender, sync_channel};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
@@ -18,6 +18,9 @@ use crate::MountError;
 
 /// For how long a keeper may think about a question. It does nothing that takes long.
 const REPLY_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The number of a question that nobody else has.
+const CONFIRM: Request = Request::MAX;
 
 /// Questions that wait for their reply; `None` when the keeper is gone.
 type Questions = Option<HashMap<Request, SyncSender<Reply>>>;
@@ -65,6 +68,34 @@ impl Link {
     pub(crate) fn tell(&self, command: &Command, fd: Option<BorrowedFd<'_>>) -> io::Result<()> {
         let fds = fd.as_slice();
         socket::send(&self.socket, &command.encode(), fds, Wait::Block)
+    }
+
+    /// The same, where the keeper takes it at once.
+    pub(crate) fn try_to_tell(&self, command: &Command) -> io::Result<()> {
+        socket::send(&self.socket, &command.encode(), &[], Wait::Try)
+    }
+
+    /// Waits until the keeper has done what it was told so far. Nobody else asks it or listens to it yet, and it is not told to
+    /// serve.
+    pub(crate) fn confirm(&self, timeout: Duration) -> Result<(), MountError> {
+        let deadline = Instant::now() + timeout;
+        let failed = |source| MountError::Socket {
+            what: "write to",
+            source,
+        };
+        let question = Command::Counters { request: CONFIRM };
+        self.tell(&question, None).map_err(failed)?;
+        while self.wait(deadline.saturating_duration_since(Instant::now())) {
+            match self.receive()?.ok_or(MountError::Gone)?.0 {
+                Notice::Reply { request, .. } if request == CONFIRM => return Ok(()),
+                Notice::Reply {
+                    reply: Reply::Refused(reason),
+                    ..
+                } => tracing::error!(reason, "the keeper refuses a layer"),
+                _ => {}
+            }
+        }
+        Err(MountError::Gone)
     }
 
     /// Sends a question and waits for the reply.

@@ -29,6 +29,9 @@ use super::EVENT_FD_LIMIT;
 use super::layers::{FileId, Layers};
 use crate::{Denial, LayerSpec, MountError, TransportKind};
 
+/// Batches of readers that are denied at once: more come only where readers ask on and on.
+const DENIED_BATCHES: usize = 1024;
+
 /// What all holders hold, and one keeper reads from.
 #[derive(Clone, Debug)]
 pub(crate) enum Source {
@@ -146,13 +149,16 @@ impl Source {
         }
     }
 
-    /// Denies everything that waits: nobody else reads, and no reader may wait for ever.
+    /// Denies everything that waits: nobody else reads, and no reader may wait for ever. Of those that ask on and on
+    /// some are left for the next time.
     pub(crate) fn deny_waiting(&self) {
-        // Dropped, they are denied.
-        while self
-            .read(&Layers::new(), usize::MAX)
-            .is_ok_and(|readers| !readers.is_empty())
-        {}
+        for _ in 0..DENIED_BATCHES {
+            match self.read(&Layers::new(), usize::MAX) {
+                // Dropped, they are denied.
+                Ok(readers) if !readers.is_empty() => {}
+                _ => return,
+            }
+        }
     }
 }
 

@@ -75,8 +75,7 @@ fn begin(settings: &KeeperSettings) -> Result<Succession, MountError> {
     let devices = settings.devices();
     let over_a_dead_fuse = source::unmount(&devices)?;
     let source = Source::new(kind, &devices)?;
-    let link = spawn(settings, &source)?;
-    tell_layers(&link, std::iter::empty())?;
+    let link = start(settings, &source, std::iter::empty())?;
     Ok(Succession {
         link,
         source,
@@ -148,11 +147,8 @@ fn revive(settings: &KeeperSettings, saved: Saved) -> Result<Succession, MountEr
     let Saved { source, layers } = saved;
     tracing::error!(layers = layers.len(), "daemon and keeper are dead");
     source.recover(&settings.devices());
-    let link = spawn(settings, &source)?;
-    tell_layers(
-        &link,
-        layers.iter().map(|layer| (&layer.spec, layer.tar.as_fd())),
-    )?;
+    let told = layers.iter().map(|layer| (&layer.spec, layer.tar.as_fd()));
+    let link = start(settings, &source, told)?;
     Ok(Succession {
         link,
         source,
@@ -161,8 +157,25 @@ fn revive(settings: &KeeperSettings, saved: Saved) -> Result<Succession, MountEr
     })
 }
 
-/// Tells a new keeper of all layers, and lets it begin.
-pub(crate) fn tell_layers<'a>(
+/// Starts a keeper that holds `source`, tells it of all layers, and lets it begin when it has them. One that does not get so far is
+/// killed.
+pub(crate) fn start<'a>(
+    settings: &KeeperSettings,
+    source: &Source,
+    layers: impl Iterator<Item = (&'a LayerSpec, BorrowedFd<'a>)>,
+) -> Result<Link, MountError> {
+    let link = spawn(settings, source)?;
+    match tell_layers(&link, layers) {
+        Ok(()) => Ok(link),
+        Err(error) => {
+            link.kill();
+            link.wait_dead();
+            Err(error)
+        }
+    }
+}
+
+fn tell_layers<'a>(
     link: &Link,
     layers: impl Iterator<Item = (&'a LayerSpec, BorrowedFd<'a>)>,
 ) -> Result<(), MountError> {
@@ -178,11 +191,13 @@ pub(crate) fn tell_layers<'a>(
         };
         link.tell(&command, Some(tar)).map_err(failed)?;
     }
+    // One of another version, or that cannot listen, has ended by now.
+    link.confirm(GREETING_TIMEOUT)?;
     link.tell(&Command::Serve, None).map_err(failed)
 }
 
 /// Starts a keeper that holds `source`. It takes no readers before it is told to serve.
-pub(crate) fn spawn(settings: &KeeperSettings, source: &Source) -> Result<Link, MountError> {
+fn spawn(settings: &KeeperSettings, source: &Source) -> Result<Link, MountError> {
     let failed = |source| MountError::Spawn {
         exe: settings.exe.clone(),
         source,

@@ -1,5 +1,6 @@
 //! Listens to the keeper, and replaces it when it dies or hangs.
 
+use std::io;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::thread;
@@ -10,7 +11,7 @@ use crate::MountError;
 use crate::keeper::link::Link;
 use crate::keeper::message::{Command, Notice};
 use crate::keeper::pool::Job;
-use crate::keeper::succession::{self, spawn};
+use crate::keeper::succession;
 
 /// How often a silent keeper is asked whether it lives: at least and at most.
 const HEARTBEAT: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(5));
@@ -18,11 +19,17 @@ const HEARTBEAT: (Duration, Duration) = (Duration::from_secs(1), Duration::from_
 const MAX_SILENCE: u32 = 3;
 /// Between two tries to start a keeper.
 const RESTART_PAUSE: Duration = Duration::from_millis(500);
+/// One that lives for less than this has hardly served.
+const SHORT_LIFE: Duration = Duration::from_secs(1);
+/// So many that do, one after the other, are no accident: then nobody waits for the next one.
+const MAX_SHORT_LIVES: u32 = 5;
 
 impl Shared {
     /// Listens to the keeper, and replaces it whenever it dies.
     pub(super) fn supervise(&self, mut link: Arc<Link>) {
+        let mut short_lives = 0;
         loop {
+            let begun = Instant::now();
             self.listen(&link);
             link.close();
             let closing = {
@@ -33,7 +40,11 @@ impl Shared {
             if closing {
                 return;
             }
-            match self.replace(&link) {
+            short_lives = match begun.elapsed() < SHORT_LIFE {
+                true => short_lives + 1,
+                false => 0,
+            };
+            match self.replace(&link, short_lives >= MAX_SHORT_LIVES) {
                 Some(new) => link = new,
                 None => return,
             }
@@ -49,8 +60,12 @@ impl Shared {
         loop {
             if !link.wait(heartbeat) {
                 silence += 1;
-                let asked = link.tell(&Command::Counters { request: 0 }, None);
-                if asked.is_err() || silence > MAX_SILENCE {
+                let is_gone = match link.try_to_tell(&Command::Counters { request: 0 }) {
+                    // It takes nothing any more: that is silence, too.
+                    Err(error) => error.kind() != io::ErrorKind::WouldBlock,
+                    Ok(()) => false,
+                };
+                if is_gone || silence > MAX_SILENCE {
                     tracing::error!("the keeper does not answer");
                     return;
                 }
@@ -87,42 +102,43 @@ impl Shared {
         }
     }
 
-    /// Another keeper for the same source; `None` when we end.
-    fn replace(&self, dead: &Link) -> Option<Arc<Link>> {
+    /// Another keeper for the same source; `None` when we end. `deny`: what waits does not wait for it.
+    fn replace(&self, dead: &Link, mut deny: bool) -> Option<Arc<Link>> {
         // It may only be lost, not dead. Two readers of events would be worse than none.
         dead.kill();
         dead.wait_dead();
         self.source.recover(&self.settings.devices());
         loop {
-            match spawn(&self.settings, &self.source).and_then(|link| self.restore(link)) {
-                Ok(link) => return Some(link),
-                Err(error) => tracing::error!(%error, "cannot start another keeper"),
+            if deny {
+                self.source.deny_waiting();
+                thread::sleep(RESTART_PAUSE);
             }
             if self.state().closing {
                 return None;
             }
-            self.source.deny_waiting();
-            thread::sleep(RESTART_PAUSE);
+            match self.start_another() {
+                Ok(link) => return self.publish(link),
+                Err(error) => tracing::error!(%error, "cannot start another keeper"),
+            }
+            deny = true;
         }
     }
 
-    /// Tells a new keeper of all layers, and publishes it.
-    fn restore(&self, link: Link) -> Result<Arc<Link>, MountError> {
-        let told = self.tell_layers(&link);
-        if let Err(error) = told {
-            link.kill();
-            link.wait_dead();
-            return Err(error);
-        }
-        let link = Arc::new(link);
-        self.state().link = Some(Arc::clone(&link));
-        self.changed.notify_all();
-        Ok(link)
-    }
-
-    fn tell_layers(&self, link: &Link) -> Result<(), MountError> {
+    fn start_another(&self) -> Result<Link, MountError> {
         let layers: Vec<_> = self.state().layers.values().cloned().collect();
         let layers = layers.iter().map(|layer| (&layer.spec, layer.tar.as_fd()));
-        succession::tell_layers(link, layers)
+        succession::start(&self.settings, &self.source, layers)
+    }
+
+    /// `None` when we end: then it goes on without us.
+    fn publish(&self, link: Link) -> Option<Arc<Link>> {
+        let mut state = self.state();
+        if state.closing {
+            return None;
+        }
+        let link = Arc::new(link);
+        state.link = Some(Arc::clone(&link));
+        self.changed.notify_all();
+        Some(link)
     }
 }
