@@ -30,3 +30,4 @@ pub mod terminal;
 pub mod thaw;
 pub mod tree;
 pub mod unpack;
+pub mod unwilling;

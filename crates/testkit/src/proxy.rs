@@ -29,6 +29,16 @@ impl Asked {
         found.map(|(_, value)| value.as_str())
     }
 
+    /// The same without a header.
+    pub(crate) fn without(&self, name: &str) -> Self {
+        let headers = self.headers.iter();
+        let left = headers.filter(|(key, _)| !key.eq_ignore_ascii_case(name));
+        Self {
+            path: self.path.clone(),
+            headers: left.cloned().collect(),
+        }
+    }
+
     /// Asks `host` for `path` in the same way.
     pub(crate) fn pass_on(&self, host: &str, path: &str) -> Result<Answer> {
         let headers = self.headers.iter();

@@ -15,6 +15,8 @@ macro_rules! by_every_transport {
     };
 }
 
+#[path = "deaths/answers.rs"]
+mod answers;
 #[path = "deaths/chaos.rs"]
 mod chaos;
 #[path = "deaths/clock.rs"]
@@ -108,6 +110,11 @@ struct Scene {
 
 impl Scene {
     fn new() -> Self {
+        Self::of(LAYERS, FILES)
+    }
+
+    /// One with as many layers, and files in each.
+    fn of(count: usize, each: usize) -> Self {
         let directory = scratch::directory().unwrap();
         let registry = registry("127.0.0.1:0", &directory.path().join("registry"));
         let program = fs::read(BUSYBOX).expect("busybox-static is needed: cargo xtask setup");
@@ -121,9 +128,9 @@ impl Scene {
             Entry::symlink("bin/sleep", "busybox"),
             Entry::directory("srv"),
         ])];
-        for layer in 0..LAYERS {
+        for layer in 0..count {
             let mut entries = vec![Entry::directory("./")];
-            for file in 0..FILES {
+            for file in 0..each {
                 let (name, bytes) = (format!("srv/f{layer}-{file}"), noise(layer * 1000 + file));
                 entries.push(Entry::file(name.as_str(), bytes.clone()));
                 files.insert(name, bytes);
