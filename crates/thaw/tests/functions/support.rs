@@ -230,6 +230,12 @@ impl Host {
         process.wait().unwrap();
     }
 
+    /// Stops the host, or has it go on.
+    pub(crate) fn signal(&self, signal: Signal) {
+        let process = self.process.as_ref().unwrap();
+        kill_process(Pid::from_child(process), signal).unwrap();
+    }
+
     /// Tells the host to end, and waits until it has.
     pub(crate) fn end(&mut self) {
         let Some(mut process) = self.process.take() else {

@@ -6,6 +6,7 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::time::Duration;
 
+use rustix::process::Signal;
 use serde_json::{Value, json};
 use thaw_node::container::Cgroup;
 
@@ -46,6 +47,23 @@ fn a_host_that_is_killed_goes_on_where_it_was() {
     let mounts = std::fs::read_to_string("/proc/mounts").unwrap();
     let root = host.thaw.root().display().to_string();
     assert!(!mounts.contains(&root), "{mounts}");
+}
+
+#[test]
+fn a_host_that_is_stopped_goes_on_where_it_was() {
+    let host = Host::start();
+    host.deploy(&json!({}));
+    assert_eq!(host.invoke("before").text(), "before");
+    let runs = host.containers();
+    host.signal(Signal::STOP);
+    std::thread::scope(|scope| {
+        let waiting = scope.spawn(|| host.invoke("meanwhile").text());
+        std::thread::sleep(Duration::from_secs(3));
+        assert!(!waiting.is_finished(), "nobody is there to answer");
+        host.signal(Signal::CONT);
+        assert_eq!(waiting.join().unwrap(), "meanwhile");
+    });
+    assert_eq!(host.containers(), runs, "by the same instance");
 }
 
 /// What is on the machine of containers with these ids, and of this store: mounts, loop devices, network
