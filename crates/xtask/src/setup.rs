@@ -81,6 +81,7 @@ const NEEDS: &[Need] = &[
         "the program in small test images",
     ),
     need("erofs-utils", "mkfs.erofs", "an outside check of layouts"),
+    need("strace", "strace", "the order of what a daemon syncs"),
     need("attr", "setfattr", "extended attributes in tests"),
     need("acl", "setfacl", "POSIX ACLs in tests"),
     need("libcap2-bin", "setcap", "file capabilities in tests"),

@@ -6,6 +6,7 @@ mod accelerate;
 mod access;
 mod config;
 mod directories;
+mod durable;
 mod explain;
 mod facts;
 mod fetching;

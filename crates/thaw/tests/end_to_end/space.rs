@@ -9,7 +9,7 @@ use thaw_testkit::image::{Entry, Image, Layer};
 use thaw_testkit::scratch;
 use thaw_testkit::thaw::Thaw;
 
-use crate::support::{BUSYBOX, Scene, json, run, sh, target, thaw};
+use crate::support::{BUSYBOX, Scene, json, run, sh, target, thaw, until};
 
 fn taken(node: &Thaw) -> u64 {
     let layers = fs::read_dir(node.root().join("layers")).unwrap();
@@ -217,17 +217,6 @@ fn resident(node: &Thaw) -> u64 {
     let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
     let resident = resident.unwrap().trim().trim_end_matches(" kB");
     resident.parse().unwrap()
-}
-
-/// Waits until something is so.
-fn until(what: &str, is_so: impl Fn() -> bool) {
-    for _ in 0..600 {
-        if is_so() {
-            return;
-        }
-        std::thread::sleep(std::time::Duration::from_millis(50));
-    }
-    panic!("{what}: it does not come");
 }
 
 /// Has a command wait for the second layer of an image, of which the first is here, and then go on.

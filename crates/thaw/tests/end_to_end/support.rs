@@ -146,3 +146,14 @@ pub(crate) fn target(node: &Thaw) -> String {
     fs::create_dir_all(&dir).unwrap();
     dir.to_str().unwrap().to_owned()
 }
+
+/// Waits until something is so.
+pub(crate) fn until(what: &str, is_so: impl Fn() -> bool) {
+    for _ in 0..600 {
+        if is_so() {
+            return;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(50));
+    }
+    panic!("{what}: it does not come");
+}

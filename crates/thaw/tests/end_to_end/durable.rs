@@ -1,0 +1,110 @@
+//! By whose word a layer has what it has is durable before what it has: on filesystems where what is synced survives a power cut alone
+//! (btrfs), the words would else be older than the bytes. Seen in the order in which a daemon syncs its files.
+
+use std::fs;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+
+use rustix::process::{Pid, Signal, kill_process};
+use thaw_testkit::process::Killed;
+use thaw_testkit::thaw::Thaw;
+
+use crate::support::{Scene, json, run, thaw, until};
+
+/// A daemon whose system calls are written down. They are no longer when this is dropped.
+struct Watched {
+    node: Thaw,
+    calls: PathBuf,
+    _strace: Killed,
+}
+
+impl Watched {
+    fn new() -> Self {
+        let node = thaw();
+        let calls = node.root().with_file_name("calls");
+        let daemon = node.command(["daemon"]);
+        let mut strace = Command::new("strace");
+        strace
+            .args(["-f", "-qq", "-y", "-e", "trace=fsync,fdatasync", "-o"])
+            .arg(&calls)
+            .arg(daemon.get_program())
+            .args(daemon.get_args())
+            .stderr(Stdio::null());
+        let strace = Killed::spawn(&mut strace).expect("strace: `cargo xtask setup` installs it");
+        until("the daemon", || node.daemon().is_some());
+        Self {
+            node,
+            calls,
+            _strace: strace,
+        }
+    }
+
+    /// The files that were synced so far, in order, as paths in the store.
+    fn synced(&self) -> Vec<String> {
+        let root = format!("<{}/", self.node.root().canonicalize().unwrap().display());
+        let calls = fs::read_to_string(&self.calls).unwrap();
+        let path = |line: &str| Some(line.split_once(&root)?.1.split_once('>')?.0.to_owned());
+        calls.lines().filter_map(path).collect()
+    }
+
+    /// Checks the order for the layer that is never whole: what a whole one has is nobody's word.
+    fn check(&self, image: &str) {
+        let facts = json(&self.node.run(["inspect", "--json", image]).unwrap());
+        let layer = facts["layers"][1]["diff_id"].as_str().unwrap();
+        let name = layer.strip_prefix("sha256:").unwrap();
+        let synced = self.synced();
+        let first = |path: String| synced.iter().position(|it| *it == path);
+        let layer = first(format!("layers/{name}/tar")).expect("the layer was synced");
+        let words = first(format!("images/words/{name}"));
+        assert!(words.is_some_and(|words| words < layer), "{synced:?}");
+    }
+}
+
+const LAZILY: [&str; 2] = ["--pull", "lazy"];
+
+#[test]
+fn words_are_durable_before_a_layer_that_is_unmounted() {
+    let scene = Scene::accelerated();
+    let watched = Watched::new();
+    assert!(
+        run(&watched.node, &LAZILY, &scene.image, &[])
+            .status
+            .success()
+    );
+    watched.node.run(["unmount", "--all"]).unwrap();
+    watched.check(&scene.image);
+}
+
+#[test]
+fn words_are_durable_before_a_layer_that_is_made_smaller() {
+    let scene = Scene::accelerated();
+    let watched = Watched::new();
+    let lazily = [
+        "mount",
+        "--pull",
+        "lazy",
+        "--transport",
+        "fuse",
+        &scene.image,
+    ];
+    let dir = crate::support::target(&watched.node);
+    watched.node.run(lazily.into_iter().chain([&*dir])).unwrap();
+    fs::read(format!("{dir}/srv/message")).unwrap();
+    watched.node.run(["gc", "--cache-size", "1"]).unwrap();
+    watched.check(&scene.image);
+    watched.node.run(["unmount", &dir]).unwrap();
+}
+
+#[test]
+fn words_are_durable_before_layers_that_a_daemon_leaves_to_the_next() {
+    let scene = Scene::accelerated();
+    let watched = Watched::new();
+    let dir = crate::support::target(&watched.node);
+    let lazily = ["mount", "--pull", "lazy", &scene.image, &dir];
+    watched.node.run(lazily).unwrap();
+    fs::read(format!("{dir}/srv/message")).unwrap();
+    let daemon = watched.node.daemon().unwrap().cast_signed();
+    kill_process(Pid::from_raw(daemon).unwrap(), Signal::TERM).unwrap();
+    until("its end", || watched.node.daemon().is_none());
+    watched.check(&scene.image);
+}
