@@ -254,7 +254,10 @@ impl Host {
     pub(crate) fn domain(&self, name: &str) -> Result<Option<Domain>, Refusal> {
         let all = self.domains.get(&self.catalog, (), |()| {
             let all: Vec<Domain> = self.catalog.list("")?;
-            let by_name = all.into_iter().map(|domain| (domain.name.clone(), domain));
+            // One that a host before this one took under a name of its own leads nowhere.
+            let all = all.into_iter();
+            let all = all.filter(|domain| crate::proxy::is_domain(&domain.name));
+            let by_name = all.map(|domain| (domain.name.clone(), domain));
             Ok(by_name.collect())
         })?;
         Ok(all.get(name).cloned())

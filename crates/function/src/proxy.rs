@@ -163,6 +163,30 @@ fn with_base<B>(mut request: Request<B>, base: Option<HeaderValue>) -> Request<B
 #[derive(Clone, Debug)]
 pub(crate) struct BasePath(pub(crate) HeaderValue);
 
+/// A host as requests name it, without the port.
+pub(crate) fn without_port(host: &str) -> &str {
+    match host.rsplit_once(':') {
+        // The last colon of an address in brackets is none before a port.
+        Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => name,
+        _ => host,
+    }
+}
+
+/// Whether a function can have that name: a host name (RFC 1123, section 2.1) in lower case that is none of the
+/// host's own. Those are addresses, in whichever way they are written, names below `localhost`
+/// (RFC 6761, section 6.3), and names of one label, by which machines of a network call each other.
+pub(crate) fn is_domain(name: &str) -> bool {
+    let label = |label: &str| {
+        let inner = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+        (1..=63).contains(&label.len()) && label.chars().all(inner) && !label.starts_with('-')
+    };
+    let Some((_, last)) = name.rsplit_once('.') else {
+        return false;
+    };
+    let is_address = !last.starts_with(|c: char| c.is_ascii_lowercase());
+    name.len() <= 253 && name.split('.').all(label) && !is_address && last != "localhost"
+}
+
 /// The route of a domain that a path takes: the longest that fits.
 pub(crate) fn route<'a>(routes: &'a [Route], path: &str) -> Option<&'a Route> {
     let fits = |route: &&Route| match route.path.strip_suffix('*') {
@@ -230,6 +254,45 @@ mod tests {
         );
         assert_eq!(read("/2016-08-15/services/demo"), None);
         assert_eq!(read("/2016-08-15/proxy/demo"), None);
+    }
+
+    #[test]
+    fn a_host_has_a_name_and_perhaps_a_port() {
+        for (host, name) in [
+            ("a.example", "a.example"),
+            ("a.example:80", "a.example"),
+            ("a.example:", "a.example"),
+            ("[::1]", "[::1]"),
+            ("[::1]:80", "[::1]"),
+        ] {
+            assert_eq!(without_port(host), name, "{host}");
+        }
+    }
+
+    #[test]
+    fn the_host_s_own_names_are_no_domains() {
+        for name in ["a.example", "1.2.example", "xn--a.example", "a-b.c.d0"] {
+            assert!(is_domain(name), "{name}");
+        }
+        for name in [
+            "",
+            "box",
+            "localhost",
+            "a.localhost",
+            "127.0.0.1",
+            "127.1",
+            "0x7f.1",
+            "0x7f.0x1",
+            "[::1]",
+            "a.1",
+            "a.example.",
+            "A.example",
+            "-a.example",
+            "a..b",
+            "a_b.example",
+        ] {
+            assert!(!is_domain(name), "{name}");
+        }
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! The host's address: API, HTTP triggers, webhooks, the host's own paths.
 //!
 //! ```text
-//! Host: a custom domain        → a function
+//! Host: a custom domain        → a function; not at the Unix socket
 //! /VERSION/proxy/…             → a function, by its HTTP trigger
 //! /VERSION/…                   → the API; signed
 //! /events/…                    → object events, with the trigger's id
@@ -227,7 +227,9 @@ async fn serve_one(
         let message = format!("path and query have {length} bytes, more than {MAX_TARGET}");
         return Err(Refusal::invalid(message));
     }
-    if let Some(domain) = domain_of(&request)
+    // Root asks this host, whatever name a client of HTTP puts there.
+    if peer == Peer::Remote
+        && let Some(domain) = domain_of(&request)
         && let Some(place) = proxy::by_domain(host, &domain, &path, request.method())?
     {
         let trigger = proxy::trigger(host, &place, request.method())?;
@@ -287,8 +289,7 @@ pub(crate) fn segments(path: &str) -> Result<Vec<String>, Refusal> {
 /// The host name that a request is for, without the port.
 fn domain_of<B>(request: &Request<B>) -> Option<String> {
     let host = request.headers().get(header::HOST)?.to_str().ok()?;
-    let name = host.rsplit_once(':').map_or(host, |(name, _)| name);
-    Some(name.to_ascii_lowercase())
+    Some(proxy::without_port(host).to_ascii_lowercase())
 }
 
 /// A request for a function's HTTP trigger.

@@ -13,6 +13,7 @@ use crate::fields::{Fields, has_content};
 use crate::host::Host;
 use crate::http::Body;
 use crate::model::{Domain, Route};
+use crate::proxy;
 
 /// Given back as they came.
 const KEPT: [&str; 3] = ["certConfig", "tlsConfig", "wafConfig"];
@@ -61,7 +62,12 @@ fn create(host: &Host, call: &Call) -> Result<Response<Body>, Refusal> {
     let body = call.json()?;
     let fields = fields(&body)?;
     let name = fields.required("domainName")?.to_ascii_lowercase();
-    check(&name)?;
+    if !proxy::is_domain(&name) {
+        return Err(Refusal::invalid(
+            "domainName has to be a host name with a dot, and no address nor below localhost: those are \
+             the host's own",
+        ));
+    }
     let now = Timestamp::now();
     let mut domain = Domain {
         name: name.clone(),
@@ -97,18 +103,6 @@ fn update(host: &Host, call: &Call, name: &str) -> Result<Response<Body>, Refusa
     })?;
     host.domains_changed();
     warned(&fields, tagged_as(&show(call, &domain), &stored(&domain)?)?)
-}
-
-/// A host name (RFC 1123, section 2.1).
-fn check(name: &str) -> Result<(), Refusal> {
-    let label = |label: &str| {
-        let inner = |c: char| c.is_ascii_alphanumeric() || c == '-';
-        (1..=63).contains(&label.len()) && label.chars().all(inner) && !label.starts_with('-')
-    };
-    if name.len() <= 253 && name.split('.').all(label) {
-        return Ok(());
-    }
-    Err(Refusal::invalid("domainName is no host name"))
 }
 
 fn patch(domain: &mut Domain, fields: &Fields<'_>, call: &Call) -> Result<(), Refusal> {

@@ -74,3 +74,24 @@ fn a_host_goes_on_waiting_for_an_image_that_one_before_it_waited_for() {
     host.go_over().unwrap();
     assert_eq!(served(&host), "new");
 }
+
+#[test]
+fn a_domain_of_before_does_not_shadow_the_host() {
+    let dir = tempfile::tempdir().unwrap();
+    let host = host(&dir);
+    for name in ["localhost", "127.0.0.1", "a.example"] {
+        let now = Timestamp::now();
+        let domain = Domain {
+            name: name.to_owned(),
+            protocol: "HTTP".to_owned(),
+            routes: Vec::new(),
+            kept: serde_json::Map::new(),
+            created: now,
+            modified: now,
+        };
+        host.catalog.put(&domain).unwrap();
+    }
+    assert!(host.domain("a.example").unwrap().is_some());
+    assert!(host.domain("localhost").unwrap().is_none());
+    assert!(host.domain("127.0.0.1").unwrap().is_none());
+}

@@ -332,6 +332,13 @@ fn names_that_play_tricks_are_refused() {
         "a b",
         &long,
         &"a.".repeat(200),
+        // The host's own.
+        "localhost",
+        "a.LocalHost",
+        "127.0.0.1",
+        "0x7f.1",
+        "[::1]",
+        "box",
     ] {
         let mut domain = domain();
         domain["domainName"] = json!(name);

@@ -2,11 +2,12 @@
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::TcpStream;
+use std::os::unix::net::UnixStream;
 use std::time::{Duration, UNIX_EPOCH};
 
 use serde_json::{Value, json};
 
-use crate::support::{Host, read_answer, until};
+use crate::support::{Host, exchange, read_answer, until};
 
 const FUNCTION: &str = "/2016-08-15/services/demo/functions/web";
 
@@ -126,6 +127,10 @@ fn a_domain_leads_to_functions() {
     );
     let gone = host.http("GET", "/exit", &mine, b"");
     assert_eq!(gone.status, 502, "{}", gone.text());
+    // Not from root, who asks the host.
+    let socket = UnixStream::connect(host.thaw.root().join("functions.sock")).unwrap();
+    let services = exchange(socket, "GET", "/2016-08-15/services", &mine, b"").ok();
+    assert_eq!(services["services"][0]["serviceName"], "demo");
     assert!(gone.text().contains("exit code 7"), "{}", gone.text());
 }
 
