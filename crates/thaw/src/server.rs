@@ -1,12 +1,12 @@
 //! The daemon: one process that owns a store, answers commands on a Unix socket, one thread each.
 
 use std::fs::{File, Permissions};
-use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
+use std::io::{ErrorKind, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
@@ -25,6 +25,10 @@ use crate::progress::Wire;
 use crate::protocol::{Envelope, Failure, Line, MAX_LINE, Request, VERSION};
 use crate::service::Manager;
 
+mod receive;
+
+use receive::{Place, Room};
+
 /// For how long the daemon before us may take to be gone, once its socket is.
 const PREDECESSOR_PATIENCE: Duration = Duration::from_secs(20);
 /// For how long commands that are being served may go on after the end was asked for.
@@ -34,10 +38,16 @@ const TEND_PAUSE: Duration = Duration::from_secs(1);
 /// How often an accept loop looks whether it is to end: it is woken by a connection, which nobody can
 /// make where the socket was removed.
 const LOOK_PAUSE: Duration = Duration::from_secs(1);
-/// For how long a reader may take to say what he wants.
+/// For how long a reader may take to say what he wants, and between any two parts of what he hears.
 const READER_PATIENCE: Duration = Duration::from_secs(10);
-/// Commands served at once; more wait in the socket's queue.
-const MAX_CONNECTIONS: usize = 512;
+/// Bytes of what a reader says.
+const READER_LINE: u64 = 64 << 10;
+/// Commands of those who may change things that are served at once; more wait in the socket's queue.
+const MAX_COMMANDS: usize = 512;
+/// Connections of all others at once; more are refused, so that nobody waits behind them.
+const MAX_OTHERS: usize = 64;
+/// How often one who waits for room looks for it.
+const ROOM_PAUSE: Duration = Duration::from_millis(5);
 
 /// The lock that makes a process the owner of a store. Released when dropped.
 #[derive(Debug)]
@@ -118,7 +128,8 @@ fn owned(root: &Path, path: &Path, replace: bool) -> anyhow::Error {
 pub(crate) struct Server {
     node: Arc<Node>,
     listener: UnixListener,
-    connections: AtomicUsize,
+    commands: Arc<Room>,
+    others: Arc<Room>,
     stopping: AtomicBool,
     socket: std::path::PathBuf,
     /// Who may ask what.
@@ -162,12 +173,12 @@ impl Server {
             }
         };
         std::fs::set_permissions(&socket, Permissions::from_mode(0o600))?;
-        let connections = AtomicUsize::new(0);
         let stopping = AtomicBool::new(false);
         Ok(Arc::new(Self {
             node,
             listener,
-            connections,
+            commands: Room::of(MAX_COMMANDS),
+            others: Room::of(MAX_OTHERS),
             stopping,
             socket,
             shared: access.listen()?,
@@ -224,54 +235,89 @@ impl Server {
                     continue;
                 }
             };
-            while self.connections.load(Ordering::Acquire) >= MAX_CONNECTIONS {
-                std::thread::sleep(Duration::from_millis(5));
-            }
-            self.connections.fetch_add(1, Ordering::AcqRel);
-            let server = Arc::clone(self);
-            let spawned = std::thread::Builder::new()
-                .name("command".into())
-                .spawn(move || {
-                    if let Err(error) = server.answer(stream) {
-                        tracing::debug!(error = format!("{error:#}"), "a command went away");
-                    }
-                    server.connections.fetch_sub(1, Ordering::AcqRel);
-                });
-            if let Err(error) = spawned {
-                tracing::error!(%error, "cannot start a thread for a command");
-                self.connections.fetch_sub(1, Ordering::AcqRel);
+            if let Err(error) = self.receive(stream) {
+                tracing::warn!(error = format!("{error:#}"), "a connection is dropped");
             }
         }
+    }
+
+    /// Answers a connection in a thread of its own, once there is room.
+    fn receive(self: &Arc<Self>, stream: UnixStream) -> anyhow::Result<()> {
+        let peer = Peer::of(&stream)?;
+        let right = self.access.right(&peer);
+        let Some(place) = self.room(right) else {
+            // Whoever asks hears nothing, and asks the next daemon.
+            if self.stopping.load(Ordering::Acquire) {
+                return Ok(());
+            }
+            let message = "too many others ask this daemon at once: try again".to_owned();
+            return refuse(&stream, &peer, message);
+        };
+        let server = Arc::clone(self);
+        let spawned = std::thread::Builder::new()
+            .name("command".into())
+            .spawn(move || {
+                if let Err(error) = server.answer(stream, &peer, right) {
+                    tracing::debug!(error = format!("{error:#}"), "a command went away");
+                }
+                drop(place);
+            });
+        spawned.context("cannot start a thread for it")?;
+        Ok(())
+    }
+
+    /// Room for one connection of somebody with that right. Those who may change things wait for it, unless the
+    /// end comes first.
+    fn room(&self, right: Right) -> Option<Place> {
+        if right < Right::Change {
+            return self.others.enter();
+        }
+        loop {
+            let place = self.commands.enter();
+            if place.is_some() || self.stopping.load(Ordering::Acquire) {
+                return place;
+            }
+            std::thread::sleep(ROOM_PAUSE);
+        }
+    }
+
+    /// Connections that are being served.
+    fn connections(&self) -> usize {
+        self.commands.taken() + self.others.taken()
     }
 
     /// Waits for the commands that are being served when [`Server::serve`] has ended, for at most
     /// [`DRAIN`].
     pub(crate) fn drain(&self) {
         let begin = Instant::now();
-        while self.connections.load(Ordering::Acquire) > 0 && begin.elapsed() < DRAIN {
+        while self.connections() > 0 && begin.elapsed() < DRAIN {
             std::thread::sleep(Duration::from_millis(5));
         }
-        let cut = self.connections.load(Ordering::Acquire);
+        let cut = self.connections();
         if cut > 0 {
             tracing::warn!(cut, "commands are cut off: they took too long");
         }
     }
 
-    fn answer(self: &Arc<Self>, stream: UnixStream) -> anyhow::Result<()> {
-        let peer = Peer::of(&stream)?;
-        let right = self.access.right(&peer);
+    fn answer(
+        self: &Arc<Self>,
+        stream: UnixStream,
+        peer: &Peer,
+        right: Right,
+    ) -> anyhow::Result<()> {
         if right == Right::Nothing {
-            return refuse(&stream, &peer, right);
+            return refuse(&stream, peer, access::refusal(peer, right));
         }
-        if right == Right::Read {
-            stream.set_read_timeout(Some(READER_PATIENCE))?;
-        }
-        let mut line = Vec::new();
-        let mut reader = BufReader::new(stream.try_clone()?);
-        reader
-            .by_ref()
-            .take(MAX_LINE)
-            .read_until(b'\n', &mut line)?;
+        let line = if right == Right::Read {
+            stream.set_write_timeout(Some(READER_PATIENCE))?;
+            receive::line(&stream, READER_LINE, Some(READER_PATIENCE))
+        } else {
+            receive::line(&stream, MAX_LINE, None)
+        };
+        let line = match line {
+            Ok(line) => line,
+            Err(error) => return say(&stream, &Line::Error(failure(&error))),
+        };
         if line.is_empty() {
             return Ok(());
         }
@@ -279,7 +325,7 @@ impl Server {
             // Whoever asks hears nothing, and asks the next daemon.
             Ok(_) if self.stopping.load(Ordering::Acquire) => return Ok(()),
             Ok(envelope) if envelope.request.needs() > right => {
-                return refuse(&stream, &peer, right);
+                return refuse(&stream, peer, access::refusal(peer, right));
             }
             Ok(mut envelope) => {
                 if right < Right::Change {
@@ -337,7 +383,7 @@ impl Server {
             if let Some(manager) = &mut manager {
                 manager.alive();
             }
-            if self.connections.load(Ordering::Acquire) > 0 || self.node.busy() {
+            if self.connections() > 0 || self.node.busy() {
                 since = Instant::now();
             }
             if idle.is_some_and(|idle| since.elapsed() >= idle) {
@@ -376,8 +422,7 @@ fn understand(line: &[u8]) -> anyhow::Result<Envelope> {
 }
 
 /// Says no, and why.
-fn refuse(stream: &UnixStream, peer: &Peer, right: Right) -> anyhow::Result<()> {
-    let message = access::refusal(peer, right);
+fn refuse(stream: &UnixStream, peer: &Peer, message: String) -> anyhow::Result<()> {
     tracing::warn!(
         uid = peer.uid,
         pid = peer.pid,

@@ -4,9 +4,14 @@ use std::fs::{self, Permissions};
 use std::io::{Read, Write};
 use std::net::TcpListener;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::net::UnixStream;
 use std::process::{Command, Output};
-use std::sync::mpsc::channel;
+use std::sync::mpsc::{RecvTimeoutError, channel};
+use std::time::{Duration, Instant};
 
+use rustix::fs::{Gid, Uid};
+use rustix::process::{Pid, Signal, kill_process};
+use rustix::thread::{set_thread_groups, set_thread_res_gid, set_thread_res_uid};
 use tempfile::TempDir;
 use thaw_testkit::process::make_program;
 use thaw_testkit::thaw::Thaw;
@@ -245,6 +250,99 @@ fn a_reader_says_nothing_of_how_registries_are_spoken_to() {
         &[&["--config", &config][..], &inspect].concat(),
     );
     assert!(firsts.try_iter().any(|first| first == b'G'));
+}
+
+/// Connects to a socket as somebody else.
+fn connect_as(user: u32, socket: &str, count: usize) -> Vec<UnixStream> {
+    let socket = socket.to_owned();
+    // What one thread becomes the others do not.
+    let connecting = std::thread::spawn(move || {
+        let (uid, gid) = (Uid::from_raw(user), Gid::from_raw(user));
+        set_thread_groups(&[]).unwrap();
+        set_thread_res_gid(gid, gid, gid).unwrap();
+        set_thread_res_uid(uid, uid, uid).unwrap();
+        let connect = |_| UnixStream::connect(&socket).unwrap();
+        (0..count).map(connect).collect()
+    });
+    connecting.join().unwrap()
+}
+
+/// What the daemon says to whoever has connected.
+fn said_to(mut stream: &UnixStream) -> String {
+    let mut said = String::new();
+    stream.read_to_string(&mut said).ok();
+    said
+}
+
+#[test]
+fn readers_who_say_little_and_slowly_hold_up_nobody() {
+    let shared = Shared::new(&format!("read-users = [\"{USER}\"]"));
+    let readers = connect_as(USER, &shared.socket(), 600);
+    let (stop, stopped) = channel::<()>();
+    let (begin, patience) = (Instant::now(), Duration::from_secs(60));
+    let dripping: Vec<UnixStream> = readers.iter().map(|it| it.try_clone().unwrap()).collect();
+    let drips = std::thread::spawn(move || {
+        while stopped.recv_timeout(Duration::from_millis(500)) == Err(RecvTimeoutError::Timeout)
+            && begin.elapsed() < patience
+        {
+            for mut stream in &dripping {
+                stream.write_all(b" ").ok();
+            }
+        }
+    });
+    shared.root(&["images"]);
+    assert!(begin.elapsed() < patience / 2, "root waits for them");
+    let said = said_to(readers.last().unwrap());
+    assert!(said.contains("too many others ask"), "{said}");
+    let said = said_to(readers.first().unwrap());
+    assert!(said.contains("the request did not come"), "{said}");
+    assert!(
+        begin.elapsed() < patience / 2,
+        "it holds its place for ever"
+    );
+    stop.send(()).unwrap();
+    drips.join().unwrap();
+    shared.allowed(USER, &[], &["images"]);
+}
+
+#[test]
+fn a_reader_s_request_is_short() {
+    let shared = Shared::new(&format!("read-users = [\"{USER}\"]"));
+    let mut stream = connect_as(USER, &shared.socket(), 1).remove(0);
+    stream.write_all(&vec![b' '; 1 << 20]).ok();
+    let said = said_to(&stream);
+    assert!(said.contains("more than 65536 bytes"), "{said}");
+}
+
+#[test]
+fn a_daemon_that_has_no_room_ends_all_the_same() {
+    let node = thaw();
+    node.run(["images"]).unwrap();
+    let socket = node.root().join("thaw.sock");
+    let connect = |_| UnixStream::connect(&socket).unwrap();
+    let connections: Vec<UnixStream> = (0..520).map(connect).collect();
+    let daemon = i32::try_from(node.daemon().unwrap()).unwrap();
+    // It has a thread for each that it has let in.
+    let threads = || {
+        fs::read_dir(format!("/proc/{daemon}/task"))
+            .unwrap()
+            .count()
+    };
+    let begin = Instant::now();
+    while threads() < 512 {
+        assert!(begin.elapsed() < Duration::from_secs(60), "it lets few in");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    kill_process(Pid::from_raw(daemon).unwrap(), Signal::TERM).unwrap();
+    let begin = Instant::now();
+    while socket.exists() {
+        assert!(
+            begin.elapsed() < Duration::from_secs(20),
+            "it waits for room"
+        );
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    drop(connections);
 }
 
 #[test]
