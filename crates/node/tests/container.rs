@@ -521,6 +521,44 @@ fn a_detached_container_is_reached_until_it_is_removed() {
 }
 
 #[test]
+fn who_one_becomes_inside_is_read_of_nothing_but_a_file_inside() {
+    let fixture = Fixture::new();
+    fs::write(fixture.path("outside"), "evil:x:0:0::/:/bin/sh\n").unwrap();
+    let id = fixture.start(json!({}), &["/bin/sleep", "600"]);
+    let outside = fixture.path("outside").display().to_string();
+    let hostile = [
+        ("mkfifo /etc/passwd", "not a regular file"),
+        // A driver that nothing is known of: who opens it hears that there is none (ENXIO).
+        ("mknod /etc/passwd c 60 77", "not a regular file"),
+        ("mkdir /etc/passwd", "not a regular file"),
+        ("truncate -s 100G /etc/passwd", "too large"),
+        ("ln -s passwd /etc/passwd", "symbolic links"),
+        ("ln -s /proc/1/root/etc/own /etc/passwd", "symbolic links"),
+        (&format!("ln -s {outside} /etc/passwd"), "unknown user"),
+        (
+            &format!("ln -s ../../../../..{outside} /etc/passwd"),
+            "unknown user",
+        ),
+        ("true", "unknown user"),
+    ];
+    for (make, wanted) in hostile {
+        let script = format!("busybox rm -rf /etc/passwd; busybox {make}");
+        text(&fixture.exec(&id, json!({}), &["/bin/sh", "-c", &script]));
+        let begin = Instant::now();
+        let output = fixture.exec(&id, json!({ "user": "evil" }), &["/bin/id"]);
+        let error = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(125), "{make}: {error}");
+        assert!(error.contains(wanted), "{make}: {error}");
+        assert!(begin.elapsed() < Duration::from_secs(20), "{make}");
+    }
+    let script = "busybox rm -rf /etc/passwd; echo good:x:35:36::/: > /etc/own; \
+                  busybox ln -s own /etc/passwd";
+    text(&fixture.exec(&id, json!({}), &["/bin/sh", "-c", script]));
+    let user = fixture.exec(&id, json!({ "user": "good" }), &["/bin/id", "-u"]);
+    assert_eq!(text(&user), "35\n");
+}
+
+#[test]
 fn stop_kills_what_does_not_end() {
     let fixture = Fixture::new();
     let id = fixture.start(json!({}), &["/bin/sh", "-c", "trap '' TERM; sleep 1000"]);

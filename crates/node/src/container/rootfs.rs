@@ -4,7 +4,7 @@
 
 use std::fs::File;
 use std::io::{self, Read};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{self as sys, FileType, Mode, OFlags, ResolveFlags};
@@ -57,9 +57,9 @@ impl RootFs {
     /// The content of the regular file `path` inside, of at most `limit` bytes; `None` where there
     /// is none.
     pub(super) fn read(&self, path: &str, limit: u64) -> Result<Option<Vec<u8>>, ContainerError> {
-        // Non-blocking: a FIFO in the image would otherwise hold us for ever.
-        let file = match self.open_at(path, OFlags::RDONLY | OFlags::NONBLOCK) {
-            Ok(file) => file,
+        // Looked at before it is opened: opening a device node asks its driver, whatever that does then.
+        let place = match self.open_at(path, OFlags::PATH) {
+            Ok(place) => place,
             Err(Errno::NOENT | Errno::NOTDIR) => return Ok(None),
             Err(error) => return Err(self.error("open", path, error)),
         };
@@ -67,10 +67,15 @@ impl RootFs {
             path: path.to_owned(),
             reason,
         };
-        let stat = sys::fstat(&file).map_err(|error| self.error("look at", path, error))?;
+        let stat = sys::fstat(&place).map_err(|error| self.error("look at", path, error))?;
         if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
             return Err(bad("not a regular file"));
         }
+        let same = format!("/proc/self/fd/{}", place.as_raw_fd());
+        // Non-blocking: some files of the kernel's own would hold us for ever.
+        let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let file = sys::open(same, flags, Mode::empty());
+        let file = file.map_err(|error| self.error("open", path, error))?;
         let mut content = Vec::new();
         let read = File::from(file).take(limit + 1).read_to_end(&mut content);
         read.map_err(|error| self.error("read", path, error))?;
@@ -154,7 +159,14 @@ mod tests {
         assert!(root.read("/dir", 100).is_err());
         let mode = Mode::from_raw_mode(0o600);
         sys::mknodat(sys::CWD, inside.join("fifo"), FileType::Fifo, mode, 0).unwrap();
-        assert!(root.read("/fifo", 100).is_err());
+        // A driver that nothing is known of: who opens it hears that there is none (ENXIO).
+        let (kind, nobody) = (FileType::CharacterDevice, sys::makedev(60, 77));
+        sys::mknodat(sys::CWD, inside.join("device"), kind, mode, nobody).unwrap();
+        symlink("device", inside.join("link")).unwrap();
+        for path in ["/fifo", "/device", "/link"] {
+            let said = root.read(path, 100).unwrap_err().to_string();
+            assert!(said.contains("not a regular file"), "{path}: {said}");
+        }
         symlink("loop", inside.join("loop")).unwrap();
         assert!(root.read("/loop", 100).is_err());
         assert!(root.make_dirs("/large/x").is_err());
