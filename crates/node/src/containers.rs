@@ -10,6 +10,7 @@ use thaw_image::Progress;
 use thaw_mount::{BindMount, Overlay, OverlayMount, Unmount, WritableMount};
 
 use crate::Node;
+pub(crate) use crate::container::WRITABLE;
 use crate::container::{self, Container, Containers, NewContainer};
 use crate::error::NodeError;
 use crate::explain::{START, Start};
@@ -20,8 +21,6 @@ use crate::settings::{ImageWish, Storage};
 use crate::source::chain;
 use crate::timing::Timing;
 
-/// Where a container's writable part is, in its directory.
-pub(crate) const WRITABLE: &str = "writable";
 /// A filesystem with fewer bytes left is full: ext4 takes large parts whole or not at all, so the last
 /// ones stay free when writing a megabyte at once has failed.
 const FULL: u64 = 1 << 20;

@@ -2,9 +2,10 @@
 //! Bundle"). It is the container's own directory in the store:
 //!
 //! ```text
-//! DIR/config.json   the document
-//! DIR/etc/          resolv.conf, hosts and hostname, bound into the container
-//! DIR/volumes/N     the image's VOLUMEs
+//! DIR/config.json           the document
+//! DIR/writable/             what the container may write; a filesystem of its own where that is bounded
+//! DIR/writable/etc/         resolv.conf, hosts and hostname, bound into the container
+//! DIR/writable/volumes/N    the image's VOLUMEs
 //! ```
 
 use std::fs;
@@ -20,7 +21,7 @@ use super::process::{self, Process};
 use super::rootfs::RootFs;
 use super::spec::{Mount, Spec};
 use super::volumes::{self, Places, utf8};
-use super::{ContainerError, ContainerId, etc, parse, user};
+use super::{ContainerError, ContainerId, WRITABLE, etc, parse, user};
 
 /// What a bundle is made of.
 #[derive(Debug)]
@@ -92,7 +93,7 @@ impl Bundle<'_> {
     fn volume_mounts(&self, root: &RootFs) -> Result<Vec<Mount>, ContainerError> {
         let config = self.image.config().as_ref();
         let of_image = config.and_then(|config| config.volumes().clone());
-        let own = self.dir.join("volumes");
+        let own = self.dir.join(WRITABLE).join("volumes");
         let places = Places {
             named: self.volumes,
             own: &own,
@@ -102,7 +103,7 @@ impl Bundle<'_> {
 
     /// Writes the files of `/etc`, and says how they are mounted.
     fn etc(&self, hostname: &str) -> Result<(Vec<Mount>, Vec<String>), ContainerError> {
-        let dir = self.dir.join("etc");
+        let dir = self.dir.join(WRITABLE).join("etc");
         fs::create_dir_all(&dir).map_err(ContainerError::file("make directory", &dir))?;
         let on_host = |path: &str| fs::read_to_string(path).unwrap_or_default();
         let host_network = self.options.net == Network::Host;
@@ -133,7 +134,7 @@ impl Bundle<'_> {
             ("hosts", hosts),
             ("hostname", format!("{hostname}\n")),
         ] {
-            self.put(&format!("etc/{name}"), &text)?;
+            self.put(&format!("{WRITABLE}/etc/{name}"), &text)?;
             let target = format!("/etc/{name}");
             if !self.is_covered(&target) {
                 mounts.push(Mount::bind(utf8(&dir.join(name))?, &target, false));

@@ -3,15 +3,16 @@
 
 use std::ffi::{CStr, CString};
 use std::fs::File;
-use std::io;
+use std::io::{self, Read, Seek};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{
-    self as sys, AtFlags, Dir, FileType, Gid, Mode, OFlags, ResolveFlags, Stat, Timespec,
+    self as sys, AtFlags, Dir, FileType, Gid, Mode, OFlags, ResolveFlags, SeekFrom, Stat, Timespec,
     Timestamps, Uid, XattrFlags,
 };
+use rustix::io::Errno;
 
 /// Copies what is in `from` into `to`, and what `from` itself is like onto `to`.
 pub(super) fn copy_tree(from: BorrowedFd<'_>, to: BorrowedFd<'_>) -> io::Result<()> {
@@ -89,14 +90,31 @@ fn copy_entry(source: &OwnedFd, target: &OwnedFd, name: &CStr) -> io::Result<boo
 fn copy_file(source: &OwnedFd, target: &OwnedFd, name: &CStr, stat: &Stat) -> io::Result<()> {
     let read = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
     let make = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
-    let mut from = File::from(sys::openat(source, name, read, Mode::empty())?);
-    let mut to = File::from(sys::openat(target, name, make, Mode::from_raw_mode(0o600))?);
-    io::copy(&mut from, &mut to)?;
+    let from = File::from(sys::openat(source, name, read, Mode::empty())?);
+    let to = File::from(sys::openat(target, name, make, Mode::from_raw_mode(0o600))?);
+    copy_content(&from, &to)?;
     sys::fchown(&to, Some(uid(stat)), Some(gid(stat)))?;
     sys::fchmod(&to, mode(stat))?;
     // After the owner: chown(2) drops file capabilities.
     copy_xattrs(&from, &to)?;
     Ok(sys::futimens(&to, &times(stat))?)
+}
+
+/// Copies what a file holds. Its holes stay holes: a file may be said to be larger than any disk.
+fn copy_content(from: &File, to: &File) -> io::Result<()> {
+    let (mut from, mut to) = (from, to);
+    let mut end = 0;
+    loop {
+        let begin = match sys::seek(from, SeekFrom::Data(end)) {
+            Err(Errno::NXIO) => break,
+            begin => begin?,
+        };
+        end = sys::seek(from, SeekFrom::Hole(begin))?;
+        from.seek(io::SeekFrom::Start(begin))?;
+        to.seek(io::SeekFrom::Start(begin))?;
+        io::copy(&mut from.take(end - begin), &mut to)?;
+    }
+    to.set_len(from.metadata()?.len())
 }
 
 /// Attributes of the overlay that a root filesystem may be are not those of the file.
@@ -107,7 +125,7 @@ fn copy_xattrs(from: impl AsFd, to: impl AsFd) -> io::Result<()> {
     let mut names = Vec::with_capacity(1 << 16);
     match sys::flistxattr(&from, rustix::buffer::spare_capacity(&mut names)) {
         Ok(_) => {}
-        Err(rustix::io::Errno::NOTSUP) => return Ok(()),
+        Err(Errno::NOTSUP) => return Ok(()),
         Err(error) => return Err(error.into()),
     }
     for name in names
@@ -122,7 +140,7 @@ fn copy_xattrs(from: impl AsFd, to: impl AsFd) -> io::Result<()> {
         sys::fgetxattr(&from, &*name, rustix::buffer::spare_capacity(&mut value))?;
         match sys::fsetxattr(&to, &*name, &value, XattrFlags::empty()) {
             // The volume's file system, or a security module, may not take them.
-            Ok(()) | Err(rustix::io::Errno::NOTSUP | rustix::io::Errno::PERM) => {}
+            Ok(()) | Err(Errno::NOTSUP | Errno::PERM) => {}
             Err(error) => return Err(error.into()),
         }
     }
@@ -155,7 +173,7 @@ fn times(stat: &Stat) -> Timestamps {
 #[cfg(test)]
 mod tests {
     use std::fs;
-    use std::os::unix::fs::{MetadataExt, PermissionsExt, lchown, symlink};
+    use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, lchown, symlink};
 
     use super::*;
 
@@ -198,5 +216,39 @@ mod tests {
             1
         );
         assert!(!is_empty(File::open(&to).unwrap().as_fd()).unwrap());
+    }
+
+    #[test]
+    fn holes_stay_holes() {
+        let dir = tempfile::tempdir_in("/var/tmp").unwrap();
+        let (from, to) = (dir.path().join("from"), dir.path().join("to"));
+        fs::create_dir(&from).unwrap();
+        fs::create_dir(&to).unwrap();
+        let sparse = File::create(from.join("sparse")).unwrap();
+        sparse.write_all_at(b"begin", 0).unwrap();
+        sparse.write_all_at(b"middle", 1 << 26).unwrap();
+        sparse.set_len((1 << 27) + 1).unwrap();
+        File::create(from.join("empty"))
+            .unwrap()
+            .set_len(1 << 28)
+            .unwrap();
+        let root = File::open(&from).unwrap();
+        copy_tree(root.as_fd(), File::open(&to).unwrap().as_fd()).unwrap();
+
+        let copy = File::open(to.join("sparse")).unwrap();
+        assert_eq!(copy.metadata().unwrap().len(), (1 << 27) + 1);
+        let mut found = [9; 6];
+        for (place, wanted) in [
+            (0, b"begin\0"),
+            (1 << 25, b"\0\0\0\0\0\0"),
+            (1 << 26, b"middle"),
+        ] {
+            copy.read_exact_at(&mut found, place).unwrap();
+            assert_eq!(&found, wanted, "{place}");
+        }
+        let empty = fs::metadata(to.join("empty")).unwrap();
+        assert_eq!(empty.len(), 1 << 28);
+        let taken = (copy.metadata().unwrap().blocks() + empty.blocks()) * 512;
+        assert!(taken < 1 << 20, "{taken} bytes");
     }
 }

@@ -53,6 +53,9 @@ mod state;
 mod user;
 mod volumes;
 
+/// Where a container's writable part is, in its directory.
+pub(crate) const WRITABLE: &str = "writable";
+
 /// Parsers of an image's own files, for a fuzz target: nobody's interface.
 #[doc(hidden)]
 pub mod fuzz {

@@ -8,7 +8,9 @@ use std::thread;
 
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use serde_json::json;
+use thaw_testkit::image::{Entry, Layer, function, real};
 use thaw_testkit::net::{Link, Namespace, Shape};
+use thaw_testkit::scratch;
 
 use crate::support::{Host, until};
 
@@ -124,6 +126,43 @@ fn a_full_disk_is_told_as_such() {
         host.invoke("write 20").text(),
         "wrote 20",
         "another instance"
+    );
+}
+
+#[test]
+fn a_disk_bounds_all_that_an_instance_writes() {
+    let mut host = Host::start();
+    let directory = scratch::directory().unwrap();
+    // What this function writes it writes to a VOLUME; another begins with a file that is a hole but for its
+    // first bytes, and larger than the disk.
+    let large = Entry::sparse("held/large", 1 << 28, vec![(0, b"a hole follows".to_vec())]);
+    let image = function::image(&real::cache_directory(), 2).unwrap();
+    let image = image
+        .layer(Layer::new([Entry::directory("held"), large]))
+        .config("Volumes", json!({ "/tmp": {}, "/held": {} }));
+    let layout = image.write(directory.path(), "latest").unwrap();
+    host.image = layout.push(&host.registry, "volumes:1").unwrap();
+    host.deploy(&json!({ "diskSize": 64 }));
+    assert_eq!(host.invoke("write 20").text(), "wrote 20");
+    let mounts = host.invoke("cat /proc/self/mountinfo").text();
+    // Mount point and device (proc(5)): all of them are on one.
+    let device = |target: &str| {
+        let mut lines = mounts
+            .lines()
+            .map(|line| line.split(' ').collect::<Vec<_>>());
+        let line = lines.find(|line| line[4] == target);
+        line.unwrap_or_else(|| panic!("{target}: {mounts}"))[2].to_owned()
+    };
+    let loops = device("/tmp");
+    assert!(loops.starts_with("7:"), "a loop device: {mounts}");
+    for target in ["/held", "/etc/hosts", "/etc/hostname", "/etc/resolv.conf"] {
+        assert_eq!(device(target), loops, "{target}: {mounts}");
+    }
+    let answer = host.invoke("write 200");
+    let said = answer.json()["errorMessage"].as_str().unwrap().to_owned();
+    assert!(
+        said.contains("its disk is full: it may have 64 MiB"),
+        "{said}"
     );
 }
 
