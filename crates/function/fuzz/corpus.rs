@@ -117,6 +117,19 @@ const REQUESTS: [&str; 7] = [
     "GET /%E7%8C%AB/..%2f..//?x=%e7%8c%ab&%zz=%\n\n",
 ];
 
+const ROUTES: [&str; 10] = [
+    "/2016-08-15/proxy/demo.LATEST/web/a%20b/../c\nHost: shop.example:80",
+    "/2023-03-30/proxy/demo%24web.prod/x\nhost: [::1]:7000\nhost: 127.0.0.1",
+    "/2021-04-06/proxy/%e7%8c%ab/w%2eb//\nHost: Shop.Example\nCookie: a=b; thaw-console=0123; c",
+    "/console/api/functions\nHost: localhost:7000\nOrigin: http://localhost:7000\nSec-Fetch-Site: same-origin",
+    "/2016-08-15/services/demo/functions/web/invocations\nHost: a.localhost\nOrigin: null",
+    "/events/demo/web/uploads\nHost: 0x7f.1\nCookie: thaw-console=1\nCookie: thaw-console=2; x=thaw-console=3",
+    "/%2e%2e/%2F/%00//./..\nHost: xn--a.example:\nOrigin: https://xn--a.example\nSec-Fetch-Site: none",
+    "/2023-03-30/proxy/%24web/\nHost: a.b.1",
+    "/2021-04-06/proxy/a%2fb.%2e/%2e%2e/x",
+    "/2016-08-15/proxy/%ff%00/web/x",
+];
+
 /// Bodies of functions: everything that may be in one, in the words of each version.
 fn bodies() -> [Value; 5] {
     [
@@ -201,6 +214,9 @@ pub(crate) fn inputs() -> Result<Vec<Input>, Box<dyn Error>> {
     }
     for (number, text) in REQUESTS.iter().enumerate() {
         add("signature", number.to_string(), (*text).into());
+    }
+    for (number, text) in ROUTES.iter().enumerate() {
+        add("routing", number.to_string(), (*text).into());
     }
     for (number, body) in bodies().iter().enumerate() {
         for version in 0..3 {

@@ -25,6 +25,8 @@ use hyper::body::Incoming;
 use hyper::header::{self, HeaderMap, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode};
 
+pub(crate) use gate::{check_origin, cookie};
+
 use crate::error::Refusal;
 use crate::host::Host;
 use crate::http::{Body, full};

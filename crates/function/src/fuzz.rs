@@ -62,11 +62,48 @@ impl Sent<'_> {
         Some(claim.key().to_owned())
     }
 
+    /// The console's session that it belongs to.
+    #[must_use]
+    pub fn session(&self) -> Option<String> {
+        crate::console::cookie(&self.headers()).map(str::to_owned)
+    }
+
+    /// Whether it was the console's own page that had a browser send it.
+    #[must_use]
+    pub fn is_of_the_console(&self) -> bool {
+        crate::console::check_origin(&self.headers()).is_ok()
+    }
+
     /// The events of an object store's notification, as functions get them.
     #[must_use]
     pub fn events(&self) -> Option<Vec<Value>> {
         crate::events::translated(self.body, &self.headers()).ok()
     }
+}
+
+/// The segments of a path.
+#[must_use]
+pub fn segments(path: &str) -> Option<Vec<String>> {
+    crate::server::segments(path).ok()
+}
+
+/// The service, function and qualifier that a path names, and where the function's own part of it begins.
+#[must_use]
+pub fn place(path: &str) -> Option<[String; 4]> {
+    let crate::proxy::Place {
+        name,
+        qualifier,
+        base,
+    } = crate::proxy::place(path)?;
+    Some([name.service, name.function, qualifier, base])
+}
+
+/// A host as requests name it, without the port, and whether a function can have that name.
+#[must_use]
+pub fn domain(host: &str) -> (String, bool) {
+    let name = crate::proxy::without_port(host).to_ascii_lowercase();
+    let is_domain = crate::proxy::is_domain(&name);
+    (name, is_domain)
 }
 
 /// A new function of what a body says, as the API's `version` shows it.

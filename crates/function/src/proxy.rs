@@ -11,13 +11,13 @@ use std::sync::Arc;
 use bytes::Bytes;
 use hyper::header::{self, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode};
-use percent_encoding::percent_decode_str;
 
 use crate::catalog::function_key;
 use crate::error::Refusal;
 use crate::host::Host;
 use crate::http::{Body, BodyError};
 use crate::model::{FunctionName, Route, Trigger, TriggerKind};
+use crate::server::segment;
 
 /// The path of a function's HTTP trigger.
 pub(crate) fn path(trigger: &Trigger) -> String {
@@ -52,7 +52,6 @@ pub(crate) fn place(path: &str) -> Option<Place> {
     if proxy != "proxy" {
         return None;
     }
-    let decoded = |text: &str| percent_decode_str(text).decode_utf8_lossy().into_owned();
     let first = segments.next()?;
     let (name, qualifier) = first.split_once('.').unwrap_or((first, ""));
     let (name, base) = match version {
@@ -60,19 +59,23 @@ pub(crate) fn place(path: &str) -> Option<Place> {
             let function = segments.next()?;
             let base = format!("/{version}/proxy/{first}/{function}/");
             (
-                crate::api::full_name(&decoded(name), &decoded(function)),
+                crate::api::full_name(&segment(name)?, &segment(function)?),
                 base,
             )
         }
         "2023-03-30" => {
             let base = format!("/{version}/proxy/{first}/");
-            (crate::api::flat_name(&decoded(name)), base)
+            (crate::api::flat_name(&segment(name)?), base)
         }
         _ => return None,
     };
-    Some(Place {
+    let qualifier = match qualifier {
+        "" => String::new(),
+        qualifier => segment(qualifier)?,
+    };
+    (!name.function.is_empty()).then_some(Place {
         name,
-        qualifier: decoded(qualifier),
+        qualifier,
         base,
     })
 }
@@ -230,7 +233,7 @@ mod tests {
 
     #[test]
     fn a_path_names_a_function_and_a_version() {
-        let read = |path| {
+        let read = |path: &str| {
             let place = place(path)?;
             Some((place.name.to_string(), place.qualifier, place.base))
         };
@@ -254,6 +257,18 @@ mod tests {
         );
         assert_eq!(read("/2016-08-15/services/demo"), None);
         assert_eq!(read("/2016-08-15/proxy/demo"), None);
+        for nameless in [
+            "//web/",
+            "/demo//",
+            "/a%2fb/web/",
+            "/demo/%2e%2e/",
+            "/demo/%ff/",
+            "/a%00/b",
+        ] {
+            assert_eq!(read(&format!("/2016-08-15/proxy{nameless}")), None);
+        }
+        assert_eq!(read("/2023-03-30/proxy//x"), None);
+        assert_eq!(read("/2023-03-30/proxy/demo$/x"), None);
     }
 
     #[test]

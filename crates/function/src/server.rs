@@ -275,15 +275,17 @@ fn isolated(mut response: Response<Body>) -> Response<Body> {
 
 /// The segments of a path, decoded.
 pub(crate) fn segments(path: &str) -> Result<Vec<String>, Refusal> {
-    let decoded = path.split('/').filter(|part| !part.is_empty()).map(|part| {
-        let text = percent_encoding::percent_decode_str(part).decode_utf8();
-        let text = text.map_err(|_| Refusal::invalid("the path is no UTF-8"))?;
-        if text.contains(['/', '\0']) || text == "." || text == ".." {
-            return Err(Refusal::invalid("the path has a segment that is no name"));
-        }
-        Ok(text.into_owned())
-    });
-    decoded.collect()
+    let decoded = path.split('/').filter(|part| !part.is_empty()).map(segment);
+    let decoded: Option<_> = decoded.collect();
+    decoded.ok_or_else(|| Refusal::invalid("the path has a segment that is no name in UTF-8"))
+}
+
+/// A segment, decoded; `None` where it can be no name.
+pub(crate) fn segment(part: &str) -> Option<String> {
+    let text = percent_encoding::percent_decode_str(part).decode_utf8();
+    let text = text.ok()?.into_owned();
+    let is_name = !text.contains(['/', '\0']) && !matches!(text.as_str(), "" | "." | "..");
+    is_name.then_some(text)
 }
 
 /// The host name that a request is for, without the port.

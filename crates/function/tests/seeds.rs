@@ -8,6 +8,8 @@ mod configuration;
 mod corpus;
 #[path = "../fuzz/targets/notification.rs"]
 mod notification;
+#[path = "../fuzz/targets/routing.rs"]
+mod routing;
 #[path = "../fuzz/targets/schedule.rs"]
 mod schedule;
 #[path = "../../testkit/seeds.rs"]
@@ -29,6 +31,7 @@ fn every_seed_holds() {
     let targets = [
         target("configuration", configuration::run, 1000),
         target("notification", notification::run, 1000),
+        target("routing", routing::run, 1000),
         target("schedule", schedule::run, 100),
         target("signature", signature::run, 200),
         target("template", template::run, 300),

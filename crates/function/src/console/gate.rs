@@ -37,7 +37,7 @@ pub(super) fn check_host(host: &Host, headers: &HeaderMap) -> Result<(), Refusal
 }
 
 /// The value of the session's cookie.
-pub(super) fn cookie(headers: &HeaderMap) -> Option<&str> {
+pub(crate) fn cookie(headers: &HeaderMap) -> Option<&str> {
     let all = headers.get_all(header::COOKIE).into_iter();
     let mut pairs = all
         .filter_map(|line| line.to_str().ok())
@@ -77,7 +77,7 @@ pub(super) fn visitor(host: &Host, headers: &HeaderMap) -> Result<Visitor, Refus
 ///
 /// # Errors
 /// `CrossSite`.
-pub(super) fn check_origin(headers: &HeaderMap) -> Result<(), Refusal> {
+pub(crate) fn check_origin(headers: &HeaderMap) -> Result<(), Refusal> {
     let (site, origin) = (text(headers, "sec-fetch-site"), headers.get(header::ORIGIN));
     let of_this_host = |origin: &HeaderValue| {
         let origin = origin.to_str().ok().and_then(|it| it.split_once("://"));
