@@ -2,13 +2,14 @@
 
 use std::fs;
 use std::io::Read;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::atomic::AtomicUsize;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
+use tempfile::TempDir;
 
 use thaw_testkit::process::make_program;
 use thaw_testkit::scratch;
@@ -23,6 +24,7 @@ by_every_transport!(
     a_monitor_starts_the_next_daemon,
     a_monitor_starts_the_next_daemon_of_a_keeper,
     without_any_daemon_reads_fail_within_the_bound,
+    where_the_next_daemon_hangs_reads_fail_within_the_bound,
     a_killed_monitor_costs_no_bytes,
     a_stopped_monitor_costs_no_bytes,
     a_command_in_the_foreground_starts_the_next_daemon,
@@ -142,46 +144,104 @@ fn a_command_in_the_foreground_starts_the_next_daemon(transport: &str) {
     nothing_is_left(&node);
 }
 
+/// A program that can be replaced, and its store, whose bound is 3 s.
+struct Place {
+    node: Thaw,
+    dir: TempDir,
+}
+
+impl Place {
+    fn new() -> Self {
+        let dir = scratch::directory().unwrap();
+        let node = Thaw::at(dir.path().join("thaw"), dir.path().join("store"));
+        let place = Self { node, dir };
+        place.restore();
+        fs::write(place.file("config.toml"), "fault-timeout-seconds = 3\n").unwrap();
+        place
+    }
+
+    fn file(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    /// Has the program be what it should be.
+    fn restore(&self) {
+        let program = fs::read(env!("CARGO_BIN_EXE_thaw")).unwrap();
+        make_program(&self.file("thaw"), &program).unwrap();
+    }
+
+    fn start(&self, scene: &Scene, transport: &str) -> PathBuf {
+        let config = self.file("config.toml");
+        let options = ["--net", "none", "--transport", transport, "--config"];
+        let options = [&options[..], &[config.to_str().unwrap()]].concat();
+        scene.start(&self.node, &options)
+    }
+
+    /// The program is there again, as after an upgrade.
+    fn recovers(&self, scene: &Scene, inside: &Path) {
+        self.restore();
+        eventually("right bytes, once a daemon can be started", || {
+            scene.read(inside, "srv/f1-3").is_ok()
+        });
+        self.node.run(["rm", "-f", "box"]).unwrap();
+        nothing_is_left(&self.node);
+    }
+}
+
 fn without_any_daemon_reads_fail_within_the_bound(transport: &str) {
     let scene = Scene::new();
-    let place = scratch::directory().unwrap();
-    let file = |name: &str| -> PathBuf { place.path().join(name) };
-    make_program(
-        &file("thaw"),
-        &fs::read(env!("CARGO_BIN_EXE_thaw")).unwrap(),
-    )
-    .unwrap();
-    fs::write(file("config.toml"), "fault-timeout-seconds = 3\n").unwrap();
-    let node = Thaw::at(file("thaw"), file("store"));
-    let config = file("config.toml");
-    let config = config.to_str().unwrap();
-    let options = ["--net", "none", "--transport", transport];
-    let inside = scene.start(&node, &[&options[..], &["--config", config]].concat());
-    kill_both(&node);
+    let place = Place::new();
+    let inside = place.start(&scene, transport);
+    kill_both(&place.node);
     // The program is gone: nobody can start a daemon.
-    fs::remove_file(file("thaw")).unwrap();
+    fs::remove_file(place.file("thaw")).unwrap();
     for name in ["srv/f1-3", "srv/f1-4"] {
         let begin = Instant::now();
         let error = scene.read(&inside, name).unwrap_err();
         assert_eq!(error.raw_os_error(), Some(5), "{error}");
         assert!(begin.elapsed() < CONFIGURED_BOUND);
     }
-    // It is there again, as after an upgrade.
-    make_program(
-        &file("thaw"),
-        &fs::read(env!("CARGO_BIN_EXE_thaw")).unwrap(),
-    )
-    .unwrap();
-    eventually("right bytes, once a daemon can be started", || {
-        scene.read(&inside, "srv/f1-3").is_ok()
-    });
-    let log = fs::read_dir(node.root().join("containers")).unwrap();
+    let log = fs::read_dir(place.node.root().join("containers")).unwrap();
     let log =
         log.filter_map(|dir| fs::read_to_string(dir.unwrap().path().join("monitor.log")).ok());
     assert!(
         log.collect::<String>()
             .contains("no daemon, and none can be started")
     );
-    node.run(["rm", "-f", "box"]).unwrap();
-    nothing_is_left(&node);
+    place.recovers(&scene, &inside);
+}
+
+fn where_the_next_daemon_hangs_reads_fail_within_the_bound(transport: &str) {
+    let scene = Scene::new();
+    let place = Place::new();
+    let inside = place.start(&scene, transport);
+    kill_both(&place.node);
+    // It never says that it serves.
+    let pids = place.file("pids");
+    let script = format!(
+        "#!/bin/sh\necho $$ >> {}\nexec sleep 1000\n",
+        pids.display()
+    );
+    fs::remove_file(place.file("thaw")).unwrap();
+    make_program(&place.file("thaw"), script.as_bytes()).unwrap();
+    let hung = thread::scope(|scope| {
+        let begin = Instant::now();
+        let reader = scope.spawn(|| {
+            for name in ["srv/f1-3", "srv/f1-4"] {
+                let error = scene.read(&inside, name).unwrap_err();
+                assert_eq!(error.raw_os_error(), Some(5), "{error}");
+            }
+        });
+        while !reader.is_finished() && begin.elapsed() < CONFIGURED_BOUND {
+            thread::sleep(Duration::from_millis(20));
+        }
+        let in_time = reader.is_finished();
+        let pids = fs::read_to_string(&pids).unwrap();
+        let hung: Vec<u32> = pids.lines().map(|pid| pid.parse().unwrap()).collect();
+        kill(&hung);
+        assert!(in_time, "reads wait for a daemon that hangs");
+        hung
+    });
+    assert_eq!(hung.len(), 1, "one that hangs is not joined by others");
+    place.recovers(&scene, &inside);
 }

@@ -6,11 +6,15 @@
 //! only a command would start. So the monitor starts it, and where there is no keeper either, it denies
 //! what waits when none can be started within the time that a read may take.
 //!
+//! The start of a daemon is waited for on a thread of its own: one that hangs before it serves keeps
+//! nobody from being denied, and is not joined by others that would hang as well.
+//!
 //! A daemon kills a keeper that is stopped (SIGSTOP), or hangs. When it is stopped itself, the
 //! monitor does it after half of the time that a read may take.
 
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
-use std::thread;
+use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use thaw_mount::Keepsake;
@@ -27,7 +31,9 @@ const SPREAD: Duration = Duration::from_secs(1);
 const RETRY: Duration = Duration::from_secs(5);
 
 /// Sees to it that the container's store has a daemon; the error is why it has none.
-pub type Revive = Box<dyn Fn() -> Result<(), String> + Send>;
+pub type Revive = Box<dyn Fn() -> Result<(), String> + Send + Sync>;
+
+const STACK: usize = 256 << 10;
 
 /// The thread that watches, until this is dropped.
 #[derive(Debug)]
@@ -46,14 +52,15 @@ impl Vigil {
         let watch = Watch {
             keepsake,
             bound,
-            revive,
+            revive: Arc::new(revive),
+            reviving: None,
             alone: None,
             stopped: None,
             rest: None,
         };
         thread::Builder::new()
             .name("container-vigil".to_owned())
-            .stack_size(256 << 10)
+            .stack_size(STACK)
             .spawn(move || watch.keep(&ended))
             .map_err(ContainerError::system("start a thread"))?;
         Ok(Self { _end: end })
@@ -63,7 +70,9 @@ impl Vigil {
 struct Watch {
     keepsake: Keepsake,
     bound: Duration,
-    revive: Revive,
+    revive: Arc<Revive>,
+    /// The start that is waited for.
+    reviving: Option<JoinHandle<Result<(), String>>>,
     /// Since when there is no keeper.
     alone: Option<Instant>,
     /// Since when the keeper is stopped.
@@ -78,6 +87,7 @@ impl Watch {
         // A bound that is shorter than that is kept, too.
         let patience = (PATIENCE + spread).min(self.bound / 2);
         while ended.recv_timeout(LOOK) == Err(RecvTimeoutError::Timeout) {
+            self.hear(patience);
             if !self.keepsake.is_alone() {
                 if self.keepsake.has_a_stopped_keeper() {
                     let stopped = *self.stopped.get_or_insert_with(Instant::now);
@@ -107,12 +117,35 @@ impl Watch {
         }
     }
 
-    /// Sees to it that there is a daemon, but not more often than that.
+    /// Sees to it that there is a daemon, one start after the other, and not more often than that.
     fn revive_after(&mut self, patience: Duration) {
-        if self.rest.is_some_and(|until| Instant::now() < until) {
+        let rests = self.rest.is_some_and(|until| Instant::now() < until);
+        if rests || self.reviving.is_some() {
             return;
         }
-        let pause = match (self.revive)() {
+        let revive = Arc::clone(&self.revive);
+        let started = thread::Builder::new()
+            .name("container-revive".to_owned())
+            .stack_size(STACK)
+            .spawn(move || revive());
+        match started {
+            Ok(started) => self.reviving = Some(started),
+            Err(error) => self.pause(Err(error.to_string()), patience),
+        }
+    }
+
+    /// What became of the start that is waited for, once it is known.
+    fn hear(&mut self, patience: Duration) {
+        if let Some(ended) = self.reviving.take_if(|it| it.is_finished()) {
+            let revived = ended.join();
+            let revived = revived.unwrap_or_else(|_| Err("to start it panicked".to_owned()));
+            self.pause(revived, patience);
+        }
+    }
+
+    /// Asks for no daemon for a while.
+    fn pause(&mut self, revived: Result<(), String>, patience: Duration) {
+        let pause = match revived {
             // The keeper comes with it, or that one dies, too.
             Ok(()) => patience,
             Err(reason) => {
