@@ -1,5 +1,6 @@
 //! The commands: one function each, chosen in one match.
 
+mod begin;
 mod config;
 mod container;
 mod daemon;
@@ -103,10 +104,14 @@ pub(crate) fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         }) => return config::check(global.json, file),
         _ => {}
     }
-    if let Command::Daemon(args) = &command
-        && !args.stop
-    {
-        return daemon::begin(global, args);
+    match &command {
+        Command::Daemon(args) if !args.stop => {
+            return begin::begin(global, |context, given| daemon::serve(context, args, given));
+        }
+        Command::Serve(args) => {
+            return begin::begin(global, |context, given| serve::serve(context, args, given));
+        }
+        _ => {}
     }
     let context = Context::load(global)?;
     match command {
@@ -130,7 +135,6 @@ pub(crate) fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Login(args) => image::login(&context, args),
         Command::Config(_) => config::show(&context),
         Command::Daemon(_) => daemon::stop(&context),
-        Command::Serve(args) => serve::serve(&context, &args),
         Command::Function(command) => function::function(&context, &command),
         Command::Key(command) => key::key(&context, &command),
         Command::Doctor { explain: None } => doctor::doctor(&context),
@@ -141,7 +145,7 @@ pub(crate) fn run(cli: Cli) -> anyhow::Result<ExitCode> {
             crate::log::to_stderr();
             Ok(container::monitor(&context.client, &dir, rm))
         }
-        Command::Completions { .. } | Command::Man { .. } | Command::Keeper => {
+        Command::Completions { .. } | Command::Man { .. } | Command::Keeper | Command::Serve(_) => {
             Ok(ExitCode::SUCCESS)
         }
     }

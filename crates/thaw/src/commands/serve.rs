@@ -17,8 +17,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
 use super::Context;
-use super::daemon::settings;
-use crate::access::Access;
+use super::begin::told;
 use crate::cli::Serve;
 use crate::functions;
 use crate::http::Endpoint;
@@ -28,14 +27,13 @@ use crate::service::{Given, Manager};
 /// For how long requests that have begun may go on when the host is to end.
 const DRAIN: Duration = Duration::from_secs(30);
 
-pub(super) fn serve(context: &Context, args: &Serve) -> anyhow::Result<ExitCode> {
+pub(super) fn serve(context: &Context, args: &Serve, mut given: Given) -> anyhow::Result<ExitCode> {
     if args.no_auth && !args.listen.ip().is_loopback() {
         bail!(
             "--no-auth lets everybody in who can reach {}: it is for loopback addresses only",
             args.listen
         );
     }
-    crate::log::to_stderr();
     let root = context.client.root();
     let socket = functions::socket(root);
     if UnixStream::connect(&socket).is_ok() {
@@ -44,10 +42,8 @@ pub(super) fn serve(context: &Context, args: &Serve) -> anyhow::Result<ExitCode>
             root.display()
         );
     }
-    let mut given = Given::take();
     let activated = activated(given.listener.take(), args)?;
-    let access = Access::new(context.config.socket.as_ref())?;
-    let mut settings = settings(&context.config)?;
+    let (access, mut settings) = told(&context.config)?;
     settings.custodian = given.custodian();
     // A daemon that commands have started gives way: what runs goes on.
     let ownership = Ownership::take(root, true)?;

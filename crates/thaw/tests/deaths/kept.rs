@@ -25,6 +25,7 @@ by_every_transport!(
     with_a_service_manager_daemon_and_keeper_may_die_together,
     what_a_full_service_manager_does_not_keep_is_lost_and_never_wrong,
     where_no_daemon_can_begin_reads_fail_within_the_bound,
+    where_no_function_host_can_begin_reads_fail_within_the_bound,
 );
 
 /// A manager with a store of descriptors.
@@ -87,7 +88,7 @@ impl Manager {
 
     /// Starts a daemon and gives it what is kept; returns when commands can be given.
     fn start(&self, node: &Thaw) -> Child {
-        let daemon = self.give(node, "");
+        let daemon = self.give(node, &["daemon", "--replace"]);
         let ready = format!("READY=1\nMAINPID={}", daemon.id());
         eventually("the daemon", || {
             let heard = self.heard.lock().unwrap();
@@ -96,14 +97,14 @@ impl Manager {
         daemon
     }
 
-    /// Starts a daemon with the configuration in a file, if there is one, and gives it what is kept.
-    fn give(&self, node: &Thaw, config: &str) -> Child {
+    /// Starts `thaw ARGS…` and gives it what is kept.
+    fn give(&self, node: &Thaw, args: &[&str]) -> Child {
         let (ours, theirs) = socket::pair().unwrap();
         let daemon = Command::new(std::env::current_exe().unwrap())
             .args(["handed_over", "--ignored", "--nocapture"])
             .env("NOTIFY_SOCKET", self.dir.path().join("notify"))
             .env("KEPT_ROOT", node.root())
-            .env("KEPT_CONFIG", config)
+            .env("KEPT_ARGS", args.join("\n"))
             .stdin(Stdio::from(theirs))
             .stdout(Stdio::null())
             .stderr(fs::File::create(self.dir.path().join("log")).unwrap())
@@ -149,13 +150,11 @@ fn handed_over() {
         assert_eq!(fd.as_raw_fd(), number);
         fcntl_setfd(fd, FdFlags::empty()).unwrap();
     }
-    let config = std::env::var("KEPT_CONFIG").ok();
-    let config = config.filter(|file| !file.is_empty());
+    let args = std::env::var("KEPT_ARGS").unwrap();
     let error = Command::new(env!("CARGO_BIN_EXE_thaw"))
         .arg("--root")
         .arg(std::env::var_os("KEPT_ROOT").unwrap())
-        .args(["daemon", "--replace"])
-        .args(config.iter().flat_map(|file| ["--config", file]))
+        .args(args.lines())
         .env("LISTEN_PID", std::process::id().to_string())
         .env("LISTEN_FDS", fds.len().to_string())
         .env("LISTEN_FDNAMES", names.join(":"))
@@ -227,6 +226,15 @@ fn what_a_full_service_manager_does_not_keep_is_lost_and_never_wrong(transport: 
 }
 
 fn where_no_daemon_can_begin_reads_fail_within_the_bound(transport: &str) {
+    reads_fail_within_the_bound(transport, &["daemon", "--replace"]);
+}
+
+fn where_no_function_host_can_begin_reads_fail_within_the_bound(transport: &str) {
+    reads_fail_within_the_bound(transport, &["serve", "--listen", "127.0.0.1:0"]);
+}
+
+/// Where the next daemon is started like this, and cannot begin.
+fn reads_fail_within_the_bound(transport: &str, args: &[&str]) {
     let scene = Scene::new();
     let node = thaw();
     let manager = Manager::new(100);
@@ -246,7 +254,8 @@ fn where_no_daemon_can_begin_reads_fail_within_the_bound(transport: &str) {
         let reader = scope.spawn(|| scene.read(&dir, "srv/f1-3"));
         thread::sleep(Duration::from_millis(300));
         assert!(!reader.is_finished(), "nobody could have served this read");
-        let status = manager.give(&node, config).wait().unwrap();
+        let args = [args, &["--config", config]].concat();
+        let status = manager.give(&node, &args).wait().unwrap();
         assert_eq!(status.code(), Some(125), "{}", manager.log());
         let error = reader.join().unwrap().unwrap_err();
         assert_eq!(error.raw_os_error(), Some(5), "{error}");
