@@ -7,6 +7,9 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::RegistryError;
+use crate::transport::Transport;
+
 /// How registries are reached.
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -35,6 +38,16 @@ pub struct Settings {
     pub deadline: Duration,
     /// `User-Agent`.
     pub user_agent: String,
+}
+
+impl Settings {
+    /// Reads the files that they name, and sees whether a client can be made of them.
+    ///
+    /// # Errors
+    /// [`RegistryError::Setup`], with the file or the address that makes no sense.
+    pub fn check(&self) -> Result<(), RegistryError> {
+        Transport::new(self).map(drop)
+    }
 }
 
 /// How one registry is reached.

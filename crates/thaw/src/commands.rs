@@ -101,7 +101,7 @@ pub(crate) fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Config(ConfigArgs {
             check: Some(ref file),
             ..
-        }) => return config::check(global.json, file),
+        }) => return config::check(&global, file),
         _ => {}
     }
     match &command {

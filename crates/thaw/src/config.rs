@@ -108,6 +108,18 @@ impl Config {
         // Whoever is told of it may have another working directory.
         let file = file.map(std::path::absolute).transpose()?;
         let read = file.as_deref().map(read).transpose()?.unwrap_or_default();
+        let what = match &file {
+            Some(file) => format!("in the configuration {}", file.display()),
+            None => "in the configuration".to_owned(),
+        };
+        Self::of(global, file, read).context(what)
+    }
+
+    /// What `file`, of which this was read, comes to with flags and environment.
+    ///
+    /// # Errors
+    /// When a value makes no sense.
+    pub(crate) fn of(global: &Global, file: Option<PathBuf>, read: File) -> anyhow::Result<Self> {
         let proxies = network::VARIABLES.into_iter();
         let environment = Environment {
             docker_config: std::env::var_os("DOCKER_CONFIG"),
@@ -119,11 +131,7 @@ impl Config {
         // Files beside it may be named without their directory.
         let base = file.as_deref().and_then(Path::parent);
         let base = base.unwrap_or(Path::new("/"));
-        let merged = Self::merge(global, &environment, read, base);
-        let merged = merged.with_context(|| match &file {
-            Some(file) => format!("in the configuration {}", file.display()),
-            None => "in the configuration".to_owned(),
-        })?;
+        let merged = Self::merge(global, &environment, read, base)?;
         Ok(Self { file, ..merged })
     }
 

@@ -56,13 +56,15 @@ pub(super) fn begin(
     }
 }
 
-/// What file and flags come to: who may ask the daemon, and what its node is told. Nothing is touched.
+/// What file and flags come to: who may ask the daemon, and what its node is told. Everything that a
+/// configuration can have wrong is found here, and nothing is touched.
 ///
 /// # Errors
 /// Whatever a daemon would refuse.
 pub(super) fn told(config: &Config) -> anyhow::Result<(Access, Settings)> {
     let access = Access::new(config.socket.as_ref())?;
     let settings = settings(config)?;
+    settings.registry.check()?;
     Ok((access, settings))
 }
 

@@ -6,9 +6,11 @@ use std::process::ExitCode;
 use anyhow::Context as _;
 use serde_json::{Value, json};
 
+use super::begin::told;
 use super::{Context, print};
 use crate::OWN_FAILURE;
-use crate::config::{Config, Key, Setting, parse};
+use crate::cli::Global;
+use crate::config::{Config, Key, Problem, Setting, parse};
 use crate::output::table;
 
 pub(super) fn show(context: &Context) -> anyhow::Result<ExitCode> {
@@ -38,13 +40,22 @@ fn describe(config: &Config) -> String {
     file + &table(&["KEY", "VALUE", "FROM"], &rows)
 }
 
-/// Says what is wrong with a file, a line for each problem.
-pub(super) fn check(json: bool, file: &Path) -> anyhow::Result<ExitCode> {
+/// Says what is wrong with a file, a line for each problem: what cannot be read, else the first thing for
+/// which a daemon with these flags would refuse it.
+pub(super) fn check(global: &Global, file: &Path) -> anyhow::Result<ExitCode> {
     let text = std::fs::read_to_string(file)
         .with_context(|| format!("cannot read the configuration {}", file.display()))?;
-    let problems = parse(&text).err().unwrap_or_default();
+    let problems = match parse(&text) {
+        Err(problems) => problems,
+        Ok(read) => {
+            let file = std::path::absolute(file)?;
+            let told = Config::of(global, Some(file), read).and_then(|config| told(&config));
+            let refused = told.err().map(|error| Problem::of_all(&error));
+            refused.into_iter().collect()
+        }
+    };
     let facts = json!({ "file": file, "problems": problems });
-    print(json, &facts, |_| match problems.as_slice() {
+    print(global.json, &facts, |_| match problems.as_slice() {
         [] => format!("{}: good\n", file.display()),
         all => all
             .iter()

@@ -6,11 +6,11 @@ use toml::de::{DeTable, Deserializer, Error};
 
 use super::keys::{File, Key};
 
-/// What is wrong at one place of a file.
+/// What is wrong with a file, at one place or as a whole.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub(crate) struct Problem {
-    /// The line, from 1.
-    pub(crate) line: usize,
+    /// The line, from 1, where it is about one.
+    pub(crate) line: Option<usize>,
     /// The key, where it is about one.
     pub(crate) key: Option<String>,
     /// What, in words.
@@ -19,7 +19,9 @@ pub(crate) struct Problem {
 
 impl std::fmt::Display for Problem {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "line {}: ", self.line)?;
+        if let Some(line) = self.line {
+            write!(f, "line {line}: ")?;
+        }
         if let Some(key) = &self.key {
             write!(f, "{key}: ")?;
         }
@@ -27,9 +29,23 @@ impl std::fmt::Display for Problem {
     }
 }
 
+impl Problem {
+    /// What was only seen when all was put together.
+    pub(crate) fn of_all(error: &anyhow::Error) -> Self {
+        Self {
+            line: None,
+            key: None,
+            problem: format!("{error:#}"),
+        }
+    }
+}
+
 /// Reads `text`, or names all of its problems, by line.
 pub(crate) fn parse(text: &str) -> Result<File, Vec<Problem>> {
-    let line = |at: usize| 1 + text.bytes().take(at).filter(|byte| *byte == b'\n').count();
+    let line = |at: usize| {
+        let before = text.bytes().take(at);
+        Some(1 + before.filter(|byte| *byte == b'\n').count())
+    };
     let start = |error: &Error| error.span().map_or(0, |span| span.start);
     let (table, errors) = DeTable::parse_recoverable(text);
     let mut problems: Vec<Problem> = errors
@@ -110,7 +126,7 @@ mod tests {
             ("root\n", 1),
         ] {
             let problems = parse(text).unwrap_err();
-            assert_eq!(problems[0].line, line, "{problems:?}");
+            assert_eq!(problems[0].line, Some(line), "{problems:?}");
         }
     }
 

@@ -92,3 +92,91 @@ fn a_file_is_checked() {
     assert_eq!(check(&[]), (0, format!("{config}: good\n")));
     assert!(!node.root().exists(), "nobody was started for it");
 }
+
+/// Runs `thaw ARGS…` with no store but the configured one; answers with its code and what it said.
+fn without_root(args: &[&str]) -> (i32, String) {
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_thaw"));
+    let output = command.args(args).env_remove("THAW_ROOT").output().unwrap();
+    let said = [output.stdout, output.stderr].concat();
+    (
+        output.status.code().unwrap(),
+        String::from_utf8(said).unwrap(),
+    )
+}
+
+#[test]
+fn what_a_daemon_would_refuse_is_not_good() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path().canonicalize().unwrap();
+    fs::write(dir.join("empty.pem"), "").unwrap();
+    let file = dir.join("config.toml");
+    let config = file.to_str().unwrap();
+    let root = dir.join("store");
+    let long = dir.join("x".repeat(100));
+    let in_store = format!("root = {root:?}\n");
+    for (text, wanted) in [
+        (format!("root = {long:?}\n"), "has a path of"),
+        (in_store.clone() + "[socket]\n", "[socket] lets nobody in"),
+        (
+            in_store.clone() + "[socket]\nusers = [\"no such user\"]\n",
+            "no such user",
+        ),
+        (
+            in_store.clone() + "[registry.\"a.example\"]\nclient-cert = \"c.pem\"\n",
+            "client-cert without client-key",
+        ),
+        (
+            in_store.clone() + "[[trust]]\n",
+            "neither keys nor require-signature",
+        ),
+        (
+            in_store.clone() + "[[trust]]\nkeys = [\"none.pem\"]\n",
+            "none.pem",
+        ),
+        (in_store.clone() + "ca = [\"none.pem\"]\n", "none.pem"),
+        (
+            in_store.clone() + "ca = [\"empty.pem\"]\n",
+            "none in PEM format",
+        ),
+        (
+            in_store.clone() + "[registry.\"a.example\"]\nca = [\"none.pem\"]\n",
+            "none.pem",
+        ),
+        (
+            in_store.clone() + "[registry.\"a.example\"]\nmirrors = [\"m/../n\"]\n",
+            "is no mirror",
+        ),
+        (
+            in_store.clone() + "[proxy]\nhttp = \"socks5://proxy:1080\"\n",
+            "the proxy for HTTP makes no sense",
+        ),
+    ] {
+        fs::write(&file, &text).unwrap();
+        let (code, checked) = without_root(&["config", "--check", config]);
+        assert_eq!(code, 125, "{text}{checked}");
+        let problem = checked.strip_prefix(&format!("{config}: ")).unwrap();
+        assert!(problem.contains(wanted), "{text}{checked}");
+        // The daemon says the same.
+        let (code, said) = without_root(&["--config", config, "daemon"]);
+        assert_eq!(code, 125, "{text}{said}");
+        assert!(said.contains(problem.trim_end()), "{said}\n{problem}");
+        assert!(!root.exists(), "nothing is touched: {text}");
+    }
+    let (_, facts) = without_root(&["config", "--check", config, "--json"]);
+    let problem = &parsed(&facts)["problems"][0];
+    assert_eq!(
+        (&problem["line"], &problem["key"]),
+        (&json!(null), &json!(null))
+    );
+
+    // From another directory, and by a flag that goes before the file.
+    fs::write(&file, format!("root = {long:?}\n")).unwrap();
+    let flag = [
+        "--root",
+        root.to_str().unwrap(),
+        "config",
+        "--check",
+        config,
+    ];
+    assert_eq!(without_root(&flag), (0, format!("{config}: good\n")));
+}
