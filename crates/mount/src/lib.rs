@@ -34,6 +34,7 @@ pub use thaw_sys::capabilities::{Ability, Capabilities, Cgroup, KernelVersion, d
 pub use thaw_sys::fanotify::Denial;
 pub use thaw_sys::lease::while_alone;
 pub use thaw_sys::mount::{MAX_LOWER, MountEntry, Overlay, Unmount, mount_table};
+pub use thaw_sys::process::begin_with_our_first_limit;
 pub use trace::{Trace, TraceEntry};
 pub use transport::{
     Device, FaultHandler, FaultTransport, LayerSpec, Released, Started, TransportChoice,

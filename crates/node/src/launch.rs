@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::process::{Child, Command};
 
 use thaw_image::Digest;
+use thaw_mount::begin_with_our_first_limit;
 
 use crate::Node;
 use crate::container::{Container, monitor};
@@ -64,6 +65,7 @@ impl Node {
     pub fn run(&self, prepared: PreparedContainer) -> Result<Launched, NodeError> {
         let container = Container::open(&prepared.dir)?;
         let mut program = Command::new(&self.settings.program);
+        begin_with_our_first_limit(&mut program);
         // A runtime would hand the daemon's service manager on to the container.
         program.env_remove("NOTIFY_SOCKET");
         program

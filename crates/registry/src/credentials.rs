@@ -266,7 +266,9 @@ impl Settings {
             let path = self.helper_path.to_string_lossy();
             failed(&format!("there is no such program in {path}"))
         })?;
-        let mut command = Command::new(program);
+        let mut command = std::process::Command::new(program);
+        (self.prepare_helper)(&mut command);
+        let mut command = Command::from(command);
         let answer = talk(command.arg(action), input);
         match tokio::time::timeout(self.helper_timeout, answer).await {
             Ok(Ok((status, answer))) if status.success() => Ok(answer),

@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::path::PathBuf;
+use std::process::Command;
 use std::time::Duration;
 
 use crate::RegistryError;
@@ -23,6 +24,8 @@ pub struct Settings {
     pub docker_config: Option<PathBuf>,
     /// Directories with credential helpers, written as in `PATH`.
     pub helper_path: OsString,
+    /// What is done to the command of a credential helper before it is started.
+    pub prepare_helper: fn(&mut Command),
     /// For an answer of a credential helper.
     pub helper_timeout: Duration,
     /// PEM files with certificate authorities to trust beside the system's.
@@ -100,6 +103,7 @@ impl Default for Settings {
             registries: BTreeMap::new(),
             docker_config: None,
             helper_path: OsString::new(),
+            prepare_helper: |_| (),
             helper_timeout: Duration::from_secs(10),
             certificate_authorities: Vec::new(),
             proxy: ProxySettings::default(),

@@ -3,11 +3,15 @@
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::process::{
-    Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open, pidfd_send_signal,
+    Pid, PidfdFlags, PidfdGetfdFlags, Resource, Rlimit, getrlimit, pidfd_getfd, pidfd_open,
+    pidfd_send_signal, setrlimit,
 };
 
 /// A signal that a serving process may outlive.
@@ -89,7 +93,6 @@ pub fn set_oom_score(score: i16) -> io::Result<()> {
 /// # Errors
 /// Those of setrlimit(2).
 pub fn raise_open_files(wanted: u64) -> io::Result<u64> {
-    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let now = getrlimit(Resource::Nofile);
     let more = Rlimit {
         current: Some(wanted),
@@ -105,6 +108,37 @@ pub fn raise_open_files(wanted: u64) -> io::Result<u64> {
     };
     setrlimit(Resource::Nofile, less)?;
     Ok(current)
+}
+
+/// The limit of open files that this process began with, once it was raised.
+static FIRST_OPEN_FILES: OnceLock<Rlimit> = OnceLock::new();
+
+/// Raises the limit of open files as far as anybody may. What began with the lower one for a reason gets it
+/// back by [`begin_with_our_first_limit`].
+///
+/// # Errors
+/// Those of setrlimit(2).
+pub fn raise_open_files_to_hard_limit() -> io::Result<()> {
+    let now = getrlimit(Resource::Nofile);
+    let raised = Rlimit {
+        current: now.maximum,
+        maximum: now.maximum,
+    };
+    setrlimit(Resource::Nofile, raised)?;
+    FIRST_OPEN_FILES.get_or_init(|| now);
+    Ok(())
+}
+
+/// Has a program begin with the limit of open files that this process began with, whatever
+/// [`raise_open_files_to_hard_limit`] made of it: select(2) knows 1024 descriptors, and some programs
+/// close all that there may be.
+pub fn begin_with_our_first_limit(command: &mut Command) {
+    if let Some(first) = FIRST_OPEN_FILES.get().copied() {
+        let lower = move || Ok(setrlimit(Resource::Nofile, first)?);
+        // SAFETY: between fork and exec this makes one system call, with values that it owns, and
+        // allocates nothing.
+        unsafe { command.pre_exec(lower) };
+    }
 }
 
 /// Another process, which stays the one that it was when this was made.
@@ -213,7 +247,7 @@ pub fn descriptors_of(
 #[cfg(test)]
 mod tests {
     use std::io::{Read, Seek, Write};
-    use std::process::{Command, Stdio};
+    use std::process::Stdio;
 
     use super::*;
 

@@ -15,6 +15,7 @@ use std::process::{Command, Stdio};
 
 use rustix::process::Pid;
 use serde::Deserialize;
+use thaw_mount::begin_with_our_first_limit;
 
 use super::options::Signal;
 use super::{ContainerError, ContainerId};
@@ -134,6 +135,7 @@ impl RuncLike {
         } else {
             Command::new(&self.program)
         };
+        begin_with_our_first_limit(&mut command);
         command.arg("--root").arg(&self.root);
         if let Some(log) = log {
             command.args(["--log-format", "json", "--log"]).arg(log);

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use thaw_node::Settings;
+use thaw_sys::process::{begin_with_our_first_limit, raise_open_files_to_hard_limit};
 
 use super::Context;
 use crate::OWN_FAILURE;
@@ -27,6 +28,11 @@ pub(super) fn begin(
     serve: impl FnOnce(&Context, Given) -> anyhow::Result<ExitCode>,
 ) -> anyhow::Result<ExitCode> {
     crate::log::to_stderr();
+    // A layer that is served costs three, and what a daemon before us held may be more than a shell lets
+    // its programs have.
+    if let Err(error) = raise_open_files_to_hard_limit() {
+        tracing::warn!(%error, "the limit of open files cannot be raised: so few layers can be served");
+    }
     let given = Given::take();
     let typed = global.root.clone();
     let context = Context::load(global);
@@ -78,6 +84,7 @@ fn settings(config: &Config) -> anyhow::Result<Settings> {
             registries: config.registries.clone(),
             proxy: config.proxy.clone(),
             helper_path: std::env::var_os("PATH").unwrap_or_default(),
+            prepare_helper: begin_with_our_first_limit,
             ..thaw_registry::Settings::default()
         },
         trusted_repositories: config.trusted_repositories.clone(),

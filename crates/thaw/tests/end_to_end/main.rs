@@ -12,6 +12,7 @@ mod facts;
 mod fetching;
 mod gone;
 mod images;
+mod limits;
 mod messages;
 mod metrics;
 mod mount;

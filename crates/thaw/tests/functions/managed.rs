@@ -1,6 +1,7 @@
-//! The host under a service manager: it gets its socket from it, says when it is ready and that it lives,
-//! and ends when it is told to.
+//! The host and who starts it: under a service manager it gets its socket, says when it is ready and that
+//! it lives, and ends when it is told to; a shell's limits are not its own.
 
+use std::fs;
 use std::io::{BufReader, Write};
 use std::net::{TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
@@ -75,4 +76,35 @@ fn a_service_manager_gives_the_socket_and_hears_of_the_host() {
     assert_eq!(answer.join().unwrap().text(), "slept 1500");
     hear(&manager, "STOPPING=1\nWATCHDOG_USEC=3600000000");
     TcpStream::connect(&address).expect("the manager still listens");
+}
+
+/// The soft and the hard limit of open files of a process.
+fn open_files(pid: &str) -> (String, String) {
+    let text = fs::read_to_string(format!("/proc/{pid}/limits")).unwrap();
+    let line = text.lines().find(|line| line.starts_with("Max open files"));
+    let mut words = line.unwrap().split_ascii_whitespace().skip(3);
+    let mut word = || words.next().unwrap().to_owned();
+    (word(), word())
+}
+
+#[test]
+fn a_host_may_open_all_files_and_its_monitors_as_many_as_before() {
+    let mut host = Host::idle();
+    let thaw = host.thaw.command(["serve", "--listen", "127.0.0.1:0"]);
+    let mut command = Command::new("/bin/sh");
+    command
+        .args(["-c", "ulimit -Sn 321 && exec \"$0\" \"$@\""])
+        .arg(thaw.get_program())
+        .args(thaw.get_args())
+        .stdin(Stdio::null());
+    host.begin_as(command);
+    let (_, hard) = open_files("self");
+    let both = (hard.clone(), hard.clone());
+    assert_eq!(open_files(&host.process().to_string()), both);
+    host.deploy(&json!({}));
+    host.invoke("x");
+    let instance = host.states()[0]["phase"]["init"]["pid"].to_string();
+    let status = fs::read_to_string(format!("/proc/{instance}/status")).unwrap();
+    let monitor = status.lines().find_map(|line| line.strip_prefix("PPid:"));
+    assert_eq!(open_files(monitor.unwrap().trim()), ("321".into(), hard));
 }
