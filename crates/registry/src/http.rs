@@ -77,7 +77,7 @@ impl Remote {
     }
 
     /// Longest time without an answer or a further byte of it.
-    fn patience(&self) -> Duration {
+    pub(crate) fn patience(&self) -> Duration {
         let patience = self.shared.settings.request_timeout;
         if self.mirror { patience / 2 } else { patience }
     }
@@ -261,8 +261,21 @@ impl Remote {
         }
     }
 
-    /// A whole body of at most `limit` bytes.
+    /// A whole body of at most `limit` bytes, within the client's deadline: not every caller has one
+    /// of its own, and a byte now and then is never too slow for [`Remote::next`].
     pub(crate) async fn read_all(
+        &self,
+        response: Response,
+        what: &str,
+        limit: u64,
+    ) -> Result<Vec<u8>, Failure> {
+        let deadline = self.shared.settings.deadline;
+        let body = self.read_whole(response, what, limit);
+        let body = tokio::time::timeout(deadline, body).await;
+        body.unwrap_or_else(|_| Err(self.too_slow(what, deadline)))
+    }
+
+    async fn read_whole(
         &self,
         mut response: Response,
         what: &str,

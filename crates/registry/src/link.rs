@@ -8,7 +8,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use reqwest::{Method, Request};
+use reqwest::{Method, Request, Response};
 use serde::{Deserialize, Serialize};
 
 use crate::auth::Access;
@@ -24,6 +24,9 @@ const SAMPLE_BYTES: u64 = 512 << 10;
 const SAMPLE_TIME: Duration = Duration::from_millis(5);
 /// A pause between two pieces that ends a sample: the link was idle.
 const PAUSE: Duration = Duration::from_millis(250);
+
+/// Most bytes of an answer to a greeting that are read so that its connection can be used again.
+const MAX_GREETING: usize = 64 << 10;
 
 /// A round trip from which on requests are made at once before the rate is known.
 const FAR: Duration = Duration::from_millis(20);
@@ -116,8 +119,8 @@ impl Remote {
     }
 
     /// Opens connections, unless that was done a short while ago: requests that are then made at
-    /// once find one each, and wait for no handshake. Nothing is asked that anybody wants to know,
-    /// so nothing is counted. By TLS requests share a connection wherever HTTP/2 is spoken.
+    /// once find one each, and wait for no handshake. By TLS requests share a connection wherever
+    /// HTTP/2 is spoken.
     pub(crate) async fn connect(self: Arc<Self>) {
         {
             let mut connected = locked(&self.shared.connected);
@@ -128,17 +131,10 @@ impl Remote {
             }
             connected.insert(self.registry.clone(), Instant::now());
         }
-        let Ok(root) = self.base.join("/v2/") else {
-            return;
-        };
         for _ in 0..CONNECTIONS {
-            let (remote, request) = (Arc::clone(&self), Request::new(Method::GET, root.clone()));
-            tokio::spawn(async move {
-                // Whatever is answered, or if nothing is: who asks for something will hear it.
-                if let Ok(response) = remote.shared.http.execute(request).await {
-                    let _ = response.bytes().await;
-                }
-            });
+            let remote = Arc::clone(&self);
+            // Whatever is answered, or if nothing is: who asks for something will hear it.
+            tokio::spawn(async move { remote.greet().await });
         }
     }
 
@@ -147,17 +143,28 @@ impl Remote {
     pub(crate) async fn approach(self: Arc<Self>) {
         Arc::clone(&self).connect().await;
         if self.challenge().is_none() {
-            let Ok(root) = self.base.join("/v2/") else {
+            let Some(answer) = self.greet().await else {
                 return;
             };
-            let request = Request::new(Method::GET, root);
-            let Ok(response) = self.shared.http.execute(request).await else {
-                return;
-            };
-            self.renew(Access::Pull, &response, None).await;
-            let _ = response.bytes().await;
+            self.renew(Access::Pull, &answer, None).await;
         }
         let _ = self.grant(Access::Pull).await;
+    }
+
+    /// Asks for nothing that anybody wants to know, so that nothing is counted. The answer, read to
+    /// its end; `None` where that did not come in time, or is far: nobody waits here who would give
+    /// up, and whoever answers decides how much there is.
+    async fn greet(&self) -> Option<Response> {
+        let request = Request::new(Method::GET, self.base.join("/v2/").ok()?);
+        let greeting = async {
+            let mut answer = self.shared.http.execute(request).await.ok()?;
+            let mut left = MAX_GREETING;
+            while let Some(piece) = answer.chunk().await.ok()? {
+                left = left.checked_sub(piece.len())?;
+            }
+            Some(answer)
+        };
+        tokio::time::timeout(self.patience(), greeting).await.ok()?
     }
 }
 

@@ -2,7 +2,12 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Arc;
 
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::server::WebPkiClientVerifier;
+use rustls::{RootCertStore, ServerConfig};
 use thaw_registry::ClientCertificate;
 
 /// A name that no resolver knows, but a proxy may.
@@ -31,4 +36,23 @@ pub fn self_signed(dir: &Path, name: &str) -> ClientCertificate {
         .unwrap();
     assert!(made.status.success(), "{made:?}");
     ClientCertificate { certificate, key }
+}
+
+/// A server with a certificate of its own, which takes those of `clients` where they are shown.
+pub fn server(own: &ClientCertificate, clients: &ClientCertificate) -> Arc<ServerConfig> {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let certificate = |of: &ClientCertificate| CertificateDer::from_pem_file(&of.certificate);
+    let mut roots = RootCertStore::empty();
+    roots.add(certificate(clients).unwrap()).unwrap();
+    let clients =
+        WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider));
+    let config = ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_client_cert_verifier(clients.allow_unauthenticated().build().unwrap())
+        .with_single_cert(
+            vec![certificate(own).unwrap()],
+            PrivateKeyDer::from_pem_file(&own.key).unwrap(),
+        );
+    Arc::new(config.unwrap())
 }

@@ -1,13 +1,14 @@
-//! An HTTP server whose every answer the test decides, faults of the connection included.
+//! An HTTP server whose every answer the test decides, faults of the connection included; by TLS, too.
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use rustix::net::sockopt::set_socket_linger;
+use rustls::{ServerConfig, ServerConnection, StreamOwned};
 
 /// A request as it came.
 #[derive(Clone, Debug)]
@@ -18,6 +19,8 @@ pub struct Seen {
     /// Names in lower case.
     pub headers: BTreeMap<String, String>,
     pub body: Vec<u8>,
+    /// Whether its connection shows a certificate of the client's.
+    pub is_certified: bool,
     /// How many requests for this target came before.
     pub nth: usize,
 }
@@ -71,6 +74,8 @@ enum Fault {
     Stall(usize),
     /// The body has no length and simply ends.
     Unsized,
+    /// The body comes again and again, with a pause before each time.
+    Endless(Duration),
 }
 
 impl Reply {
@@ -115,6 +120,27 @@ impl Reply {
         self.fault = Fault::Unsized;
         self
     }
+
+    /// The body comes again every so often, until nobody wants it any more.
+    pub fn endless(mut self, every: Duration) -> Self {
+        self.fault = Fault::Endless(every);
+        self
+    }
+}
+
+/// A connection, encrypted or not.
+trait Wire: Read + Write {
+    fn is_certified(&self) -> bool {
+        false
+    }
+}
+
+impl Wire for TcpStream {}
+
+impl Wire for StreamOwned<ServerConnection, TcpStream> {
+    fn is_certified(&self) -> bool {
+        self.conn.peer_certificates().is_some()
+    }
 }
 
 type Handler = dyn Fn(&Seen) -> Reply + Send + Sync;
@@ -124,21 +150,42 @@ pub struct Faulty {
     pub address: SocketAddr,
     seen: Arc<Mutex<Vec<Seen>>>,
     connections: Arc<Mutex<usize>>,
+    ended: Arc<AtomicUsize>,
     stop: Arc<AtomicBool>,
 }
 
 impl Faulty {
     pub fn start(handler: impl Fn(&Seen) -> Reply + Send + Sync + 'static) -> Self {
+        Self::start_by(|socket| Box::new(socket), handler)
+    }
+
+    pub fn start_tls(
+        tls: Arc<ServerConfig>,
+        handler: impl Fn(&Seen) -> Reply + Send + Sync + 'static,
+    ) -> Self {
+        let connect = move |socket| -> Box<dyn Wire> {
+            let connection = ServerConnection::new(Arc::clone(&tls)).unwrap();
+            Box::new(StreamOwned::new(connection, socket))
+        };
+        Self::start_by(connect, handler)
+    }
+
+    fn start_by(
+        connect: impl Fn(TcpStream) -> Box<dyn Wire> + Send + Sync + 'static,
+        handler: impl Fn(&Seen) -> Reply + Send + Sync + 'static,
+    ) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let server = Self {
             address: listener.local_addr().unwrap(),
             seen: Arc::default(),
             connections: Arc::default(),
+            ended: Arc::default(),
             stop: Arc::default(),
         };
         let handler: Arc<Handler> = Arc::new(handler);
         let (seen, stop) = (Arc::clone(&server.seen), Arc::clone(&server.stop));
         let connections = Arc::clone(&server.connections);
+        let (ended, connect) = (Arc::clone(&server.ended), Arc::new(connect));
         std::thread::spawn(move || {
             for stream in listener.incoming() {
                 if stop.load(Ordering::SeqCst) {
@@ -146,7 +193,13 @@ impl Faulty {
                 }
                 *connections.lock().unwrap() += 1;
                 let (seen, handler) = (Arc::clone(&seen), Arc::clone(&handler));
-                std::thread::spawn(move || serve(stream.unwrap(), &seen, &*handler));
+                let (ended, connect) = (Arc::clone(&ended), Arc::clone(&connect));
+                std::thread::spawn(move || {
+                    let socket = stream.unwrap();
+                    let wire = connect(socket.try_clone().unwrap());
+                    serve(wire, socket, &seen, &*handler);
+                    ended.fetch_add(1, Ordering::SeqCst);
+                });
             }
         });
         server
@@ -164,6 +217,11 @@ impl Faulty {
     pub fn connections(&self) -> usize {
         *self.connections.lock().unwrap()
     }
+
+    /// How many of them are no more.
+    pub fn ended(&self) -> usize {
+        self.ended.load(Ordering::SeqCst)
+    }
 }
 
 impl Drop for Faulty {
@@ -174,8 +232,13 @@ impl Drop for Faulty {
 }
 
 /// Answers a connection's requests until something ends it.
-fn serve(stream: TcpStream, seen: &Mutex<Vec<Seen>>, handler: &Handler) -> Option<()> {
-    let mut reader = BufReader::new(stream.try_clone().ok()?);
+fn serve(
+    wire: Box<dyn Wire>,
+    socket: TcpStream,
+    seen: &Mutex<Vec<Seen>>,
+    handler: &Handler,
+) -> Option<()> {
+    let mut reader = BufReader::new(wire);
     loop {
         let mut request = read_request(&mut reader)?;
         let reply = {
@@ -186,11 +249,11 @@ fn serve(stream: TcpStream, seen: &Mutex<Vec<Seen>>, handler: &Handler) -> Optio
             handler(&request)
         };
         std::thread::sleep(reply.wait);
-        write_reply(&stream, &request, &reply)?;
+        write_reply(&mut **reader.get_mut(), &socket, &request, &reply)?;
     }
 }
 
-fn read_request(reader: &mut BufReader<TcpStream>) -> Option<Seen> {
+fn read_request(reader: &mut BufReader<Box<dyn Wire>>) -> Option<Seen> {
     let mut line = String::new();
     reader.read_line(&mut line).ok().filter(|len| *len > 0)?;
     let mut words = line.split(' ');
@@ -212,16 +275,22 @@ fn read_request(reader: &mut BufReader<TcpStream>) -> Option<Seen> {
         target,
         headers,
         body,
+        is_certified: reader.get_ref().is_certified(),
         nth: 0,
     })
 }
 
-fn write_reply(mut stream: &TcpStream, request: &Seen, reply: &Reply) -> Option<()> {
+fn write_reply(
+    stream: &mut dyn Wire,
+    socket: &TcpStream,
+    request: &Seen,
+    reply: &Reply,
+) -> Option<()> {
     let mut head = format!("HTTP/1.1 {} Test\r\n", reply.status);
     for (name, value) in &reply.headers {
         head += &format!("{name}: {value}\r\n");
     }
-    if !matches!(reply.fault, Fault::Unsized) {
+    if !matches!(reply.fault, Fault::Unsized | Fault::Endless(_)) {
         head += &format!("content-length: {}\r\n", reply.body.len());
     }
     stream.write_all(format!("{head}\r\n").as_bytes()).ok()?;
@@ -232,20 +301,24 @@ fn write_reply(mut stream: &TcpStream, request: &Seen, reply: &Reply) -> Option<
         Fault::None => stream.write_all(&reply.body).ok(),
         Fault::Unsized => {
             stream.write_all(&reply.body).ok()?;
-            stream.shutdown(std::net::Shutdown::Both).ok()?;
+            socket.shutdown(std::net::Shutdown::Both).ok()?;
             None
         }
+        Fault::Endless(every) => loop {
+            std::thread::sleep(every);
+            stream.write_all(&reply.body).ok()?;
+        },
         Fault::Reset(bytes) => {
             stream.write_all(&reply.body[..bytes]).ok()?;
             // Let the bytes arrive: a reset overtakes them.
             std::thread::sleep(Duration::from_millis(50));
             // Closed with nothing to linger for, it ends with RST.
-            set_socket_linger(stream, Some(Duration::ZERO)).ok()?;
+            set_socket_linger(socket, Some(Duration::ZERO)).ok()?;
             None
         }
         Fault::End(bytes) => {
             stream.write_all(&reply.body[..bytes]).ok()?;
-            stream.shutdown(std::net::Shutdown::Both).ok()?;
+            socket.shutdown(std::net::Shutdown::Both).ok()?;
             None
         }
         Fault::Stall(bytes) => {
