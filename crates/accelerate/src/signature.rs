@@ -9,7 +9,7 @@
 //! Both ways are gone at once, and the first signature by one of our keys ends the search; what is
 //! still asked then is answered to nobody. Whoever may push may put anything there: how many there
 //! are looked at, and how large, is bounded, the newest first; what is no signature of ours is passed
-//! over with a warning.
+//! over with a warning. Where something does not come in time, nothing more is asked for.
 
 use std::io::Cursor;
 use std::sync::Arc;
@@ -146,12 +146,12 @@ fn referred(
             Some(manifest) => Ok(manifest),
             None => repository.manifest(&Which::Digest(entry.digest)),
         };
-        let goes_on = match manifest {
+        let goes_on = match in_time(manifest)? {
             Ok(manifest) if entry.artifact_type.as_deref() == Some(media::COSIGN_SIGNATURE) => {
                 simple(repository, &manifest, found)?
             }
             Ok(manifest) => bundled(repository, &manifest, found)?,
-            Err(error) => found.send(Err(error.to_string())).is_ok(),
+            Err(reason) => found.send(Err(reason)).is_ok(),
         };
         if !goes_on {
             break;
@@ -178,15 +178,12 @@ fn simple(
             Some((digest, payload)) if *digest == layer.digest => Ok(payload.clone()),
             _ => content(repository, layer),
         };
-        let claim = payload.map(|payload| {
+        let claim = in_time(payload)?.map(|payload| {
             last = Some((layer.digest, payload.clone()));
             let signature = signature.clone();
             Claim::Simple { payload, signature }
         });
-        if found
-            .send(claim.map_err(|error| error.to_string()))
-            .is_err()
-        {
+        if found.send(claim).is_err() {
             return Ok(false);
         }
     }
@@ -203,8 +200,16 @@ fn bundled(
     let Some(layer) = layers.first() else {
         return Ok(true);
     };
-    let claim = content(repository, layer).map(Claim::Bundle);
-    Ok(found.send(claim.map_err(|error| error.to_string())).is_ok())
+    let claim = in_time(content(repository, layer))?.map(Claim::Bundle);
+    Ok(found.send(claim).is_ok())
+}
+
+/// What was found or why not, in words; an error where that took too long.
+fn in_time<T>(result: Result<T, RegistryError>) -> Result<Result<T, String>, RegistryError> {
+    match result {
+        Err(error @ RegistryError::TimedOut { .. }) => Err(error),
+        other => Ok(other.map_err(|error| error.to_string())),
+    }
 }
 
 /// What a descriptor names, where that is small.

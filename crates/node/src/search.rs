@@ -5,8 +5,12 @@
 //! configuration is fetched; all repositories are asked at once, and where signatures are needed they
 //! are looked for right behind, while the layout is on its way. What they offer is checked when the
 //! image is known.
+//!
+//! What is found makes a start quicker, and whoever may push beside the image decides how much there is
+//! to be looked at: so all of it together has a deadline. What is not known then counts as not there.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use thaw_accelerate::{Offer, WorkingSetRef};
 use thaw_image::{Digest, ImageReference};
@@ -153,15 +157,15 @@ impl Node {
         }
         let used = self.records.image(manifest);
         let used = used.and_then(|record| Some(record.acceleration?.manifest));
+        let deadline = Instant::now() + self.settings.search_timeout;
         let ask = |repository: Arc<dyn Repository>, standing: &Standing| {
-            let offer = thaw_accelerate::offers(repository.as_ref(), manifest, profile);
+            let asked = Arc::clone(&repository).until(deadline);
+            let offer = thaw_accelerate::offers(asked.as_ref(), manifest, profile);
             let first = offer.iter().flat_map(Offer::accelerations).next();
             let first = first.filter(|first| Some(*first.digest()) != used);
             let ahead = first.and_then(|first| Ahead::start(&repository, first));
             let verdicts = match (&offer, standing, policy.keys()) {
-                (Ok(offer), Standing::Signed, Some(keys)) => {
-                    Verdicts::seek(&repository, offer, keys)
-                }
+                (Ok(offer), Standing::Signed, Some(keys)) => Verdicts::seek(&asked, offer, keys),
                 _ => Verdicts::default(),
             };
             Answer {

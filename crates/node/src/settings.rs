@@ -24,6 +24,9 @@ pub struct Settings {
     pub runtime: Option<String>,
     /// How long a read may wait for bytes before it gets EIO.
     pub fault_timeout: Duration,
+    /// How long a start may look for accelerations, working sets and their signatures before it goes
+    /// on without.
+    pub search_timeout: Duration,
     /// Bytes that the layers may take on the disk; `None`: as many as there are.
     pub cache_size: Option<u64>,
     /// Whether mounts for which nothing arrives any more may read layers past their page cache.

@@ -226,6 +226,7 @@ mod tests {
             cache_size: None,
             direct_reads: true,
             fault_timeout: Duration::ZERO,
+            search_timeout: Duration::ZERO,
             program: PathBuf::new(),
             arguments: Vec::new(),
             custodian: None,

@@ -9,9 +9,9 @@ use std::collections::BTreeMap;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 use thaw_image::{Digest, media};
 
+use crate::fields::Fields;
 use crate::{Platform, RegistryError};
 
 /// Most bytes of a manifest (OCI distribution-spec, "Pushing Manifests").
@@ -42,31 +42,43 @@ impl std::fmt::Display for Which {
 
 /// Names some bytes (OCI image-spec, "Content Descriptors").
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[serde(rename_all = "camelCase", try_from = "Fields")]
 pub struct Descriptor {
     /// What the bytes are.
-    #[serde(default, skip_serializing_if = "String::is_empty")]
+    #[serde(skip_serializing_if = "String::is_empty")]
     pub media_type: String,
     /// Their digest.
     pub digest: Digest,
     /// How many they are.
     pub size: u64,
     /// What an artifact manifest is about.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub artifact_type: Option<String>,
     /// What an image runs on.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub platform: Option<Platform>,
     /// Anything else.
-    #[serde(
-        default,
-        skip_serializing_if = "BTreeMap::is_empty",
-        deserialize_with = "or_default"
-    )]
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub annotations: BTreeMap<String, String>,
     /// Fields that this program does not know, kept as they came.
     #[serde(flatten)]
-    pub other: BTreeMap<String, Value>,
+    pub other: Fields,
+}
+
+impl TryFrom<Fields> for Descriptor {
+    type Error = String;
+
+    fn try_from(mut fields: Fields) -> Result<Self, String> {
+        Ok(Self {
+            media_type: fields.take("mediaType")?.unwrap_or_default(),
+            digest: fields.need("digest")?,
+            size: fields.need("size")?,
+            artifact_type: fields.take("artifactType")?,
+            platform: fields.take("platform")?,
+            annotations: fields.take("annotations")?.unwrap_or_default(),
+            other: fields,
+        })
+    }
 }
 
 impl Descriptor {
@@ -86,7 +98,7 @@ impl Descriptor {
             artifact_type: None,
             platform: None,
             annotations: BTreeMap::new(),
-            other: BTreeMap::new(),
+            other: Fields::default(),
         }
     }
 
@@ -107,31 +119,26 @@ impl Descriptor {
     /// `data`): who has the descriptor need not ask for them.
     #[must_use]
     pub fn with_data(mut self, bytes: &[u8]) -> Self {
-        let text = STANDARD.encode(bytes);
-        self.other.insert(DATA.to_owned(), Value::String(text));
+        self.other.set_text(DATA, &STANDARD.encode(bytes));
         self
     }
 
     /// Takes the bytes out again. Gives how long their text was.
     pub(crate) fn drop_data(&mut self) -> usize {
-        let text = self.other.remove(DATA);
-        text.and_then(|text| text.as_str().map(str::len))
-            .unwrap_or(0)
+        let len = self.data_len();
+        self.other.remove(DATA);
+        len
     }
 
     /// How long the text of the bytes inside is.
     pub(crate) fn data_len(&self) -> usize {
-        let text = self.other.get(DATA).and_then(Value::as_str);
-        text.map_or(0, str::len)
+        self.other.text(DATA).map_or(0, |text| text.len())
     }
 
     /// The bytes that it names, where they are inside.
     #[must_use]
     pub fn data(&self) -> Option<Vec<u8>> {
-        let Value::String(text) = self.other.get(DATA)? else {
-            return None;
-        };
-        let bytes = STANDARD.decode(text).ok()?;
+        let bytes = STANDARD.decode(self.other.text(DATA)?).ok()?;
         (Digest::of(&bytes) == self.digest).then_some(bytes)
     }
 
@@ -199,19 +206,32 @@ impl ManifestContent {
 
 /// The fields of an index (OCI image-spec, "Image Index"; Docker's manifest list).
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[serde(rename_all = "camelCase", try_from = "Fields")]
 pub struct IndexContent {
     /// Always 2.
     pub schema_version: u32,
     /// What it is.
-    #[serde(default, skip_serializing_if = "String::is_empty")]
+    #[serde(skip_serializing_if = "String::is_empty")]
     pub media_type: String,
     /// Its manifests.
-    #[serde(deserialize_with = "or_default")]
     pub manifests: Vec<Descriptor>,
     /// Fields that this program does not know, kept as they came.
     #[serde(flatten)]
-    pub other: BTreeMap<String, Value>,
+    pub other: Fields,
+}
+
+impl TryFrom<Fields> for IndexContent {
+    type Error = String;
+
+    fn try_from(mut fields: Fields) -> Result<Self, String> {
+        Ok(Self {
+            schema_version: fields.need("schemaVersion")?,
+            media_type: fields.take("mediaType")?.unwrap_or_default(),
+            // Go writes an absent list as `null`.
+            manifests: fields.need::<Option<_>>("manifests")?.unwrap_or_default(),
+            other: fields,
+        })
+    }
 }
 
 impl IndexContent {
@@ -222,7 +242,7 @@ impl IndexContent {
             schema_version: 2,
             media_type: media::INDEX.to_owned(),
             manifests,
-            other: BTreeMap::new(),
+            other: Fields::default(),
         }
     }
 
@@ -388,6 +408,8 @@ pub(crate) fn check_digest(
 
 #[cfg(test)]
 mod tests {
+    use serde_json::Value;
+
     use super::*;
 
     const INDEX_TEXT: &str = r#"{"schemaVersion":2,"mediaType":"application/vnd.oci.image.index.v1+json","manifests":[{"mediaType":"application/vnd.oci.image.manifest.v1+json","digest":"sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855","size":0,"annotations":{"b":"2","a":"1"},"urls":["https://x.example"]}],"subject":{"x":1}}"#;
@@ -400,6 +422,14 @@ mod tests {
             .unwrap();
         let again: Value = serde_json::from_slice(&index.to_bytes()).unwrap();
         assert_eq!(again, serde_json::from_str::<Value>(INDEX_TEXT).unwrap());
+        // As text: what it says is not even looked at.
+        let unread = INDEX_TEXT.replace(r#"{"x":1}"#, r#"{"x": 1e999, "x":[[ ]]}"#);
+        let index = Manifest::parse(unread.into(), None).unwrap().index();
+        let again = String::from_utf8(index.unwrap().to_bytes()).unwrap();
+        assert!(
+            again.contains(r#""subject":{"x": 1e999, "x":[[ ]]}"#),
+            "{again}"
+        );
     }
 
     #[test]

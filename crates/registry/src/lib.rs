@@ -15,11 +15,13 @@ mod client;
 mod credentials;
 mod document;
 mod error;
+mod fields;
 #[doc(hidden)]
 pub mod fuzz;
 mod http;
 mod layout;
 mod link;
+mod listed;
 mod parallel;
 mod platform;
 mod push;
@@ -34,6 +36,8 @@ mod settings;
 mod transport;
 
 use std::io::{Read, Seek};
+use std::sync::Arc;
+use std::time::Instant;
 
 use thaw_image::{BlobSource, Digest};
 
@@ -42,6 +46,7 @@ pub use document::{
     Descriptor, IndexContent, MAX_INDEX_BYTES, MAX_MANIFEST_BYTES, Manifest, ManifestContent, Which,
 };
 pub use error::RegistryError;
+pub use fields::Fields;
 pub use link::Link;
 pub use platform::Platform;
 pub use resolve::{Located, ResolvedImage, locate, resolve};
@@ -72,7 +77,8 @@ pub trait Repository: BlobSource {
     fn blob(&self, descriptor: &Descriptor, limit: u64) -> Result<Vec<u8>, RegistryError>;
 
     /// The manifests of one of `artifact_types` whose subject is `subject`, none where there is no
-    /// such subject (OCI distribution-spec, "Listing Referrers").
+    /// such subject (OCI distribution-spec, "Listing Referrers"); of very many, or very long
+    /// entries, the first.
     ///
     /// # Errors
     /// See [`RegistryError`].
@@ -108,6 +114,10 @@ pub trait Repository: BlobSource {
     /// # Errors
     /// See [`RegistryError`]; a registry may forbid it.
     fn delete_manifest(&self, digest: &Digest) -> Result<(), RegistryError>;
+
+    /// The same repository for somebody who waits no longer than until `deadline`: whatever is asked
+    /// of it then ends with [`RegistryError::TimedOut`]. Streams and what is put take their time.
+    fn until(self: Arc<Self>, deadline: Instant) -> Arc<dyn Repository>;
 
     /// Says that several requests will be made at once: connections for them are opened in the
     /// background, so that none of them waits for its own.

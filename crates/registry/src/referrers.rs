@@ -28,6 +28,7 @@ use thaw_image::{Digest, media};
 use crate::auth::Access;
 use crate::call::Call;
 use crate::http::{Remote, locked, same_origin};
+use crate::listed::Listed;
 use crate::retry::jitter;
 use crate::{
     Descriptor, IndexContent, MAX_INDEX_BYTES, MAX_MANIFEST_BYTES, Manifest, RegistryError, Which,
@@ -38,7 +39,7 @@ const SUBJECT: HeaderName = HeaderName::from_static("oci-subject");
 const MAX_PAGES: usize = 64;
 /// Most bytes of a page of tags.
 const MAX_TAGS_BYTES: u64 = 4 << 20;
-/// Most entries of a list of referrers that are taken.
+/// Most entries of a list of referrers that is repaired.
 const MAX_REFERRERS: usize = 4096;
 /// Most entries without a type whose manifests are asked for it.
 const MAX_UNTYPED: usize = 16;
@@ -90,51 +91,66 @@ impl Remote {
         locked(&self.shared.support).insert(self.registry.clone(), now);
     }
 
-    /// The referrers of `subject` that are of one of `artifact_types`. One type the registry may
-    /// filter by; for several all are asked for, which is one request and not one for each.
+    /// The referrers of `subject` that are of one of `artifact_types`, within the client's deadline
+    /// however many requests that takes. One type the registry may filter by; for several all are
+    /// asked for, which is one request and not one for each.
     pub(crate) async fn referrers(
         self: Arc<Self>,
         subject: Digest,
         artifact_types: &[String],
     ) -> Result<Vec<Descriptor>, RegistryError> {
-        let only = match artifact_types {
-            [only] => Some(only.as_str()),
-            _ => None,
-        };
-        let mut list = match self.support() {
-            Some(Support::Tags) => self.typed_list(&subject).await?,
-            Some(Support::Api) => self.api_list(&subject, only).await?.unwrap_or_default(),
-            None => {
-                // The loser runs on: to cut its answer would cost its connection.
-                let other = Arc::clone(&self);
-                let tags = tokio::spawn(async move { other.typed_list(&subject).await });
-                if let Some(list) = self.api_list(&subject, only).await? {
-                    self.learn(Support::Api);
-                    list
-                } else {
-                    let list = tags.await;
-                    let list = list.map_err(|it| RegistryError::Internal(it.to_string()))??;
-                    self.learn(Support::Tags);
-                    list
+        let deadline = Instant::now() + self.shared.settings.deadline;
+        let what = format!("referrers of {subject}");
+        let types = artifact_types;
+        let list = async {
+            match self.support() {
+                Some(Support::Tags) => self.typed_list(&subject, types).await,
+                Some(Support::Api) => {
+                    let list = self.api_list(&subject, types).await?;
+                    Ok(list.unwrap_or_default())
                 }
+                None => self.list_either_way(subject, types, deadline).await,
             }
         };
+        let mut list = self.until(deadline, &what, list).await?;
         list.retain(|entry| is_one_of(entry, artifact_types));
         Ok(list)
     }
 
-    /// What the referrers API lists; `None` where the registry has none.
+    /// The same where it is not known how the registry lists them.
+    async fn list_either_way(
+        self: &Arc<Self>,
+        subject: Digest,
+        artifact_types: &[String],
+        deadline: Instant,
+    ) -> Result<Vec<Descriptor>, RegistryError> {
+        // The loser runs on: to cut its answer would cost its connection.
+        let (other, types) = (Arc::clone(self), artifact_types.to_vec());
+        let tags = tokio::spawn(async move {
+            let list = other.typed_list(&subject, &types);
+            other.until(deadline, &list_tag(&subject), list).await
+        });
+        if let Some(list) = self.api_list(&subject, artifact_types).await? {
+            self.learn(Support::Api);
+            return Ok(list);
+        }
+        let list = tags.await;
+        let list = list.map_err(|it| RegistryError::Internal(it.to_string()))??;
+        self.learn(Support::Tags);
+        Ok(list)
+    }
+
+    /// What the referrers API lists of `artifact_types`; `None` where the registry has none.
     async fn api_list(
         &self,
         subject: &Digest,
-        artifact_type: Option<&str>,
+        artifact_types: &[String],
     ) -> Result<Option<Vec<Descriptor>>, RegistryError> {
         let mut url = self.url(&format!("referrers/{subject}"))?;
-        if let Some(artifact_type) = artifact_type {
-            url.query_pairs_mut()
-                .append_pair("artifactType", artifact_type);
+        if let [only] = artifact_types {
+            url.query_pairs_mut().append_pair("artifactType", only);
         }
-        let mut list = Vec::new();
+        let mut list = Listed::new(artifact_types, 0);
         for _ in 0..MAX_PAGES {
             let what = format!("referrers of {subject}");
             let call = Call::new(Method::GET, url.clone(), Access::Pull, what);
@@ -152,27 +168,35 @@ impl Remote {
                 Err(error) => return Err(error),
             };
             // Some registries answer anything unknown with a page for people.
-            let Ok(page) = serde_json::from_slice::<IndexContent>(&answer.body) else {
+            if !list.read(&answer.body) {
                 return Ok(None);
-            };
-            list.extend(page.manifests);
-            list.truncate(MAX_REFERRERS);
+            }
             match next_page(&url, &answer.headers) {
-                Some(next) => url = next,
-                None => break,
+                Some(next) if !list.is_full() => url = next,
+                _ => break,
             }
         }
-        Ok(Some(list))
+        Ok(Some(list.into_entries()))
     }
 
-    /// The list under the subject's tag, with the types of its entries. Tools that copy the list
-    /// leave them out: what has none is described by its own manifest.
-    async fn typed_list(&self, subject: &Digest) -> Result<Vec<Descriptor>, RegistryError> {
-        let mut list = self.tagged_list(subject).await?.manifests;
-        let untyped = list
-            .iter_mut()
-            .filter(|entry| entry.artifact_type.is_none());
-        for entry in untyped.take(MAX_UNTYPED) {
+    /// What of `artifact_types` is listed under the subject's tag. Tools that copy the list leave the
+    /// types out: what has none is described by its own manifest.
+    async fn typed_list(
+        &self,
+        subject: &Digest,
+        artifact_types: &[String],
+    ) -> Result<Vec<Descriptor>, RegistryError> {
+        let mut list = Listed::new(artifact_types, MAX_UNTYPED);
+        if let Some(index) = self.tagged(subject).await?
+            && !list.read(index.bytes())
+        {
+            return Err(self.malformed(&list_tag(subject), "it lists no manifests"));
+        }
+        let mut list = list.into_entries();
+        for entry in &mut list {
+            if entry.artifact_type.is_some() {
+                continue;
+            }
             // One that is gone, or is no manifest, stays without a type and hides no other.
             let manifest = self.manifest(&Which::Digest(entry.digest)).await;
             if let Ok(descriptor) = manifest.and_then(|manifest| manifest.descriptor()) {
@@ -182,14 +206,20 @@ impl Remote {
         Ok(list)
     }
 
-    /// The list under the subject's tag; an empty one where there is none.
-    async fn tagged_list(&self, subject: &Digest) -> Result<IndexContent, RegistryError> {
+    /// The index under the subject's tag.
+    async fn tagged(&self, subject: &Digest) -> Result<Option<Manifest>, RegistryError> {
         match self.manifest(&Which::Tag(list_tag(subject))).await {
-            Ok(list) if list.is_index() => list.index(),
+            Ok(list) if list.is_index() => Ok(Some(list)),
             Ok(_) => Err(self.malformed(&list_tag(subject), "a list of referrers is no image")),
-            Err(error) if error.is_not_found() => Ok(IndexContent::of(Vec::new())),
+            Err(error) if error.is_not_found() => Ok(None),
             Err(error) => Err(error),
         }
+    }
+
+    /// The whole list under the subject's tag; an empty one where there is none.
+    async fn tagged_list(&self, subject: &Digest) -> Result<IndexContent, RegistryError> {
+        let list = self.tagged(subject).await?;
+        list.map_or_else(|| Ok(IndexContent::of(Vec::new())), |list| list.index())
     }
 
     /// Puts an artifact and enters it among the referrers of its subject.

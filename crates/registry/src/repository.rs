@@ -34,12 +34,31 @@ const CONTENT_DIGEST: HeaderName = HeaderName::from_static("docker-content-diges
 pub(crate) struct RegistryRepository {
     bridge: Arc<Bridge>,
     route: Arc<Route>,
+    /// When whoever asks stops waiting.
+    deadline: Option<Instant>,
 }
 
 impl RegistryRepository {
     pub(crate) fn new(bridge: Arc<Bridge>, route: Route) -> Self {
-        let route = Arc::new(route);
-        Self { bridge, route }
+        Self {
+            bridge,
+            route: Arc::new(route),
+            deadline: None,
+        }
+    }
+
+    /// Waits for `answer` to a question after `what`.
+    fn wait<T: Send + 'static>(
+        &self,
+        what: &str,
+        answer: impl Future<Output = Result<T, RegistryError>> + Send + 'static,
+    ) -> Result<T, RegistryError> {
+        let Some(deadline) = self.deadline else {
+            return self.bridge.run(answer);
+        };
+        let (origin, what) = (Arc::clone(self.route.origin()), what.to_owned());
+        let answer = async move { origin.until(deadline, &what, answer).await };
+        self.bridge.run(answer)
     }
 
     /// Runs what `work` makes of the registry's own repository.
@@ -54,6 +73,7 @@ impl RegistryRepository {
     /// Runs what `question` makes of the first place that answers it.
     fn ask<T, F>(
         &self,
+        what: &str,
         question: impl Fn(Arc<Remote>) -> F + Send + Sync + 'static,
     ) -> Result<T, RegistryError>
     where
@@ -61,7 +81,7 @@ impl RegistryRepository {
         F: Future<Output = Result<T, RegistryError>> + Send + 'static,
     {
         let route = Arc::clone(&self.route);
-        self.bridge.run(async move { route.ask(question).await })
+        self.wait(what, async move { route.ask(question).await })
     }
 }
 
@@ -76,7 +96,7 @@ impl BlobSource for RegistryRepository {
             .unwrap_or_else(|| Instant::now() + self.route.origin().shared.settings.deadline);
         let patience = Patience::Until(deadline);
         let read = RangeRead::anywhere(self.route.places(), *blob, extent, patience);
-        let bytes = self.bridge.run(read.collect());
+        let bytes = self.wait(&format!("blob {blob}"), read.collect());
         bytes.map_err(|error| error.into_source(blob))
     }
 
@@ -100,7 +120,7 @@ impl BlobSource for RegistryRepository {
 impl Repository for RegistryRepository {
     fn manifest(&self, which: &Which) -> Result<Manifest, RegistryError> {
         let which = which.clone();
-        self.ask(move |remote| {
+        self.ask(&format!("manifest {which}"), move |remote| {
             let which = which.clone();
             async move { remote.manifest(&which).await }
         })
@@ -116,7 +136,7 @@ impl Repository for RegistryRepository {
                 limit,
             });
         }
-        self.ask(move |remote| {
+        self.ask(&what.clone(), move |remote| {
             let (place, what) = (remote.place(), what.clone());
             let patience = Patience::Until(Instant::now() + remote.shared.settings.deadline);
             let read = RangeRead::whole(remote, digest, size, patience).collect();
@@ -137,7 +157,15 @@ impl Repository for RegistryRepository {
         let types: Vec<String> = artifact_types.iter().map(ToString::to_string).collect();
         let route = Arc::clone(&self.route);
         let list = async move { route.referrers(subject, &types).await };
-        self.bridge.run(list)
+        self.wait(&format!("referrers of {subject}"), list)
+    }
+
+    fn until(self: Arc<Self>, deadline: Instant) -> Arc<dyn Repository> {
+        Arc::new(Self {
+            bridge: Arc::clone(&self.bridge),
+            route: Arc::clone(&self.route),
+            deadline: Some(deadline),
+        })
     }
 
     fn put_blob(&self, descriptor: &Descriptor, body: &mut dyn Body) -> Result<(), RegistryError> {

@@ -8,9 +8,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use support::faulty::{Faulty, Reply};
-use support::{open, settings};
-use thaw_image::{Digest, Extent};
-use thaw_registry::{Client, Repository, Settings};
+use support::{client, open, settings};
+use thaw_image::{Digest, Extent, media};
+use thaw_registry::{Client, Descriptor, RegistryError, Repository, Settings, Which};
 
 const MS: Duration = Duration::from_millis(1);
 
@@ -75,4 +75,101 @@ fn what_drips_is_given_up_at_the_deadline() {
     });
     let failed = receiver.recv_timeout(Duration::from_secs(10));
     assert_eq!(failed, Ok(true), "it waits for ever");
+}
+
+/// An entry of a list of referrers, with a field of so many bytes.
+fn entry(name: &str, artifact_type: &str, more: usize) -> String {
+    let mut entry = Descriptor::of(media::MANIFEST, name.as_bytes());
+    entry.artifact_type = Some(artifact_type.to_owned());
+    let text = serde_json::to_string(&entry).unwrap();
+    let more = "[],".repeat(more / 3);
+    format!(r#"{},"more":[{more}[]]}}"#, &text[..text.len() - 1])
+}
+
+fn page(entries: &[String]) -> String {
+    let (kind, entries) = (media::INDEX, entries.join(","));
+    format!(r#"{{"schemaVersion":2,"mediaType":"{kind}","manifests":[{entries}]}}"#)
+}
+
+/// A server of referrers, each page of which is followed by another. `page` makes them.
+fn paging(page: impl Fn(usize) -> Reply + Send + Sync + 'static) -> Faulty {
+    Faulty::start(move |seen| {
+        let Some((path, query)) = seen.target.split_once("/referrers/") else {
+            return Reply::new(404, "");
+        };
+        let number = query.split_once("page=").map(|(_, number)| number);
+        let number = number.map_or(0, |number| number.parse().unwrap());
+        let next = format!("<{path}/referrers/x?page={}>; rel=\"next\"", number + 1);
+        page(number).header("link", next)
+    })
+}
+
+fn found(repository: &dyn Repository) -> Result<Vec<Digest>, RegistryError> {
+    let list = repository.referrers(&Digest::of(b"image"), &[media::ACCELERATION])?;
+    Ok(list.into_iter().map(|entry| entry.digest).collect())
+}
+
+fn pages(server: &Faulty) -> usize {
+    let seen = server.seen();
+    let is_page = |target: &str| target.contains("/referrers/");
+    seen.iter().filter(|seen| is_page(&seen.target)).count()
+}
+
+#[test]
+fn of_endless_pages_what_is_wanted_is_kept_and_no_more_than_there_is_room_for() {
+    let server = paging(|number| {
+        let foreign = |it: usize| entry(&format!("{number}.{it}"), "application/x", 0);
+        let mut entries: Vec<String> = (0..500).map(foreign).collect();
+        if number == 20 {
+            entries.push(entry("wanted", media::ACCELERATION, 0));
+        }
+        Reply::new(200, page(&entries))
+    });
+    let (_, repository) = open(&client(), &server.reference("app"));
+    assert_eq!(found(&*repository).unwrap(), [Digest::of(b"wanted")]);
+    assert_eq!(pages(&server), 64, "there may be no more of them");
+
+    let server = paging(|number| {
+        let name = number.to_string();
+        Reply::new(200, page(&[entry(&name, media::ACCELERATION, 1 << 20)]))
+    });
+    let (_, repository) = open(&client(), &server.reference("app"));
+    assert_eq!(found(&*repository).unwrap().len(), 3);
+    assert_eq!(pages(&server), 4);
+}
+
+#[test]
+fn referrers_are_sought_no_longer_than_a_call_may_last() {
+    let slow = || paging(|_| Reply::new(200, page(&[])).after(MS * 100));
+    let server = slow();
+    let repository = impatient(&server, MS * 1000);
+    let error = found(&*repository).unwrap_err();
+    assert!(matches!(error, RegistryError::TimedOut { .. }), "{error}");
+    assert!(pages(&server) <= 11, "{}", pages(&server));
+    // Nor longer than whoever asks will wait.
+    let server = slow();
+    let repository = impatient(&server, Duration::from_secs(30));
+    let soon = || Instant::now() + MS * 500;
+    let asked = Arc::clone(&repository).until(soon());
+    let error = found(&*asked).unwrap_err();
+    assert!(matches!(error, RegistryError::TimedOut { .. }), "{error}");
+    assert!(pages(&server) <= 6, "{}", pages(&server));
+    let silent = Faulty::start(|_| Reply::new(200, "{}").after(MS * 3000));
+    let (_, repository) = open(&client(), &silent.reference("app"));
+    let asked =
+        |question: fn(&dyn Repository) -> String| question(&*Arc::clone(&repository).until(soon()));
+    for said in [
+        asked(|it| it.manifest(&Which::Only).unwrap_err().to_string()),
+        asked(|it| {
+            let blob = it.blob(&Descriptor::of("x", b"x"), 1);
+            blob.unwrap_err().to_string()
+        }),
+        asked(|it| {
+            let extent = Extent { offset: 0, len: 1 };
+            let bytes = it.read_at(&Digest::of(b"x"), extent, None);
+            bytes.unwrap_err().to_string()
+        }),
+    ] {
+        assert!(said.contains("within 0.5 s"), "{said}");
+    }
 }

@@ -32,6 +32,9 @@ pub(crate) const DEFAULT_ROOT: &str = "/var/lib/thaw";
 /// `/functions.sock`.
 const MAX_ROOT: usize = 107 - 15;
 pub(crate) const DEFAULT_FAULT_TIMEOUT: NonZeroU64 = NonZeroU64::new(30).unwrap();
+/// A request whose connection died unseen is made again after ten seconds: there is time for one such.
+/// Longer than that most images take to arrive whole.
+const DEFAULT_SEARCH_TIMEOUT: NonZeroU64 = NonZeroU64::new(15).unwrap();
 
 /// What file, environment and flags come to.
 #[derive(Clone, Debug)]
@@ -41,6 +44,7 @@ pub(crate) struct Config {
     pub(crate) trusted_repositories: Vec<String>,
     pub(crate) runtime: Option<String>,
     pub(crate) fault_timeout: Duration,
+    pub(crate) search_timeout: Duration,
     pub(crate) cache_size: Option<u64>,
     pub(crate) direct_reads: bool,
     pub(crate) docker_config: Option<PathBuf>,
@@ -149,6 +153,7 @@ impl Config {
             trusted_repositories,
             runtime,
             fault_timeout_seconds,
+            search_timeout_seconds,
             cache_size,
             direct_reads,
             docker_config,
@@ -189,16 +194,15 @@ impl Config {
             trusted_repositories: merged
                 .all("trusted-repositories", [(InFile, trusted_repositories)]),
             runtime: merged.first("runtime", [(InFile, runtime)]),
-            fault_timeout: Duration::from_secs(
-                merged
-                    .first(
-                        "fault-timeout-seconds",
-                        [
-                            (InFile, fault_timeout_seconds),
-                            (Default, Some(DEFAULT_FAULT_TIMEOUT)),
-                        ],
-                    )
-                    .map_or(0, NonZeroU64::get),
+            fault_timeout: merged.seconds(
+                "fault-timeout-seconds",
+                fault_timeout_seconds,
+                DEFAULT_FAULT_TIMEOUT,
+            ),
+            search_timeout: merged.seconds(
+                "search-timeout-seconds",
+                search_timeout_seconds,
+                DEFAULT_SEARCH_TIMEOUT,
             ),
             cache_size: merged
                 .first("cache-size", [(InFile, cache_size)])
@@ -275,6 +279,17 @@ impl Merged {
         };
         self.tell(key, &value, vec![from]);
         value
+    }
+
+    /// A file's time, or what it is by default.
+    fn seconds(
+        &mut self,
+        key: &'static str,
+        read: Option<NonZeroU64>,
+        default: NonZeroU64,
+    ) -> Duration {
+        let given = [(Origin::File, read), (Origin::Default, Some(default))];
+        Duration::from_secs(self.first(key, given).map_or(0, NonZeroU64::get))
     }
 
     /// All that are given, one behind the other.
@@ -383,8 +398,12 @@ mod tests {
         assert_eq!(told, documented);
         let default = |key: &str| Key::find(key).unwrap().default;
         assert_eq!(default("root"), config.root.to_str().unwrap());
-        let seconds = config.fault_timeout.as_secs().to_string();
-        assert_eq!(default("fault-timeout-seconds"), seconds);
+        for (key, time) in [
+            ("fault-timeout-seconds", config.fault_timeout),
+            ("search-timeout-seconds", config.search_timeout),
+        ] {
+            assert_eq!(default(key), time.as_secs().to_string());
+        }
         for setting in &config.settings {
             assert_eq!(setting.from, [Origin::Default], "{}", setting.key);
         }

@@ -7,7 +7,7 @@ use std::io::{self, Cursor, Read, Write};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 use thaw_accelerate::{Known, LayerRef, Place, TarProof, TarSink};
@@ -22,6 +22,9 @@ pub(crate) struct Memory {
     pub(crate) blobs: Mutex<HashMap<Digest, Vec<u8>>>,
     pub(crate) manifests: Mutex<Vec<Manifest>>,
     pub(crate) streams: AtomicUsize,
+    /// Whether blobs never come in time, and how many were asked for then.
+    pub(crate) is_late: AtomicBool,
+    pub(crate) late: AtomicUsize,
 }
 
 impl Memory {
@@ -98,6 +101,14 @@ impl Repository for Memory {
 
     fn blob(&self, descriptor: &Descriptor, limit: u64) -> Result<Vec<u8>, RegistryError> {
         let what = descriptor.digest.to_string();
+        if self.is_late.load(Ordering::Relaxed) {
+            self.late.fetch_add(1, Ordering::Relaxed);
+            return Err(RegistryError::TimedOut {
+                place: self.name(),
+                what,
+                after: Duration::from_secs(1),
+            });
+        }
         let bytes = self
             .get(&descriptor.digest)
             .ok_or_else(|| not_found(&what))?;
@@ -108,6 +119,10 @@ impl Repository for Memory {
         Ok(Verified::check(bytes, &descriptor.digest)
             .unwrap()
             .into_bytes())
+    }
+
+    fn until(self: Arc<Self>, _deadline: Instant) -> Arc<dyn Repository> {
+        self
     }
 
     fn referrers(

@@ -95,6 +95,7 @@ fn settings(config: &Config) -> anyhow::Result<Settings> {
             .collect::<anyhow::Result<_>>()?,
         runtime: config.runtime.clone(),
         fault_timeout: config.fault_timeout,
+        search_timeout: config.search_timeout,
         cache_size: config.cache_size,
         direct_reads: config.direct_reads,
         program: std::env::current_exe().context("cannot find this program's own file")?,

@@ -67,6 +67,9 @@ keys! {
     runtime: String, default "crun, else runc", example "\"crun\"";
     /// Seconds that a read may wait for bytes before it gets EIO.
     fault_timeout_seconds: NonZeroU64, default "30", example "30";
+    /// Seconds that a start may look for accelerations and their signatures before it fetches all of
+    /// the image.
+    search_timeout_seconds: NonZeroU64, default "15", example "15";
     /// What layers may take on the disk, in bytes or with a unit (k, m, g, t). What nothing uses goes
     /// first and working sets last; what containers use may take more.
     cache_size: Size, default "as much as there is", example "\"20g\"";

@@ -20,6 +20,7 @@ mod powers;
 mod pull;
 mod reads;
 mod run;
+mod searches;
 mod signing;
 mod space;
 mod starts;

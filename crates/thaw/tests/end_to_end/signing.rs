@@ -170,7 +170,7 @@ fn way(node: &Thaw, config: &str, image: &str) -> (String, String) {
 }
 
 /// The same as it is without `--pull`, where nothing but a full pull is possible.
-fn full(node: &Thaw, config: &str, image: &str) -> String {
+pub(crate) fn full(node: &Thaw, config: &str, image: &str) -> String {
     let (how, why) = mounted(node, config, image, "auto").unwrap();
     assert_eq!(how, "full", "{why}");
     why

@@ -1,0 +1,45 @@
+//! A repository that never says what it has for an image: the start goes on without.
+
+use std::fs;
+use std::time::Duration;
+
+use thaw_testkit::far::Far;
+
+use crate::signing::{Keys, Signed, full};
+use crate::support::{Scene, thaw};
+
+/// A configuration that waits for a second, with more in it.
+fn impatient(path: &str, more: &str) -> String {
+    fs::write(path, format!("search-timeout-seconds = 1\n{more}")).unwrap();
+    path.to_owned()
+}
+
+#[test]
+fn a_start_does_not_wait_for_referrers_that_never_come() {
+    let scene = Scene::accelerated();
+    let far = Far::new(scene.registry.host(), Duration::ZERO).unwrap();
+    let image = scene.image.replace(scene.registry.host(), &far.host());
+    let withheld = far.withhold(&format!("/referrers/{}", scene.layout.digest()));
+    let node = thaw();
+    let config = impatient(node.root().with_extension("toml").to_str().unwrap(), "");
+    let why = full(&node, &config, &image);
+    assert!(why.contains("did not give referrers of"), "{why}");
+    assert!(why.contains("within 1.0 s"), "{why}");
+    assert_eq!(withheld.asked(), 1);
+}
+
+#[test]
+fn a_start_does_not_wait_for_signatures_that_never_come() {
+    let keys = Keys::new(&["ours"]);
+    let signed = Signed::of(Scene::accelerated());
+    let host = signed.scene.registry.host();
+    let far = Far::new(host, Duration::ZERO).unwrap();
+    let image = signed.pinned().replace(host, &far.host());
+    let withheld = far.withhold(".sig");
+    let node = thaw();
+    let config = keys.config(&["ours"], "");
+    let trust = fs::read_to_string(&config).unwrap();
+    let why = full(&node, &impatient(&config, &trust), &image);
+    assert!(why.contains("did not give manifest"), "{why}");
+    assert!(withheld.asked() > 0);
+}
