@@ -102,15 +102,23 @@ impl Retry {
     /// # Errors
     /// The failure's error where there is to be no other try, or it would come too late.
     pub(crate) fn next(&mut self, failure: Failure) -> Result<Duration, RegistryError> {
+        self.next_by(failure, random())
+    }
+
+    /// The same by a number from 0 to 1, where it does not reach.
+    fn next_by(&mut self, failure: Failure, random: f64) -> Result<Duration, RegistryError> {
+        let left = self.deadline.saturating_duration_since(Instant::now());
         let pause = match failure.again {
             Again::Never => return Err(*failure.error),
-            Again::Soon => jitter(self.pause),
-            Again::After(pause) => pause.max(jitter(self.pause)),
+            Again::Soon => spread(self.pause, random),
+            Again::After(pause) => {
+                // Many were told the same. As far as there is time they come one after the other.
+                let more = (pause / 4).clamp(self.pause, LONGEST_PAUSE);
+                let room = left.saturating_sub(pause) / 2;
+                pause.saturating_add(spread(more, random).min(room))
+            }
         };
-        let fits = Instant::now()
-            .checked_add(pause)
-            .is_some_and(|then| then < self.deadline);
-        if self.left == 0 || !fits {
+        if self.left == 0 || pause >= left {
             return Err(*failure.error);
         }
         tracing::debug!(error = %failure.error, ?pause, "trying again");
@@ -122,9 +130,18 @@ impl Retry {
 
 /// Between half of `pause` and all of it, so that many who failed together do not return together.
 pub(crate) fn jitter(pause: Duration) -> Duration {
+    spread(pause, random())
+}
+
+fn spread(pause: Duration, random: f64) -> Duration {
+    pause.mul_f64(0.5 + random / 2.0)
+}
+
+/// From 0 to 1, where it does not reach.
+fn random() -> f64 {
     // The keys of a new RandomState are random enough to spread retries.
     let random = RandomState::new().hash_one(0u8) % 512;
-    pause.mul_f64(0.5 + f64::from(u16::try_from(random).unwrap_or(0)) / 1024.0)
+    f64::from(u16::try_from(random).unwrap_or(0)) / 512.0
 }
 
 #[cfg(test)]
@@ -145,6 +162,46 @@ mod tests {
             pauses.iter().any(|pause| *pause != pauses[0]),
             "who failed together returns together, after {:?}",
             pauses[0]
+        );
+    }
+
+    const MS: Duration = Duration::from_millis(1);
+
+    fn in_a_minute(tries: u32) -> Retry {
+        Retry::new(Instant::now() + Duration::from_secs(60), tries)
+    }
+
+    #[test]
+    fn pauses_grow_and_are_drawn_anew() {
+        let pauses = |random: f64| {
+            let mut retry = in_a_minute(9);
+            [(); 8].map(|()| retry.next_by(Failure::passing(error()), random).unwrap())
+        };
+        let shortest = [50, 100, 200, 400, 800, 1600, 2500, 2500].map(|pause| MS * pause);
+        assert_eq!(pauses(0.0), shortest);
+        assert_eq!(pauses(0.5), shortest.map(|pause| pause * 3 / 2));
+        let first = || in_a_minute(2).next(Failure::passing(error())).unwrap();
+        let one = first();
+        assert!((0..100).any(|_| first() != one), "always {one:?}");
+    }
+
+    #[test]
+    fn those_who_were_told_when_to_return_do_not_return_together() {
+        let told = |pause: u32| Failure::after(error(), Some(MS * pause));
+        let next = |pause, random| in_a_minute(2).next_by(told(pause), random).unwrap();
+        // Told nothing, they pause as ever; else for longer than they were told.
+        assert_eq!((next(0, 0.0), next(0, 0.5)), (MS * 50, MS * 75));
+        assert_eq!((next(4000, 0.0), next(4000, 0.5)), (MS * 4500, MS * 4750));
+        assert_eq!(next(40_000, 0.0), MS * 42_500);
+        // As long as there is time.
+        let late = next(59_900, 0.0);
+        assert!((MS * 59_900..MS * 59_950).contains(&late), "{late:?}");
+        assert!(in_a_minute(2).next_by(told(60_000), 0.0).is_err());
+        let one = in_a_minute(2).next(told(4000)).unwrap();
+        let others = (0..100).map(|_| in_a_minute(2).next(told(4000)).unwrap());
+        assert!(
+            others.into_iter().any(|other| other != one),
+            "always {one:?}"
         );
     }
 
