@@ -18,7 +18,7 @@ use crate::link::Link;
 use crate::parallel::AHEAD;
 use crate::referrers::Support;
 use crate::repository::RegistryRepository;
-use crate::route::{Rest, Route};
+use crate::route::{Rests, Route};
 use crate::settings::{RegistrySettings, Settings};
 use crate::transport::{Transport, host_of, split_mirror};
 use crate::{RegistryError, Repository, Stats};
@@ -42,7 +42,7 @@ pub(crate) struct Shared {
     /// Segments of streams that may come before their turn.
     pub(crate) ahead: Arc<Semaphore>,
     /// Mirrors that are left alone, and registries that have mirrors.
-    pub(crate) rests: Mutex<HashMap<String, Rest>>,
+    pub(crate) rests: Mutex<Rests>,
     /// Registries that speak plain HTTP.
     plain_http: Mutex<HashSet<String>>,
 }

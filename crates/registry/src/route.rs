@@ -11,7 +11,7 @@
 //!
 //! Whatever is written goes to the registry itself.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -30,11 +30,39 @@ pub(crate) struct Route {
     origin: Arc<Remote>,
 }
 
-/// How long somebody is left alone.
+/// Who is left alone, by host and port, and for how long.
+#[derive(Debug, Default)]
+pub(crate) struct Rests(HashMap<String, Rest>);
+
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Rest {
+struct Rest {
     until: Instant,
     pause: Duration,
+}
+
+impl Rests {
+    fn has(&self, place: &str, now: Instant) -> bool {
+        self.0.get(place).is_some_and(|rest| now < rest.until)
+    }
+
+    /// Somebody has failed. Who rests already was mostly asked before that began, by several at
+    /// once: that is one failure.
+    fn begin(&mut self, place: &str, now: Instant) {
+        if self.has(place, now) {
+            return;
+        }
+        let before = self.0.get(place);
+        let pause = before.map_or(FIRST_REST, |rest| (rest.pause * 2).min(LONGEST_REST));
+        let until = now + pause;
+        self.0.insert(place.to_owned(), Rest { until, pause });
+    }
+
+    /// Somebody has answered. That does not end a rest: it may have been asked before that began.
+    fn end(&mut self, place: &str, now: Instant) {
+        if !self.has(place, now) {
+            self.0.remove(place);
+        }
+    }
 }
 
 impl Route {
@@ -123,27 +151,17 @@ impl Route {
 
 impl Remote {
     fn rests(&self) -> bool {
-        let rests = locked(&self.shared.rests);
-        let rest = rests.get(&self.registry);
-        rest.is_some_and(|rest| Instant::now() < rest.until)
+        locked(&self.shared.rests).has(&self.registry, Instant::now())
     }
 
-    /// It has answered. That does not end its rest: it may have been asked before that began.
+    /// It has answered.
     pub(crate) fn is_well(&self) {
-        let mut rests = locked(&self.shared.rests);
-        let rest = rests.get(&self.registry);
-        if rest.is_some_and(|rest| rest.until <= Instant::now()) {
-            rests.remove(&self.registry);
-        }
+        locked(&self.shared.rests).end(&self.registry, Instant::now());
     }
 
     /// Leaves it alone for a while.
     fn rest(&self) {
-        let mut rests = locked(&self.shared.rests);
-        let before = rests.get(&self.registry);
-        let pause = before.map_or(FIRST_REST, |rest| (rest.pause * 2).min(LONGEST_REST));
-        let until = Instant::now() + pause;
-        rests.insert(self.registry.clone(), Rest { until, pause });
+        locked(&self.shared.rests).begin(&self.registry, Instant::now());
     }
 
     /// Takes note of a failure before somebody else is asked. Of all of them the registry's own is
@@ -157,5 +175,31 @@ impl Remote {
             return;
         }
         *failure = Some(error);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rests_end_and_double_with_each_failure_after_them() {
+        let second = Duration::from_secs(1);
+        let (mut rests, mut now) = (Rests::default(), Instant::now());
+        for seconds in [10, 20, 40, 80, 160, 300, 300] {
+            assert!(!rests.has("mirror", now), "before {seconds}");
+            rests.begin("mirror", now);
+            // Others had asked it, too, and one of them was answered.
+            rests.begin("mirror", now + second);
+            rests.end("mirror", now + second);
+            now += second * seconds;
+            assert!(rests.has("mirror", now - second), "{seconds}");
+            assert!(!rests.has("other", now - second));
+        }
+        assert!(!rests.has("mirror", now));
+        rests.end("mirror", now);
+        rests.begin("mirror", now);
+        now += FIRST_REST;
+        assert!(!rests.has("mirror", now), "it had been well");
     }
 }
