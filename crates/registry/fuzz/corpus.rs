@@ -13,7 +13,7 @@ type Input = (&'static str, String, Vec<u8>);
 const CONFIG: &str = r#"{"architecture":"amd64","os":"linux","created":"2024-01-02T03:04:05Z","config":{"User":"33","Env":["PATH=/bin"],"Entrypoint":["/app"],"Cmd":["x"],"WorkingDir":"/srv","Labels":{"a":"b"},"ExposedPorts":{"80/tcp":{}},"Volumes":{"/data":{}}},"rootfs":{"type":"layers","diff_ids":["sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"]},"history":[{"created_by":"x","empty_layer":true}]}"#;
 
 /// Answers as registries, token servers and blob stores give them: of head and body what is read.
-const ANSWERS: [(&str, &str); 11] = [
+const ANSWERS: [(&str, &str); 13] = [
     (
         "bearer",
         "WWW-Authenticate: Bearer realm=\"https://auth.docker.io/token\",service=\"registry.docker.io\",scope=\"repository:library/debian:pull\"\n\n{\"errors\":[{\"code\":\"UNAUTHORIZED\",\"message\":\"authentication required\",\"detail\":[{\"Type\":\"repository\"}]}]}",
@@ -43,6 +43,11 @@ const ANSWERS: [(&str, &str); 11] = [
         "redirect",
         "location: https://blobs.example:8443/a/../b?sig=%2F%20&se=1\n\n",
     ),
+    (
+        "unencrypted",
+        "location: http://registry.example/v2/team/app/blobs/x\n\n",
+    ),
+    ("unencrypted-relative", "Location: HTTP:blobs/x\n\n"),
     ("relative", "location: ../blobs/uploads/1?state=x#y\n\n"),
     (
         "busy",

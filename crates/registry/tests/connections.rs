@@ -5,13 +5,15 @@
 mod support;
 
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
-use support::certificates::{NAME, self_signed};
-use support::faulty::{Faulty, Reply};
+use support::certificates::{NAME, self_signed, server};
+use support::faulty::{Faulty, Reply, Seen};
 use support::proxy::Proxy;
 use support::real::RealRegistry;
 use support::{client, open, pattern, put_image, settings};
+use thaw_image::{Digest, Extent};
 use thaw_registry::{
     Client, ClientCertificate, ProxySettings, RegistryError, RegistrySettings, Settings, Which,
 };
@@ -217,4 +219,122 @@ fn plain_http_is_passed_on_by_its_proxy() {
             .is_not_found()
     );
     assert_eq!((here.seen().len(), proxy.seen().len()), (1, 1));
+}
+
+/// A server by TLS that takes client certificates, and their files.
+fn tls_server(
+    dir: &Path,
+    name: &str,
+    handler: impl Fn(&Seen) -> Reply + Send + Sync + 'static,
+) -> (Faulty, String) {
+    let own = self_signed(dir, name);
+    let client = ClientCertificate {
+        certificate: dir.join("client.pem"),
+        key: dir.join("client.key"),
+    };
+    let server = Faulty::start_tls(server(&own, &client), handler);
+    let place = format!("[::ffff:127.0.0.1]:{}", server.address.port());
+    (server, place)
+}
+
+/// Settings that trust both servers, and have a certificate for the one at `place`.
+fn certified(dir: &Path, place: &str) -> Settings {
+    let own = RegistrySettings {
+        client_certificate: Some(ClientCertificate {
+            certificate: dir.join("client.pem"),
+            key: dir.join("client.key"),
+        }),
+        ..RegistrySettings::default()
+    };
+    Settings {
+        certificate_authorities: vec![dir.join("one.pem"), dir.join("other.pem")],
+        ..with(place, own)
+    }
+}
+
+fn read(client: &Client, place: &str, blob: &[u8]) -> Result<Vec<u8>, String> {
+    let (_, repository) = open(client, &format!("{place}/a"));
+    let deadline = Instant::now() + Duration::from_secs(5);
+    let extent = Extent { offset: 0, len: 10 };
+    let read = repository.read_at(&Digest::of(blob), extent, Some(deadline));
+    read.map_err(|error| error.to_string())
+}
+
+#[test]
+fn a_client_certificate_is_shown_to_no_other_host() {
+    let dir = tempfile::tempdir().unwrap();
+    self_signed(dir.path(), "client");
+    let blob = pattern(1000);
+    let stored = blob.clone();
+    let (other, elsewhere) = tls_server(dir.path(), "other", move |seen| {
+        match seen.target.starts_with("/token") {
+            true => Reply::new(200, r#"{"token":"good"}"#),
+            false => seen.serve(&stored),
+        }
+    });
+    let (one, place) = tls_server(dir.path(), "one", move |seen| {
+        match seen.header("authorization") {
+            Some("Bearer good") => {
+                Reply::new(307, "").header("location", format!("https://{elsewhere}/blob"))
+            }
+            _ => {
+                let realm = format!(r#"Bearer realm="https://{elsewhere}/token""#);
+                Reply::new(401, "").header("www-authenticate", realm)
+            }
+        }
+    });
+    let client = Client::new(certified(dir.path(), &place)).unwrap();
+    for _ in 0..2 {
+        assert_eq!(read(&client, &place, &blob).unwrap(), blob[..10]);
+    }
+    let (here, there) = (one.seen(), other.seen());
+    assert!(here.len() == 2 && here.iter().all(|seen| seen.is_certified));
+    let asked: Vec<_> = there.iter().map(|seen| seen.target.as_str()).collect();
+    assert!(
+        asked[0].starts_with("/token") && asked[1..] == ["/blob", "/blob"],
+        "{asked:?}"
+    );
+    assert!(!there.iter().any(|seen| seen.is_certified));
+}
+
+#[test]
+fn nothing_leads_from_tls_to_plain_http() {
+    let dir = tempfile::tempdir().unwrap();
+    self_signed(dir.path(), "client");
+    self_signed(dir.path(), "other");
+    let blob = pattern(1000);
+    let stored = blob.clone();
+    let plain = Faulty::start(move |seen| match seen.target.starts_with("/token") {
+        true => Reply::new(200, r#"{"token":"good"}"#),
+        false => seen.serve(&stored),
+    });
+    let target = plain.address;
+    let asks = Arc::new(Mutex::new(false));
+    let asks_for_token = Arc::clone(&asks);
+    let (_one, place) = tls_server(dir.path(), "one", move |seen| {
+        if !*asks_for_token.lock().unwrap() || seen.header("authorization").is_some() {
+            return Reply::new(307, "").header("location", format!("http://{target}/blob"));
+        }
+        let realm = format!(r#"Bearer realm="http://{target}/token""#);
+        Reply::new(401, "").header("www-authenticate", realm)
+    });
+    let config = dir.path().join("config.json");
+    let auths = format!(r#"{{"auths":{{"{place}":{{"auth":"bWU6c2VjcmV0"}}}}}}"#);
+    std::fs::write(&config, auths).unwrap();
+    let client = Client::new(Settings {
+        docker_config: Some(config),
+        ..certified(dir.path(), &place)
+    });
+    let client = client.unwrap();
+    let said = read(&client, &place, &blob).unwrap_err();
+    assert!(said.contains("the redirect leaves https"), "{said}");
+    *asks.lock().unwrap() = true;
+    let said = read(&client, &place, &blob).unwrap_err();
+    assert!(said.contains("not reached by https"), "{said}");
+    let said = client
+        .login(&place, "me", "secret")
+        .unwrap_err()
+        .to_string();
+    assert!(said.contains("not reached by https"), "{said}");
+    assert_eq!(plain.seen().len(), 0, "{:?}", plain.seen());
 }

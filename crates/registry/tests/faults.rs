@@ -249,6 +249,41 @@ fn a_password_goes_to_the_token_server_alone() {
 }
 
 #[test]
+fn a_token_is_for_what_is_done_and_for_no_more() {
+    let here = Arc::new(Mutex::new(String::new()));
+    let realm = Arc::clone(&here);
+    let server = Faulty::start(move |seen| {
+        if let Some((_, scope)) = seen.target.split_once("scope=repository%3Aapp%3A") {
+            return Reply::new(200, format!(r#"{{"token":"{scope}"}}"#));
+        }
+        let realm = format!(r#"Bearer realm="http://{}/token""#, realm.lock().unwrap());
+        match (seen.header("authorization"), seen.method.as_str()) {
+            (None, _) => Reply::new(401, "").header("www-authenticate", realm),
+            (_, "PUT") => Reply::new(201, ""),
+            (_, "DELETE") => Reply::new(202, ""),
+            _ => Reply::new(200, MANIFEST),
+        }
+    });
+    *here.lock().unwrap() = server.address.to_string();
+    let (_, repository) = open(&client(), &server.reference("app"));
+    let manifest = repository.manifest(&Which::Only).unwrap();
+    repository.put_manifest(Some("v1"), &manifest).unwrap();
+    repository.delete_manifest(manifest.digest()).unwrap();
+    let seen = server.seen();
+    let granted = seen.iter().filter_map(|seen| {
+        let scope = seen.header("authorization")?.strip_prefix("Bearer ")?;
+        Some((seen.method.as_str(), scope))
+    });
+    let expected = [
+        ("GET", "pull"),
+        ("PUT", "pull%2Cpush"),
+        ("GET", "pull"),
+        ("DELETE", "pull%2Cpush%2Cdelete"),
+    ];
+    assert_eq!(granted.collect::<Vec<_>>(), expected);
+}
+
+#[test]
 fn an_identity_token_is_exchanged() {
     let here = Arc::new(Mutex::new(String::new()));
     let realm = Arc::clone(&here);

@@ -173,3 +173,20 @@ fn referrers_are_sought_no_longer_than_a_call_may_last() {
         assert!(said.contains("within 0.5 s"), "{said}");
     }
 }
+
+#[test]
+fn no_more_than_so_much_is_skipped_of_a_blob() {
+    const MAX_SKIP: u64 = 256 << 20;
+    let read = |offset: u64| {
+        let server = Faulty::start(|_| Reply::new(200, "all of it").without_length());
+        let repository = impatient(&server, MS * 600);
+        let extent = Extent { offset, len: 10 };
+        let error = repository.read_at(&Digest::of(b"x"), extent, None);
+        (error.unwrap_err().to_string(), server.seen().len())
+    };
+    let (said, asked) = read(MAX_SKIP + 1);
+    assert!(said.contains("does not know ranges"), "{said}");
+    assert_eq!(asked, 1);
+    let (said, _) = read(MAX_SKIP);
+    assert!(!said.contains("does not know ranges"), "{said}");
+}
