@@ -14,14 +14,19 @@ use thaw_registry::{Client, Descriptor, RegistryError, Repository, Settings, Whi
 
 const MS: Duration = Duration::from_millis(1);
 
-/// A repository of a client that has little patience.
-fn impatient(server: &Faulty, deadline: Duration) -> Arc<dyn Repository> {
+/// A repository of a client that waits so long for a further byte, and for all.
+fn patient(server: &Faulty, request_timeout: Duration, deadline: Duration) -> Arc<dyn Repository> {
     let client = Client::new(Settings {
-        request_timeout: MS * 300,
+        request_timeout,
         deadline,
         ..settings()
     });
     open(&client.unwrap(), &server.reference("app")).1
+}
+
+/// One of a client that has little patience.
+fn impatient(server: &Faulty, deadline: Duration) -> Arc<dyn Repository> {
+    patient(server, MS * 300, deadline)
 }
 
 fn eventually(what: &str, is_so: impl Fn() -> bool) {
@@ -35,16 +40,20 @@ fn eventually(what: &str, is_so: impl Fn() -> bool) {
 #[test]
 fn greetings_are_read_for_a_while_and_no_further() {
     type Answer = fn() -> Reply;
-    let answers: [Answer; 4] = [
-        || Reply::new(200, vec![b'x'; 64 << 10]).endless(MS * 10),
-        || Reply::new(401, "x").endless(MS * 50),
-        || Reply::new(200, "{}").stall_after(1),
-        || Reply::new(200, "{}").after(MS * 3000),
+    let (long, short) = (Duration::from_secs(60), MS * 300);
+    let answers: [(Answer, Duration); 4] = [
+        (
+            || Reply::new(200, vec![b'x'; 64 << 10]).endless(MS * 10),
+            long,
+        ),
+        (|| Reply::new(401, "x").endless(MS * 50), short),
+        (|| Reply::new(200, "{}").stall_after(1), short),
+        (|| Reply::new(200, "{}").after(MS * 3000), short),
     ];
-    for (number, answer) in answers.into_iter().enumerate() {
+    for (number, (answer, patience)) in answers.into_iter().enumerate() {
         for approach in [false, true] {
             let server = Faulty::start(move |_| answer());
-            let repository = impatient(&server, Duration::from_secs(10));
+            let repository = patient(&server, patience, long);
             let expected = match approach {
                 true => 4,
                 false => 3,
