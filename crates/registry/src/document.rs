@@ -441,6 +441,9 @@ mod tests {
         assert!(parse(list, Some(media::MANIFEST)).is_err());
         assert!(parse(list, Some("text/plain")).unwrap().is_index());
         assert!(parse(list, Some(media::DOCKER_INDEX)).unwrap().is_index());
+        let twice = r#"{"schemaVersion":2,"manifests":[],"x":1,"x":2}"#;
+        let twice = parse(twice, None).unwrap().index().unwrap_err();
+        assert!(twice.to_string().contains("there twice"), "{twice}");
         assert!(parse("[]", None).is_err());
         assert!(parse("", None).is_err());
     }

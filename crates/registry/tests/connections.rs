@@ -4,12 +4,14 @@
 
 mod support;
 
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use support::certificates::{NAME, self_signed, server};
 use support::faulty::{Faulty, Reply, Seen};
+use support::pipe::Pipe;
 use support::proxy::Proxy;
 use support::real::RealRegistry;
 use support::{client, open, pattern, put_image, settings};
@@ -79,6 +81,54 @@ fn tls_registries_are_spoken_to_in_http_2() {
     let spoken = |version: &str| log.lines().filter(|line| line.contains(version)).count();
     assert!(spoken(" HTTP/2.0\"") > 0, "{log}");
     assert_eq!(spoken(" HTTP/1.1\""), 0, "{log}");
+}
+
+#[test]
+fn over_one_connection_of_http_2_several_ranges_are_on_their_way() {
+    const SEGMENT: usize = 2 << 20;
+    let registry = tls_registry(false);
+    let blob = pattern(4 * SEGMENT);
+    let direct = Client::new(with(&registry.no_loopback(), trusting(&registry))).unwrap();
+    let (_, repository) = open(&direct, &format!("{}/a", registry.no_loopback()));
+    put_image(&*repository, Some("v1"), &blob);
+    // The first segment passes, and no other one as a whole.
+    let far = Duration::from_millis(50);
+    let pipe = Pipe::start(&registry.host, far, SEGMENT + SEGMENT / 2);
+    let place = format!("[::ffff:127.0.0.1]:{}", pipe.address.port());
+    let client = Client::new(Settings {
+        request_timeout: Duration::from_secs(30),
+        ..with(&place, trusting(&registry))
+    });
+    let client = client.unwrap();
+    manifest(&client, &place).unwrap();
+    let (_, repository) = open(&client, &format!("{place}/a"));
+    let digest = Digest::of(&blob);
+    let extent = Extent {
+        offset: 0,
+        len: blob.len() as u64,
+    };
+    let mut stream = repository.stream(&digest, extent).unwrap();
+    let reader = std::thread::spawn(move || {
+        let mut all = Vec::new();
+        stream.read_to_end(&mut all).map(|_| all)
+    });
+    let ranges = || {
+        let log = registry.log();
+        let path = format!("GET /v2/a/blobs/{digest} HTTP/2.0\" 206");
+        log.lines().filter(|line| line.contains(&path)).count()
+    };
+    let begun = Instant::now();
+    while ranges() < 3 {
+        let log = registry.log();
+        assert!(
+            begun.elapsed() < Duration::from_secs(10),
+            "one by one: {log}"
+        );
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    pipe.open();
+    assert!(reader.join().unwrap().unwrap() == blob);
+    assert_eq!(pipe.connections(), 1);
 }
 
 #[test]

@@ -6,6 +6,7 @@
 
 pub mod certificates;
 pub mod faulty;
+pub mod pipe;
 pub mod proxy;
 pub mod real;
 

@@ -41,5 +41,7 @@ fn a_start_does_not_wait_for_signatures_that_never_come() {
     let trust = fs::read_to_string(&config).unwrap();
     let why = full(&node, &impatient(&config, &trust), &image);
     assert!(why.contains("did not give manifest"), "{why}");
+    let soon = ["within 0.", "within 1.0 s"];
+    assert!(soon.iter().any(|soon| why.contains(soon)), "{why}");
     assert!(withheld.asked() > 0);
 }
