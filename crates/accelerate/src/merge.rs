@@ -218,23 +218,35 @@ impl<'a> Merger<'a> {
     /// The tree of all layers, and what it needs.
     ///
     /// # Errors
-    /// [`MergeError`] for a sparse file that no layout can hold.
+    /// [`MergeError`] for a sparse file that no layout can hold, and where memory does not suffice.
     pub fn finish(mut self) -> Result<Merged, MergeError> {
         let mut generated = Generated::default();
         let slot = self.slot() + 1;
-        let mut directories = vec![(self.tree.root(), Vec::new())];
-        while let Some((directory, path)) = directories.pop() {
+        // One path is kept, that of the directory at hand, and of those that wait their names: links lead
+        // a tar's entries so deep that all their paths together would be some thousand times the tar.
+        let (mut path, mut waiting) = (Vec::new(), self.budget.holder());
+        let mut directories = vec![(self.tree.root(), 0, Vec::new())];
+        while let Some((directory, above, name)) = directories.pop() {
+            path.truncate(above);
+            path.extend_from_slice(&name);
             for (name, child) in self.unsettled(directory) {
-                let path = [path.as_slice(), b"/", &name].concat();
+                let name = [b"/", name.as_slice()].concat();
+                let here = path.len();
+                path.extend_from_slice(&name);
                 match &self.tree.get(child).content {
-                    Content::Directory(_) => directories.push((child, path)),
+                    Content::Directory(_) => {
+                        let taken = waiting.add(cost::name(&name));
+                        taken.map_err(|over| self.failed(child, &path, over.into()))?;
+                        directories.push((child, here, name));
+                    }
                     Content::File(_) => self.place(child, &path, &mut generated, slot)?,
                     _ => {
                         let layer = usize::from(self.origins[child.index()].layer) + 1;
                         self.warnings.add(layer, &path, WarningKind::WhiteoutDevice);
-                        self.tree.unlink(directory, &name);
+                        self.tree.unlink(directory, &name[1..]);
                     }
                 }
+                path.truncate(here);
             }
         }
         let device = |layer: &Layer| Device {
@@ -277,24 +289,28 @@ impl<'a> Merger<'a> {
             return Ok(());
         };
         let layer = self.origins[id.index()].layer;
-        if let Content::File(data) = &mut self.tree.get_mut(id).content {
+        if let Content::File(data) = &self.tree.get(id).content {
             let source = sparse::Source {
                 layer,
                 size: data.size,
                 pieces: &pieces,
             };
-            *data = sparse::place(&source, generated, slot).map_err(|reason| {
-                let number = usize::from(layer);
-                let (path, diff_id) = (path.to_vec(), self.layers[number].diff_id);
-                MergeError::Entry {
-                    number: number + 1,
-                    diff_id,
-                    path,
-                    reason,
-                }
-            })?;
+            let placed = sparse::place(&source, generated, slot);
+            let placed = placed.map_err(|reason| self.failed(id, path, reason))?;
+            self.tree.get_mut(id).content = Content::File(placed);
         }
         Ok(())
+    }
+
+    /// Why the layer that made an inode cannot be merged.
+    fn failed(&self, id: InodeId, path: &[u8], reason: EntryError) -> MergeError {
+        let layer = usize::from(self.origins[id.index()].layer);
+        MergeError::Entry {
+            number: layer + 1,
+            diff_id: self.layers[layer].diff_id,
+            path: path.to_vec(),
+            reason,
+        }
     }
 
     /// Removes what the layer's whiteouts hide. This comes before all of its entries, so that

@@ -5,11 +5,14 @@ use std::collections::{BTreeMap, HashMap};
 use thaw_erofs::{BLOCK, Content, Device, FileData, Image, InodeId, Tree};
 use thaw_image::{DiffId, Digest, Extent};
 
+use crate::merge::path::MAX_PATH;
+
 /// Deepest directory that is looked into; PATH_MAX allows no more.
 const MAX_DEPTH: usize = 2048;
 
 /// The file of each place in a layer, by its number: the path of the one which has most of its
-/// bytes. Places that no file has are left out, and all of them where `layout` is none.
+/// bytes, cut off where Linux takes no more in one call. Places that no file has are left out, and all of
+/// them where `layout` is none.
 #[must_use]
 pub fn names(layout: &[u8], places: &[(DiffId, Extent)]) -> HashMap<usize, String> {
     names_in(layout, places).unwrap_or_default()
@@ -129,7 +132,8 @@ impl Search {
             let common = place.intersect(&bytes).len;
             let known = self.best.get(number).map_or(0, |best| best.0);
             if common > known {
-                let path = String::from_utf8_lossy(path).into_owned();
+                let shown = &path[..path.len().min(MAX_PATH)];
+                let path = String::from_utf8_lossy(shown).into_owned();
                 self.best.insert(*number, (common, path));
             }
         }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use thaw_image::{DiffId, Extent, WorkingSet};
 
+use crate::merge::path::MAX_PATH;
 use crate::names::{Piece, each_piece};
 
 /// Bytes of a page of the page cache; where pages are larger, what is asked for is rounded by the kernel.
@@ -13,6 +14,9 @@ const PAGE: u64 = 4096;
 /// Pieces of files in runs that are looked at: some ten times what a large image has. Layouts and sets
 /// may say that everything lies everywhere.
 const MAX_STEPS: usize = 1 << 20;
+/// Bytes of paths that are kept: as many as those files of a large image have with a path of 64 bytes
+/// each. Directories within each other let a small layout have gigabytes.
+const MAX_PATHS: usize = 64 << 20;
 
 /// Whole pages of a file whose bytes are in frames of a working set.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -48,15 +52,21 @@ pub fn file_pages(layout: &[u8], set: &WorkingSet) -> Vec<FilePages> {
     for runs in runs.values_mut() {
         *runs = disjoint(std::mem::take(runs));
     }
-    let (mut pages, mut steps) = (Vec::new(), 0);
+    let (mut pages, mut steps, mut paths) = (Vec::new(), 0, 0);
     let every = each_piece(layout, &mut |piece| {
+        // No file is opened by a longer one.
+        if piece.path.len() > MAX_PATH {
+            return;
+        }
         let runs = runs.get(&piece.layer).map_or(&[][..], Vec::as_slice);
         let first = runs.partition_point(|run| run.bytes.end() <= piece.bytes.offset);
         let runs = &runs[first..];
         let runs = &runs[..runs.partition_point(|run| run.bytes.offset < piece.bytes.end())];
         steps += runs.len();
-        if steps <= MAX_STEPS {
-            pages.extend(pages_of(piece, runs));
+        if steps <= MAX_STEPS && paths <= MAX_PATHS {
+            let found = pages_of(piece, runs);
+            paths += found.first().map_or(0, |pages| pages.path.len());
+            pages.extend(found);
         }
     });
     if every.is_none() {

@@ -8,6 +8,8 @@ use thaw_layer::tar::{Entry, EntryKind, FileData, Timestamp};
 
 use super::*;
 
+mod bounds;
+
 fn entry(path: &str, kind: EntryKind) -> Entry {
     Entry {
         path: path.into(),

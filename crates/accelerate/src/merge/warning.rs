@@ -1,6 +1,6 @@
 //! What a merge leaves out, and says so.
 
-use super::path::shown;
+use super::path::{MAX_PATH, shown};
 
 /// Most warnings that are kept; the others are only counted.
 const MOST: usize = 256;
@@ -10,7 +10,7 @@ const MOST: usize = 256;
 pub struct Warning {
     /// Number of the layer, 1 for the lowest.
     pub layer: usize,
-    /// The path.
+    /// The path; only its beginning where it is longer than a tar's can be.
     pub path: Vec<u8>,
     /// What was left out, and why.
     pub kind: WarningKind,
@@ -81,7 +81,7 @@ impl Warnings {
         if self.kept.len() < MOST {
             self.kept.push(Warning {
                 layer,
-                path: path.to_vec(),
+                path: path[..path.len().min(MAX_PATH)].to_vec(),
                 kind,
             });
         }

@@ -1,4 +1,5 @@
-use thaw_image::{BlockRun, Digest};
+use thaw_erofs::{Attributes, Content, Device, FileData, Inode, Tree};
+use thaw_image::{BlockRun, Digest, Frame};
 
 use super::*;
 
@@ -95,4 +96,65 @@ fn what_is_no_layout_has_no_pages() {
         frames: Vec::new(),
     };
     assert_eq!(file_pages(b"no layout", &set), []);
+}
+
+/// The pages of files, each of a block of its own, by a working set that has all of them.
+fn of_files(paths: &[String]) -> Vec<FilePages> {
+    let layer = DiffId(Digest::of(b"layer"));
+    let mut tree = Tree::new(Attributes::default());
+    for (block, path) in (0..).zip(paths) {
+        let mut at = tree.root();
+        let (parents, name) = path.rsplit_once('/').unwrap();
+        for parent in parents.split('/') {
+            at = tree.lookup(at, parent.as_bytes()).unwrap_or_else(|| {
+                let id = tree.add(Inode {
+                    attributes: Attributes::default(),
+                    content: Content::Directory(Default::default()),
+                });
+                tree.link(at, parent.as_bytes(), id).unwrap();
+                id
+            });
+        }
+        let id = tree.add(Inode {
+            attributes: Attributes::default(),
+            content: Content::File(FileData::contiguous(512, 1, block)),
+        });
+        tree.link(at, name.as_bytes(), id).unwrap();
+    }
+    let blocks = paths.len() as u64;
+    let device = Device {
+        tag: crate::layout::tag(&layer.0),
+        blocks,
+    };
+    let mut layout = Vec::new();
+    thaw_erofs::write(&tree, &[device], &mut layout).unwrap();
+    let all = thaw_image::Run {
+        layer: 0,
+        blocks: BlockRun {
+            first: 0,
+            count: blocks,
+        },
+    };
+    let frame = Frame {
+        data: Extent::default(),
+        digest: Digest::of(b"frame"),
+        runs: vec![all],
+    };
+    let set = WorkingSet {
+        layers: vec![(layer, blocks * 512)],
+        frames: vec![frame],
+    };
+    file_pages(&layout, &set)
+}
+
+#[test]
+fn paths_are_bounded() {
+    let long = ["x".repeat(250).as_str(); 15].join("/");
+    let deep = format!("{long}/{long}/file");
+    let found = of_files(&["a/file".to_owned(), deep]);
+    let paths: Vec<_> = found.iter().map(|pages| &*pages.path).collect();
+    assert_eq!(paths, [b"a/file"]);
+    let many: Vec<String> = (0..20_000).map(|it| format!("{long}/{it}")).collect();
+    let bytes: usize = of_files(&many).iter().map(|pages| pages.path.len()).sum();
+    assert!((MAX_PATHS..MAX_PATHS + 4096).contains(&bytes), "{bytes}");
 }

@@ -8,6 +8,8 @@
 //! read-only overlay needs, and its root is what overlayfs calls merged, where whiteouts of the
 //! lowest layer are not listed.
 
+mod making;
+
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ffi::OsStr;
 use std::fs::{DirBuilder, File};
@@ -18,7 +20,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{self as sys, Mode, OFlags, ResolveFlags, SeekFrom};
 use rustix::io::Errno;
-use thaw_erofs::{Attributes, Content, DeviceNumber, Inode, InodeId, Tree};
+use thaw_erofs::{Attributes, Content, InodeId, Tree};
 use thaw_image::DiffId;
 use thaw_layer::Budget;
 use thaw_layer::tar::Entry;
@@ -27,8 +29,10 @@ use super::layer_tree::{Builder, LayerTree, is_whiteout};
 use super::place::{self, Placing};
 use super::{STAGE, UnpackError, refused};
 use crate::layout::LayoutError;
-use crate::merge::{self, Merger, Origin, Traced, cost};
+use crate::merge::path::MAX_PATH;
+use crate::merge::{self, EntryError, Merger, Origin, PathError, Traced};
 use crate::pipeline::PrepareError;
+use making::{Making, Visit};
 
 /// Bytes that are copied at once.
 const COPY_BYTES: usize = 1 << 30;
@@ -70,16 +74,6 @@ struct Shown {
     ended: bool,
     /// A whiteout is all there is.
     hidden: bool,
-}
-
-/// A directory of the image that is being compared.
-struct Visit<'a> {
-    parent: usize,
-    name: &'a [u8],
-    merged: InodeId,
-    view: View,
-    /// Its counterpart in the correction, where it has one.
-    corrected: Option<InodeId>,
 }
 
 impl Correction {
@@ -380,20 +374,25 @@ impl<'a> Comparison<'a> {
         let mut sources = HashMap::new();
         for (place, mut wanted) in wanted {
             let layer = &self.stack[place];
-            let mut directories = vec![(layer.tree.tree.root(), Vec::new())];
-            while let Some((directory, path)) = directories.pop() {
-                let entries = layer.tree.tree.entries(directory).into_iter().flatten();
-                for (name, id) in entries {
-                    let mut path: Vec<u8> = path.clone();
-                    if !path.is_empty() {
-                        path.push(b'/');
-                    }
-                    path.extend_from_slice(name);
-                    if layer.tree.tree.entries(*id).is_some() {
-                        directories.push((*id, path));
+            let tree = &layer.tree.tree;
+            // One path is kept, as in [`Merger::finish`].
+            let mut path = Vec::new();
+            let mut directories = vec![(tree.root(), 0, &b""[..])];
+            while let Some((directory, above, name)) = directories.pop() {
+                path.truncate(above);
+                path.extend_from_slice(name);
+                if !name.is_empty() {
+                    path.push(b'/');
+                }
+                for (name, id) in tree.entries(directory).into_iter().flatten() {
+                    if tree.entries(*id).is_some() {
+                        directories.push((*id, path.len(), name));
                     } else if let Some(file) = wanted.remove(&layer.tree.entries[id.index()]) {
-                        let layer = layer.layer.diff_id;
-                        sources.insert(file, Source { layer, path });
+                        let path = [path.as_slice(), name].concat();
+                        let source = self.source(layer, path);
+                        let source = source
+                            .map_err(|error| refused(layer.number + 1, &layer.layer, error))?;
+                        sources.insert(file, source);
                     }
                 }
             }
@@ -407,123 +406,22 @@ impl<'a> Comparison<'a> {
             sources,
         })
     }
-}
 
-/// A correction that is being made.
-struct Making<'a> {
-    tree: Tree,
-    visits: Vec<Visit<'a>>,
-    /// All names of files that have several.
-    names: HashMap<InodeId, Vec<(usize, &'a [u8])>>,
-    /// Files that are shown wrongly, and one of their names.
-    wrong: BTreeMap<InodeId, (usize, &'a [u8])>,
-    /// The same in the correction, when they have been added to it.
-    files: Vec<(InodeId, InodeId)>,
-    budget: &'a Budget,
-    merged: &'a Tree,
-}
-
-impl<'a> Making<'a> {
-    fn visit(
-        &mut self,
-        parent: usize,
-        name: &'a [u8],
-        merged: InodeId,
-        view: View,
-    ) -> Result<(), PrepareError> {
-        let bytes = size_of::<Visit<'_>>() + size_of_val(view.as_slice());
-        self.take(bytes)?;
-        self.visits.push(Visit {
-            parent,
-            name,
-            merged,
-            view,
-            corrected: None,
-        });
-        Ok(())
-    }
-
-    fn take(&self, bytes: usize) -> Result<(), PrepareError> {
-        Ok(self.budget.take(bytes).map_err(LayoutError::from)?)
-    }
-
-    /// The directory of a visit, in the correction; with those above it.
-    fn directory(&mut self, at: usize) -> Result<InodeId, PrepareError> {
-        let mut missing = Vec::new();
-        let mut up = at;
-        let mut here = loop {
-            match self.visits[up].corrected {
-                Some(id) => break id,
-                None => missing.push(up),
+    /// A file that is copied, and hence has to be opened by its path.
+    fn source(&self, layer: &Layer, path: Vec<u8>) -> Result<Source, UnpackError> {
+        let fits = match path.len() > MAX_PATH {
+            true => Err(EntryError::from(PathError::Long(path.len()))),
+            false => {
+                let bytes = size_of::<(InodeId, Source)>() + path.len();
+                self.budget.take(bytes).map_err(EntryError::from)
             }
-            up = self.visits[up].parent;
         };
-        for at in missing.into_iter().rev() {
-            let (merged, name) = (self.visits[at].merged, self.visits[at].name);
-            let content = Content::Directory(BTreeMap::new());
-            here = self.add(
-                here,
-                name,
-                &self.merged.get(merged).attributes.clone(),
-                content,
-            )?;
-            self.visits[at].corrected = Some(here);
+        match fits {
+            Ok(()) => Ok(Source {
+                layer: layer.layer.diff_id,
+                path,
+            }),
+            Err(reason) => Err(UnpackError::Entry { path, reason }),
         }
-        Ok(here)
-    }
-
-    fn add(
-        &mut self,
-        directory: InodeId,
-        name: &[u8],
-        attributes: &Attributes,
-        content: Content,
-    ) -> Result<InodeId, PrepareError> {
-        let attributes = attributes.clone();
-        let inode = Inode {
-            attributes,
-            content,
-        };
-        self.take(cost::inode(&inode) + cost::name(name))?;
-        let id = self.tree.add(inode);
-        self.link(directory, name, id);
-        Ok(id)
-    }
-
-    /// Names are those of the merged tree, which has checked them.
-    fn link(&mut self, directory: InodeId, name: &[u8], id: InodeId) {
-        let linked = self.tree.link(directory, name, id);
-        debug_assert!(linked.is_ok());
-    }
-
-    fn white_out(&mut self, at: usize, name: &[u8]) -> Result<(), PrepareError> {
-        let directory = self.directory(at)?;
-        let device = Content::CharDevice(DeviceNumber::default());
-        self.add(directory, name, &Attributes::default(), device)?;
-        Ok(())
-    }
-
-    /// Adds what is shown wrongly: each file with all of its names, so that they stay one file.
-    fn add_files(&mut self, linked: &HashSet<InodeId>) -> Result<(), PrepareError> {
-        for (merged, one) in std::mem::take(&mut self.wrong) {
-            let names = match linked.contains(&merged) {
-                true => self.names.remove(&merged).unwrap_or_default(),
-                false => vec![one],
-            };
-            let Inode {
-                attributes,
-                content,
-            } = self.merged.get(merged).clone();
-            let mut made = None;
-            for (at, name) in names {
-                let directory = self.directory(at)?;
-                match made {
-                    Some(id) => self.link(directory, name, id),
-                    None => made = Some(self.add(directory, name, &attributes, content.clone())?),
-                }
-            }
-            self.files.extend(made.map(|id| (merged, id)));
-        }
-        Ok(())
     }
 }

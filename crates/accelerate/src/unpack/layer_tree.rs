@@ -282,4 +282,15 @@ mod tests {
             })
         ));
     }
+
+    #[test]
+    fn every_name_on_the_way_of_a_whiteout_is_a_step() {
+        let budget = Budget::new(1 << 20);
+        for (steps, enough) in [(2, true), (1, false)] {
+            let mut layer = Builder::build(&[], &budget).unwrap();
+            let done = layer.white_out(b"a/b/c", &mut steps.clone(), &budget);
+            assert_eq!(done.is_ok(), enough);
+            assert_eq!(done.err(), (!enough).then_some(EntryError::Steps));
+        }
+    }
 }
