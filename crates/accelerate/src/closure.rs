@@ -5,7 +5,8 @@
 //! what the program then reads itself it knows nothing. It makes no start wrong.
 //!
 //! Everything looked at is an image's, hence hostile. What is malformed is passed over; files,
-//! depth and bytes are bounded by [`MAX_FILES`], [`MAX_SCRIPTS`] and [`MAX_BYTES`].
+//! depth and bytes are bounded by [`MAX_FILES`], [`MAX_SCRIPTS`] and [`MAX_BYTES`], the names that are
+//! looked up by [`MAX_STEPS`].
 
 mod elf;
 mod files;
@@ -38,7 +39,10 @@ const MAX_LINE: u64 = 256;
 const MAX_WORDS: usize = 16;
 /// Most headers that are read: also those of files that are then passed over.
 const MAX_LOOKS: usize = 4 * MAX_FILES;
-/// Most directories in which a library is looked for.
+/// Most path components that are looked up, all files together. As many files as there may be that need
+/// ten libraries each, and find them six names deep in the last of ten directories, take a third of it.
+const MAX_STEPS: u64 = 1 << 20;
+/// Most directories in which a program or a library is looked for.
 const MAX_DIRECTORIES: usize = 64;
 /// Where the dynamic linkers of glibc and musl look at last.
 const LIBRARY_PATH: [&str; 5] = ["/lib64", "/usr/lib64", "/lib", "/usr/lib", "/usr/local/lib"];
@@ -65,21 +69,8 @@ pub struct Start {
 /// # Errors
 /// What [`Root::read`] says.
 pub fn static_set(root: &Root<'_>, start: &Start) -> io::Result<Vec<(DiffId, Extent)>> {
-    let mut closure = Closure {
-        root,
-        start,
-        seen: HashSet::new(),
-        queue: VecDeque::new(),
-        trace: Vec::new(),
-        bytes: 0,
-        looks: 0,
-    };
-    for word in start.command.iter().take(MAX_WORDS) {
-        if let Some((path, id)) = closure.program(word) {
-            closure.run(&path, id, 0)?;
-        }
-        closure.load()?;
-    }
+    let mut closure = Closure::new(root, start);
+    closure.find()?;
     Ok(closure.trace)
 }
 
@@ -120,22 +111,54 @@ struct Closure<'a> {
     trace: Vec<(DiffId, Extent)>,
     bytes: u64,
     looks: usize,
+    /// Of [`MAX_STEPS`], what is left.
+    steps: u64,
 }
 
-impl Closure<'_> {
+impl<'a> Closure<'a> {
+    fn new(root: &'a Root<'a>, start: &'a Start) -> Self {
+        Self {
+            root,
+            start,
+            seen: HashSet::new(),
+            queue: VecDeque::new(),
+            trace: Vec::new(),
+            bytes: 0,
+            looks: 0,
+            steps: MAX_STEPS,
+        }
+    }
+
+    fn find(&mut self) -> io::Result<()> {
+        for word in self.start.command.iter().take(MAX_WORDS) {
+            if let Some((path, id)) = self.program(word) {
+                self.run(&path, id, 0)?;
+            }
+            self.load()?;
+        }
+        Ok(())
+    }
+
+    /// The regular file that a path leads to, if there are steps left to find it.
+    fn file(&mut self, path: &[u8]) -> Option<InodeId> {
+        self.root.file(path, &mut self.steps)
+    }
+
     /// The file that a word of a command names, as execvp(3) finds it.
-    fn program(&self, word: &[u8]) -> Option<(Vec<u8>, InodeId)> {
-        let find = |path: Vec<u8>| self.root.file(&path).map(|id| (path, id));
+    fn program(&mut self, word: &[u8]) -> Option<(Vec<u8>, InodeId)> {
+        let (root, start) = (self.root, self.start);
+        let mut find = |path: Vec<u8>| self.file(&path).map(|id| (path, id));
         if word.is_empty() || word.starts_with(b"-") {
             return None;
         }
         if word.contains(&b'/') {
-            return find(join(&self.start.directory, word));
+            return find(join(&start.directory, word));
         }
-        let path = self.start.path.as_deref().unwrap_or(PROGRAM_PATH);
+        let path = start.path.as_deref().unwrap_or(PROGRAM_PATH);
         path.split(|byte| *byte == b':')
+            .take(MAX_DIRECTORIES)
             .filter_map(|directory| find(join(directory, word)))
-            .find(|(_, id)| self.root.is_executable(*id))
+            .find(|(_, id)| root.is_executable(*id))
     }
 
     /// Takes a program, and what its first line or its header says must run it.
@@ -200,10 +223,10 @@ impl Closure<'_> {
                 }
                 if let Some(interpreter) = &elf.interpreter {
                     let path = join(b"/", interpreter);
-                    if let Some(id) = self.root.file(&path) {
+                    if let Some(id) = self.file(&path) {
                         self.object(&path, id, Some(elf.kind))?;
                     }
-                    if let Some(cache) = self.root.file(b"/etc/ld.so.cache") {
+                    if let Some(cache) = self.file(b"/etc/ld.so.cache") {
                         self.take(
                             cache,
                             Extent {
@@ -235,6 +258,9 @@ impl Closure<'_> {
         while let Some(object) = self.queue.pop_front() {
             let directories = self.directories(&object);
             for name in &object.elf.needed {
+                if self.is_full() {
+                    return Ok(());
+                }
                 let paths = match name.contains(&b'/') {
                     true => vec![join(&self.start.directory, name)],
                     false => directories
@@ -243,7 +269,7 @@ impl Closure<'_> {
                         .collect(),
                 };
                 for path in paths {
-                    let Some(id) = self.root.file(&path) else {
+                    let Some(id) = self.file(&path) else {
                         continue;
                     };
                     self.object(&path, id, Some(object.elf.kind))?;
@@ -273,7 +299,8 @@ impl Closure<'_> {
         let given = given
             .into_iter()
             .flatten()
-            .flat_map(|path| path.split(|byte| *byte == b':'));
+            .flat_map(|path| path.split(|byte| *byte == b':'))
+            .take(MAX_DIRECTORIES);
         let machine = triple(elf.kind.machine)
             .into_iter()
             .flat_map(|triple| [format!("/lib/{triple}"), format!("/usr/lib/{triple}")]);
@@ -303,7 +330,8 @@ impl Closure<'_> {
     }
 
     fn is_full(&self) -> bool {
-        self.seen.len() >= MAX_FILES || self.bytes >= MAX_BYTES || self.looks >= MAX_LOOKS
+        let most = self.seen.len() >= MAX_FILES || self.looks >= MAX_LOOKS;
+        most || self.bytes >= MAX_BYTES || self.steps == 0
     }
 }
 

@@ -28,9 +28,9 @@ impl std::fmt::Debug for Root<'_> {
 }
 
 impl Root<'_> {
-    /// The regular file that a path leads to.
-    pub(super) fn file(&self, path: &[u8]) -> Option<InodeId> {
-        let id = resolve(self.tree, path)?;
+    /// The regular file that a path leads to. Looking for it takes from `steps`.
+    pub(super) fn file(&self, path: &[u8], steps: &mut u64) -> Option<InodeId> {
+        let id = resolve(self.tree, path, steps)?;
         self.data(id).map(|_| id)
     }
 

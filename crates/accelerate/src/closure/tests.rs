@@ -63,12 +63,34 @@ impl Image {
         self.put(path, Content::Symlink(target.into()));
     }
 
+    fn read(&self, extent: Extent) -> io::Result<Vec<u8>> {
+        let start = usize::try_from(extent.offset).unwrap();
+        Ok(self.tar[start..start + usize::try_from(extent.len).unwrap()].to_vec())
+    }
+
+    /// What is left of so many steps when a program's closure has been found, and how many files it has.
+    fn left(&self, program: &str, steps: u64) -> (u64, usize) {
+        let read = |_: &DiffId, extent: Extent| self.read(extent);
+        let root = Root {
+            tree: &self.tree,
+            layers: &[self.layer],
+            read: &read,
+        };
+        let start = Start {
+            command: vec![program.into()],
+            ..Start::default()
+        };
+        let mut closure = Closure {
+            steps,
+            ..Closure::new(&root, &start)
+        };
+        closure.find().unwrap();
+        (closure.steps, closure.seen.len())
+    }
+
     /// The paths of `files` that the closure touches.
     fn closure<'p>(&self, command: &[&str], files: &[&'p str]) -> Vec<&'p str> {
-        let read = |_: &DiffId, extent: Extent| {
-            let start = usize::try_from(extent.offset).unwrap();
-            Ok(self.tar[start..start + usize::try_from(extent.len).unwrap()].to_vec())
-        };
+        let read = |_: &DiffId, extent: Extent| self.read(extent);
         let root = Root {
             tree: &self.tree,
             layers: &[self.layer],
@@ -84,7 +106,7 @@ impl Image {
         };
         let trace = static_set(&root, &start).unwrap();
         let touched = |path: &&&str| {
-            let id = root.file(path.as_bytes()).unwrap();
+            let id = root.file(path.as_bytes(), &mut u64::MAX.clone()).unwrap();
             let places = root.places(
                 id,
                 Extent {
@@ -211,4 +233,68 @@ fn hostile_starts_end() {
             .is_empty()
     );
     assert!(image.closure(&[], &files).is_empty());
+}
+
+/// An object that needs these libraries and says where they are.
+fn elf(needed: &[String], runpath: &str) -> Vec<u8> {
+    const DYNAMIC: u64 = 0x100;
+    let mut strings = vec![0];
+    let mut string = |text: &str| {
+        let at = strings.len() as u64;
+        strings.extend_from_slice(text.as_bytes());
+        strings.push(0);
+        at
+    };
+    let mut dynamic = vec![(29, string(runpath))];
+    dynamic.extend(needed.iter().map(|name| (1, string(name))));
+    let place = DYNAMIC + 16 * (dynamic.len() as u64 + 3);
+    dynamic.extend([(5, place), (10, strings.len() as u64), (0, 0)]);
+    let end = place + strings.len() as u64;
+    let mut bytes = vec![0; usize::try_from(DYNAMIC).unwrap()];
+    let mut put = |at: usize, number: u64| {
+        bytes[at..at + 8].copy_from_slice(&number.to_le_bytes());
+    };
+    put(0, u64::from_le_bytes(*b"\x7fELF\x02\x01\x01\0"));
+    // Of x86-64, and two program headers: all is loaded, and what is dynamic.
+    put(16, 3 | 62 << 16);
+    put(32, 64);
+    put(54, 56 | 2 << 16);
+    for (at, kind, offset, len) in [(64, 1, 0, end), (120, 2, DYNAMIC, place - DYNAMIC)] {
+        put(at, kind);
+        put(at + 8, offset);
+        put(at + 16, offset);
+        put(at + 32, len);
+    }
+    for (tag, value) in dynamic {
+        bytes.extend_from_slice(&u64::to_le_bytes(tag));
+        bytes.extend_from_slice(&value.to_le_bytes());
+    }
+    bytes.extend_from_slice(&strings);
+    bytes
+}
+
+#[test]
+fn every_name_that_is_looked_up_is_a_step() {
+    let mut image = Image::new();
+    image.file("/bin/tool", &elf(&["lib.so".to_owned()], "/none:/far/b"));
+    image.file("/a/b/lib.so", &elf(&[], ""));
+    image.link("/far", "/a");
+    // The program two; where there is nothing one; then a link, what it says, and two names.
+    let steps = 2 + 1 + 4;
+    assert_eq!(image.left("/bin/tool", steps + 5), (5, 2));
+    assert_eq!(image.left("/bin/tool", steps + 1), (1, 2));
+    // The last step is none to go on with.
+    assert_eq!(image.left("/bin/tool", steps), (0, 1));
+    assert_eq!(image.left("/bin/tool", 1), (0, 0));
+}
+
+#[test]
+fn libraries_that_are_nowhere_are_not_looked_for_for_ever() {
+    let mut image = Image::new();
+    let deep = "/x".repeat(100);
+    image.file(&format!("{deep}/file"), b"");
+    image.link("/far", &deep);
+    let needed: Vec<String> = (0..256).map(|it| format!("lib{it}.so")).collect();
+    image.file("/bin/tool", &elf(&needed, &"/far:".repeat(64)));
+    assert_eq!(image.left("/bin/tool", MAX_STEPS), (0, 1));
 }
