@@ -76,13 +76,11 @@ impl Container {
             // The container's own view: its volumes may hold the files.
             let root = RootFs::open(Path::new(&format!("/proc/{init}/root")))?;
             let user = user::resolve(&root, spec)?;
-            process::set(&mut env, &format!("HOME={}", user.home));
+            env.push(format!("HOME={}", user.home));
             process["user"] = user.to_json();
         }
-        for entry in &options.env {
-            process::set(&mut env, entry);
-        }
-        process["env"] = json!(env);
+        let env = env.iter().chain(&options.env).map(String::as_str);
+        process["env"] = json!(process::last_values(env));
         if let Some(dir) = &options.workdir {
             process["cwd"] = json!(process::clean_dir(dir)?);
         }

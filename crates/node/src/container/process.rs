@@ -1,6 +1,9 @@
 //! The process of a container: what the image says and what the user says become one `process`
 //! object of the runtime-spec. The first process and those of `exec` are made alike.
 
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+
 use oci_spec::image::ImageConfiguration;
 use serde_json::{Value, json};
 
@@ -102,13 +105,11 @@ pub(super) fn environment(
     hostname: &str,
     home: &str,
 ) -> Result<Vec<String>, ContainerError> {
-    let mut env = vec![PATH.to_owned(), format!("HOSTNAME={hostname}")];
-    if options.tty {
-        env.push("TERM=xterm".to_owned());
-    }
-    for entry in image.iter().chain(&options.env) {
-        set(&mut env, entry);
-    }
+    let hostname = format!("HOSTNAME={hostname}");
+    let given = image.iter().chain(&options.env).map(String::as_str);
+    let terminal = options.tty.then_some("TERM=xterm");
+    let own = [PATH, &hostname].into_iter().chain(terminal);
+    let mut env = last_values(own.chain(given));
     if !env.iter().any(|entry| entry.starts_with("HOME=")) {
         env.push(format!("HOME={home}"));
     }
@@ -116,13 +117,20 @@ pub(super) fn environment(
     Ok(env)
 }
 
-/// Sets one variable, in the place of its last value.
-pub(super) fn set(env: &mut Vec<String>, entry: &str) {
-    let name = |entry: &str| entry.split('=').next().unwrap_or_default().to_owned();
-    match env.iter_mut().find(|old| name(old) == name(entry)) {
-        Some(old) => entry.clone_into(old),
-        None => env.push(entry.to_owned()),
+/// Of each name the last value, in the place of its first. An image may have a million of them.
+pub(super) fn last_values<'a>(entries: impl IntoIterator<Item = &'a str>) -> Vec<String> {
+    let (mut env, mut places) = (Vec::new(), HashMap::new());
+    for entry in entries {
+        let name = entry.split('=').next().unwrap_or_default();
+        match places.entry(name) {
+            Entry::Occupied(place) => env[*place.get()] = entry,
+            Entry::Vacant(place) => {
+                place.insert(env.len());
+                env.push(entry);
+            }
+        }
     }
+    env.into_iter().map(str::to_owned).collect()
 }
 
 /// The working directory: the user's, else the image's, else the root. A relative one starts at
@@ -229,6 +237,18 @@ mod tests {
             "HOME=/home/u",
         ];
         assert_eq!(env, expected);
+    }
+
+    /// As many variables as a configuration of 8 MiB holds: looked for in each other it takes hours.
+    #[test]
+    fn very_many_variables_are_refused_at_once() {
+        let image: Vec<String> = (0..1 << 20).map(|it| format!("{it:x}=")).collect();
+        let refused = environment(&image, &ProcessOptions::default(), "host", "/").unwrap_err();
+        assert!(refused.to_string().contains("more than 1 MiB"), "{refused}");
+        // Of one name there is one.
+        let same = vec!["A=1".to_owned(); 1 << 20];
+        let env = environment(&same, &ProcessOptions::default(), "host", "/").unwrap();
+        assert_eq!(env[2..], ["A=1", "HOME=/"]);
     }
 
     #[test]
