@@ -127,9 +127,17 @@ fn main() -> Outcome<()> {
     println!("  {:>10} layout, unpacked", prepared.layout.bytes.len());
 
     let start = Instant::now();
+    let tars: Vec<_> = prepared
+        .layers
+        .iter()
+        .map(|layer| thaw_accelerate::merge::Layer {
+            diff_id: layer.layer.diff_id,
+            tar_size: layer.tar_size,
+        })
+        .collect();
     artifact
         .acceleration
-        .check_layout(&prepared.layout.bytes, &layers)?;
+        .check_layout(&prepared.layout.bytes, &tars)?;
     println!(
         "check_layout: {:.1} ms",
         start.elapsed().as_secs_f64() * 1e3

@@ -20,16 +20,19 @@ use thaw_image::{BLOCK, DiffId, Digest, SeekTable, Verified, media};
 use thaw_registry::{Descriptor, Manifest, ManifestContent, RegistryError, Repository};
 
 use crate::layout;
+use crate::merge::{Layer, MAX_GENERATED};
 use crate::pipeline::{LayerRef, Prepared};
 
 /// zstd level of layout and generated device: packed once, fetched on every first start.
 const LEVEL: i32 = 9;
-/// Most bytes of an unpacked layout or generated device.
-const MAX_UNPACKED: u64 = 2 << 30;
+/// Most bytes of an unpacked layout: it is held in memory, and what is made here takes no more with all
+/// that it is made of ([`thaw_layer::Options::max_memory`]). That of TensorFlow has 12 MB. How many times
+/// the packed bytes they are says nothing: a layout of many like files packs to very little.
+const MAX_LAYOUT: u64 = 256 << 20;
 /// Most bytes that are reserved before any were unpacked.
 const FIRST_CAPACITY: usize = 16 << 20;
-/// Most bytes of a packed one.
-const MAX_PACKED: u64 = 512 << 20;
+/// Most bytes of the tar of a layer: of a device of a layout.
+const MAX_TAR: u64 = u32::MAX as u64 * BLOCK;
 /// Most bytes of a seek table.
 const MAX_TABLE: u64 = 128 << 20;
 /// Most bytes of a windows blob.
@@ -245,8 +248,10 @@ fn parse(manifest: &Manifest, subject: &Digest, layers: &[LayerRef]) -> Result<P
     let (mut tables, mut windows) = (HashMap::new(), HashMap::new());
     for descriptor in content.layers {
         match descriptor.media_type.as_str() {
-            media::LAYOUT if layout.is_none() => layout = Some(packed(descriptor)?),
-            media::GENERATED if generated.is_none() => generated = Some(packed(descriptor)?),
+            media::LAYOUT if layout.is_none() => layout = Some(packed(descriptor, MAX_LAYOUT)?),
+            media::GENERATED if generated.is_none() => {
+                generated = Some(packed(descriptor, MAX_GENERATED)?);
+            }
             media::SEEK_TABLE => {
                 let blob: Digest = annotation(&descriptor, media::ANNOTATION_LAYER)?;
                 let diff_id: Digest = annotation(&descriptor, media::ANNOTATION_DIFF_ID)?;
@@ -254,7 +259,7 @@ fn parse(manifest: &Manifest, subject: &Digest, layers: &[LayerRef]) -> Result<P
                 if diff_ids.get(&blob) != Some(&DiffId(diff_id)) {
                     return Err(format!("it has a seek table for a foreign layer {blob}"));
                 }
-                let too_large = descriptor.size > MAX_TABLE || tar_size > i64::MAX as u64;
+                let too_large = descriptor.size > MAX_TABLE || tar_size > MAX_TAR;
                 let entry = TableRef {
                     table: descriptor,
                     windows: None,
@@ -295,12 +300,20 @@ fn annotation<T: std::str::FromStr>(descriptor: &Descriptor, key: &str) -> Resul
     value.parse().map_err(|_| format!("{key} is malformed"))
 }
 
-fn packed(descriptor: Descriptor) -> Result<Packed, String> {
+/// A part that unpacks to no more than `limit`.
+fn packed(descriptor: Descriptor, limit: u64) -> Result<Packed, String> {
     let digest = annotation(&descriptor, media::ANNOTATION_UNPACKED_DIGEST)?;
     let size = annotation(&descriptor, media::ANNOTATION_UNPACKED_SIZE)?;
-    if size > MAX_UNPACKED || descriptor.size > MAX_PACKED {
+    if size > limit {
         return Err(format!(
-            "a part unpacks to {size} bytes, over the limit of {MAX_UNPACKED}"
+            "a part unpacks to {size} bytes, over the limit of {limit}"
+        ));
+    }
+    // What cannot be packed grows by less than a hundredth (zstd.h, `ZSTD_COMPRESSBOUND`).
+    if descriptor.size > size + size / 100 + 1024 {
+        let packed = descriptor.size;
+        return Err(format!(
+            "a part of {size} bytes is packed into {packed}, which is more"
         ));
     }
     Ok(Packed {
@@ -342,13 +355,13 @@ impl Packed {
 }
 
 impl Acceleration {
-    /// Checks that the devices of an unpacked layout are the image's layers, in order, and the
-    /// generated device behind them, and reads all of its tree: whoever made it, no file of it
-    /// points outside of its layer. The kernel checks none of this.
+    /// Checks that the devices of an unpacked layout are the image's layers, in order, with the sizes that
+    /// their tars have, and the generated device behind them, and reads all of its tree: whoever made it,
+    /// no file of it points outside of its layer. The kernel checks none of this.
     ///
     /// # Errors
     /// What is wrong, in words.
-    pub fn check_layout(&self, bytes: &[u8], layers: &[LayerRef]) -> Result<(), String> {
+    pub fn check_layout(&self, bytes: &[u8], layers: &[Layer]) -> Result<(), String> {
         let image = thaw_erofs::Image::open(bytes).map_err(|error| error.to_string())?;
         let devices = image.devices();
         let expected = layers.len() + usize::from(self.generated.is_some());
@@ -359,8 +372,7 @@ impl Acceleration {
             ));
         }
         for (device, layer) in devices.iter().zip(layers) {
-            let size = self.tables.get(&layer.blob).map(|table| table.tar_size);
-            let blocks_fit = size.is_none_or(|size| size.div_ceil(BLOCK) == device.blocks);
+            let blocks_fit = layer.tar_size.div_ceil(BLOCK) == device.blocks;
             if device.tag != layout::tag(&layer.diff_id.0) || !blocks_fit {
                 return Err(format!("its devices are not the layers: {}", layer.diff_id));
             }

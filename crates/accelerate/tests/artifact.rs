@@ -10,7 +10,7 @@ use std::sync::Arc;
 use common::{Here, Loaded, load};
 use thaw_accelerate::{
     Acceleration, Artifact, ArtifactError, BlobContent, Origin, PackOptions, PackedSet, Prepared,
-    WorkingSetArtifact, find, pack, parse_working_set, prepare, read_table,
+    PreparedLayer, WorkingSetArtifact, find, merge, pack, parse_working_set, prepare, read_table,
 };
 use thaw_erofs::{Content, StoredContent};
 use thaw_image::{DiffId, Digest, Extent, Silent, WorkingSet, media};
@@ -46,6 +46,18 @@ impl std::ops::Deref for Ready {
 
     fn deref(&self) -> &Prepared {
         &self.prepared
+    }
+}
+
+impl Ready {
+    /// The tars that the layers have.
+    fn tars(&self) -> Vec<merge::Layer> {
+        let layers = self.prepared.layers.iter();
+        let tar = |layer: &PreparedLayer| merge::Layer {
+            diff_id: layer.layer.diff_id,
+            tar_size: layer.tar_size,
+        };
+        layers.map(tar).collect()
     }
 }
 
@@ -85,7 +97,8 @@ fn what_is_published_is_found() {
         .unwrap();
     let layout = found.layout.unpack(&packed).unwrap();
     assert!(layout.bytes() == prepared.layout.bytes);
-    found.check_layout(layout.bytes(), layers).unwrap();
+    let tars = prepared.tars();
+    found.check_layout(layout.bytes(), &tars).unwrap();
     let generated = found.generated.as_ref().unwrap();
     let packed = loaded.source.blob(&generated.descriptor, u64::MAX).unwrap();
     assert_eq!(
@@ -174,6 +187,8 @@ fn forged_manifests_are_refused() {
     assert!(forged(|m| annotate(part(m, table), key, other)).contains("foreign layer"));
     let key = media::ANNOTATION_TAR_SIZE;
     assert!(forged(|m| annotate(part(m, table), key, u64::MAX)).contains("seek table"));
+    // Beyond what a device can have: of a thousand layers their sum could not be told.
+    assert!(forged(|m| annotate(part(m, table), key, 1u64 << 42)).contains("seek table"));
     assert!(forged(|m| annotate(part(m, table), key, "-1")).contains("malformed"));
     assert!(forged(|m| part(m, table).size = u64::MAX).contains("seek table"));
     let twice = forged(|m| {
@@ -193,7 +208,12 @@ fn forged_manifests_are_refused() {
     let key = media::ANNOTATION_UNPACKED_SIZE;
     assert!(forged(|m| annotate(&mut m.layers[0], key, u64::MAX)).contains("limit"));
     assert!(forged(|m| annotate(&mut m.layers[0], key, "much")).contains("malformed"));
-    assert!(forged(|m| m.layers[0].size = u64::MAX).contains("limit"));
+    assert!(forged(|m| m.layers[0].size = u64::MAX).contains("which is more"));
+    // A bomb that keeps its promise.
+    assert!(forged(|m| annotate(&mut m.layers[0], key, (256 << 20) + 1)).contains("limit"));
+    let generated = media::GENERATED;
+    let large = forged(|m| annotate(part(m, generated), key, (128 << 20) + 1));
+    assert!(large.contains("limit"), "{large}");
 }
 
 #[test]
@@ -223,7 +243,8 @@ fn a_layout_of_other_layers_is_refused() {
     let loaded = image();
     let prepared = prepared(&loaded);
     let artifact = Artifact::build(&loaded.subject, &prepared).unwrap();
-    let check = |bytes: &[u8]| artifact.acceleration.check_layout(bytes, &loaded.layers);
+    let tars = prepared.tars();
+    let check = |bytes: &[u8]| artifact.acceleration.check_layout(bytes, &tars);
     let image = thaw_erofs::Image::open(&prepared.layout.bytes).unwrap();
     let (tree, devices) = (image.to_tree().unwrap(), image.devices().to_vec());
     let written = |devices: &[thaw_erofs::Device]| {
@@ -232,6 +253,13 @@ fn a_layout_of_other_layers_is_refused() {
         bytes
     };
     check(&written(&devices)).unwrap();
+    // The last has no seek table that says how large it is.
+    assert!(
+        !artifact
+            .acceleration
+            .tables
+            .contains_key(&loaded.layers[3].blob)
+    );
     let changed = |change: fn(&mut Vec<thaw_erofs::Device>)| {
         let mut devices = devices.clone();
         change(&mut devices);
@@ -240,6 +268,7 @@ fn a_layout_of_other_layers_is_refused() {
     assert!(changed(|d| d[0].tag = [b'0'; 64]).contains("not the layers"));
     assert!(changed(|d| d[0].tag = d[2].tag).contains("not the layers"));
     assert!(changed(|d| d[0].blocks += 1).contains("not the layers"));
+    assert!(changed(|d| d[3].blocks += 1).contains("not the layers"));
     assert!(changed(|d| d[4].blocks += 8).contains("another size"));
     let extra = thaw_erofs::Device {
         tag: [b'0'; 64],
@@ -261,7 +290,8 @@ fn a_layout_whose_files_leave_their_layers_is_refused() {
     let loaded = image();
     let prepared = prepared(&loaded);
     let artifact = Artifact::build(&loaded.subject, &prepared).unwrap();
-    let check = |bytes: &[u8]| artifact.acceleration.check_layout(bytes, &loaded.layers);
+    let tars = prepared.tars();
+    let check = |bytes: &[u8]| artifact.acceleration.check_layout(bytes, &tars);
     let good = &prepared.layout.bytes;
     check(good).unwrap();
     let image = thaw_erofs::Image::open(good).unwrap();

@@ -19,12 +19,13 @@ use crate::error::NodeError;
 use crate::image::Image;
 use crate::memo::{self, Memo};
 use crate::node::{Slot, lock, try_lock};
+use crate::origin::Layers;
 use crate::reports::{How, Way};
 use crate::resolve::Resolved;
 use crate::root::{Body, Parts, Root};
 use crate::search::Search;
 use crate::settings::{ImageWish, Pull, Transport};
-use crate::source::{Accelerated, Choice, chain, layer_refs};
+use crate::source::{Accelerated, Choice, chain};
 use crate::stream::{Stream, Streams};
 use crate::timing::Timing;
 use crate::warm::Place;
@@ -251,7 +252,7 @@ impl Node {
         self.starts_lazily(&resolved.image, &layers.layers);
         let set = found.working_set.clone().filter(|_| !whole_here);
         let stream = set.map(|set| self.stream(&resolved.image.reference, set));
-        let files = timing.span("layout", || self.layout_files(resolved, found));
+        let files = timing.span("layout", || self.layout_files(resolved, found, &layers));
         let parts = layers.with(files?, found, names);
         let way = match whole_here {
             true => all_here(),
@@ -271,7 +272,8 @@ impl Node {
         names: Arc<Names>,
     ) -> Result<Parts, NodeError> {
         let layers = self.attach(resolved, found)?;
-        Ok(layers.with(self.layout_files(resolved, found)?, found, names))
+        let files = self.layout_files(resolved, found, &layers)?;
+        Ok(layers.with(files, found, names))
     }
 
     /// The layout and, where there is one, the generated device, as files of the store.
@@ -279,10 +281,12 @@ impl Node {
         &self,
         resolved: &Resolved,
         found: &Accelerated,
+        layers: &Layers,
     ) -> Result<(PathBuf, Option<PathBuf>), NodeError> {
         let image = &resolved.image;
         let packed = &found.acceleration.layout;
-        let check = |bytes: &[u8]| found.acceleration.check_layout(bytes, &layer_refs(image));
+        let tars = layers.tars();
+        let check = |bytes: &[u8]| found.acceleration.check_layout(bytes, &tars);
         self.check_again(image, found, &check)?;
         let layout = self.unpacked(image, found, packed, check)?;
         let generated = found.acceleration.generated.as_ref();

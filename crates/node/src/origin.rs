@@ -4,6 +4,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use thaw_accelerate::merge;
 use thaw_cache::{Attachment, FetchError, LayerTar, Origin};
 use thaw_image::{BlobSource, DiffId, Digest, SeekTable};
 use thaw_registry::Repository;
@@ -26,6 +27,15 @@ pub(crate) struct Layers {
 }
 
 impl Layers {
+    /// Their tars, with the sizes that they have here.
+    pub(crate) fn tars(&self) -> Vec<merge::Layer> {
+        let tar = |layer: &Arc<LayerTar>| merge::Layer {
+            diff_id: layer.diff_id(),
+            tar_size: layer.tar_size(),
+        };
+        self.layers.iter().map(tar).collect()
+    }
+
     pub(crate) fn with(
         self,
         (layout, generated): (PathBuf, Option<PathBuf>),
