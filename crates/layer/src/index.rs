@@ -39,6 +39,9 @@ use produce::{Failure, Intake, Link};
 
 /// Most that a chunk may have beyond the spacing: a stored block of deflate.
 const SLACK: u64 = 64 << 10;
+/// Most bytes of a layer that cannot be used that are read to tell what is wrong with it: at 100 Mbit/s
+/// that takes 20 seconds. Nothing else comes of it, and how many there are is the manifest's word.
+const MAX_UNUSED: u64 = 256 << 20;
 /// Batches that wait for the second thread.
 const WAITING: usize = 2;
 
@@ -257,6 +260,13 @@ pub enum LayerError {
         /// [`Options::max_ratio`].
         ratio: u64,
     },
+    /// The blob is larger than a tar of [`Options::max_tar_size`] is in any encoding, but one that says
+    /// nothing at length.
+    #[error("the manifest promises {size} bytes for the layer, more than any layer may have")]
+    BlobTooLarge {
+        /// From the manifest.
+        size: u64,
+    },
     /// The table takes too much memory.
     #[error(transparent)]
     Memory(#[from] OverBudget),
@@ -271,7 +281,7 @@ pub enum LayerError {
 ///
 /// # Errors
 /// [`LayerError`]. When the blob's digest does not match that is what is reported, whatever else
-/// went wrong because of it.
+/// went wrong because of it; unless so much of it is left that nobody reads it for that.
 pub fn index<'a>(
     input: &mut (dyn Read + Send),
     packing: Packing,
@@ -281,6 +291,15 @@ pub fn index<'a>(
     budget: &'a Budget,
     progress: &mut (dyn FnMut(u64) + Send),
 ) -> Result<Index<'a>, LayerError> {
+    if expected.blob_size
+        > options
+            .max_tar_size
+            .saturating_add(options.max_tar_size / 64)
+    {
+        return Err(LayerError::BlobTooLarge {
+            size: expected.blob_size,
+        });
+    }
     let mut intake = Intake {
         input,
         progress,
@@ -296,15 +315,18 @@ pub fn index<'a>(
     };
     let found = pass.run(&mut intake, outputs);
     // Damage on the way shows as a broken stream, long before the digest does: read on to tell it
-    // from a layer that was made broken.
-    if matches!(
-        found,
-        Ok(_)
-            | Err(LayerError::Gzip { .. }
-                | LayerError::Zstd(_)
-                | LayerError::Tar(_)
-                | LayerError::Memory(_))
-    ) {
+    // from a layer that was made broken, if that is not for long.
+    let tells = match found {
+        Ok(_) => true,
+        Err(
+            LayerError::Gzip { .. }
+            | LayerError::Zstd(_)
+            | LayerError::Tar(_)
+            | LayerError::Memory(_),
+        ) => expected.blob_size.saturating_sub(intake.read) <= MAX_UNUSED,
+        Err(_) => false,
+    };
+    if tells {
         intake.verify(expected)?;
     }
     let found = found?;

@@ -236,3 +236,43 @@ fn a_table_takes_memory_too() {
     );
     assert!(matches!(error, Err(LayerError::Memory(_))), "{error:?}");
 }
+
+/// Indexes `size` bytes that are no gzip; the error, and how many were read.
+fn of_no_gzip(size: u64, promised: u64) -> (LayerError, u64) {
+    let mut input = io::repeat(b'x').take(size);
+    let expected = Expected {
+        blob: Digest::of(b"another"),
+        blob_size: promised,
+        diff_id: DiffId(Digest::of(b"")),
+    };
+    let outputs = Outputs {
+        tar: &mut io::sink(),
+        windows: &mut io::sink(),
+    };
+    let (options, budget) = (Options::default(), Budget::new(1 << 20));
+    let (packing, mut read) = (Packing::Gzip, 0);
+    let error = index(
+        &mut input,
+        packing,
+        &expected,
+        &options,
+        outputs,
+        &budget,
+        &mut |now| read = now,
+    );
+    (error.unwrap_err(), read)
+}
+
+#[test]
+fn a_layer_that_cannot_be_used_is_not_read_for_ever() {
+    let (error, read) = of_no_gzip(1 << 20, 1 << 20);
+    assert!(matches!(error, LayerError::BlobDigest { .. }), "{error}");
+    assert_eq!(read, 1 << 20);
+    let far = MAX_UNUSED + (1 << 20);
+    let (error, read) = of_no_gzip(far, far);
+    assert!(matches!(error, LayerError::Gzip { .. }), "{error}");
+    assert!(read < 1 << 20, "{read}");
+    let (error, read) = of_no_gzip(0, u64::MAX);
+    assert!(matches!(error, LayerError::BlobTooLarge { .. }), "{error}");
+    assert_eq!(read, 0);
+}
