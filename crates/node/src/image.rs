@@ -124,7 +124,13 @@ impl Image {
                     diff_id: DiffId(diff_id.map_err(|error| shape(format!("a diffID: {error}")))?),
                 })
             })
-            .collect::<Result<_, ImageError>>()?;
+            .collect::<Result<Vec<Layer>, ImageError>>()?;
+        // So that nobody who adds some of them up has to think of it.
+        let sum = |sum: u64, layer: &Layer| sum.checked_add(layer.size);
+        let sum = layers.iter().try_fold(0, sum);
+        if sum.is_none_or(|sum| sum > i64::MAX as u64) {
+            return Err(shape("layers of more than 8 EiB together".to_owned()));
+        }
         Ok(Self {
             reference: reference.clone(),
             digest,
@@ -139,5 +145,43 @@ impl Image {
     #[must_use]
     pub fn compressed_size(&self) -> u64 {
         self.layers.iter().map(|layer| layer.size).sum()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of_sizes(sizes: &[u64]) -> Result<Image, ImageError> {
+        let digest = Digest::of(b"layer").to_string();
+        let layer = |size: &u64| {
+            let media_type = "application/vnd.oci.image.layer.v1.tar+gzip";
+            serde_json::json!({ "mediaType": media_type, "digest": digest, "size": size })
+        };
+        let layers: Vec<_> = sizes.iter().map(layer).collect();
+        let manifest = serde_json::json!({
+            "schemaVersion": 2,
+            "config": {
+                "mediaType": "application/vnd.oci.image.config.v1+json", "digest": digest, "size": 2,
+            },
+            "layers": layers,
+        });
+        let config = serde_json::json!({
+            "architecture": "amd64", "os": "linux",
+            "rootfs": { "type": "layers", "diff_ids": vec![&digest; sizes.len()] },
+        });
+        let reference = "example.com/image:1".parse().unwrap();
+        let [manifest, config] = [manifest, config].map(|it| it.to_string().into_bytes());
+        let digest = Digest::of(&manifest);
+        Image::parse(&reference, digest, "", &manifest, &config)
+    }
+
+    #[test]
+    fn sizes_that_cannot_be_added_up_are_refused() {
+        assert_eq!(of_sizes(&[1, 2]).unwrap().compressed_size(), 3);
+        for sizes in [[u64::MAX, 1], [1 << 63, 1 << 63], [1 << 62, 1 << 62]] {
+            let refused = of_sizes(&sizes).unwrap_err().to_string();
+            assert!(refused.contains("8 EiB"), "{refused}");
+        }
     }
 }
