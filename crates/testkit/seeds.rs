@@ -3,7 +3,7 @@
 //!
 //! ```text
 //!   corpus.rs ──┐
-//!               ├─▶ inputs, sorted ──┬──▶ body ── at most LIMIT each, no panic
+//!               ├─▶ inputs, sorted ──┬──▶ body ── at most LIMIT and MEMORY each, no panic
 //!   seeds/NAME ─┘                    └─ mutated, from a fixed seed ──▶ body
 //! ```
 //!
@@ -12,6 +12,9 @@
 //!
 //! A file and not a module of `thaw-testkit`: it is included, since a dependency would bring half of the
 //! workspace's to the tests of the crates at the bottom.
+
+#[path = "memory.rs"]
+mod memory;
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -23,6 +26,10 @@ use std::time::Duration;
 /// Longest that a body may take for an input. The slowest take some milliseconds, so what takes as long
 /// as this grows faster than its input.
 pub(crate) const LIMIT: Duration = Duration::from_secs(5);
+/// Most memory that a body may take for an input, beside what the program had. The largest take a quarter of
+/// it, so what takes as much as this grows otherwise than its input. libFuzzer's own limit
+/// (`cargo xtask fuzz`) has to have room for the instrumented program and what it remembers.
+pub(crate) const MEMORY: u64 = 64 << 20;
 /// As long as libFuzzer makes them, see `cargo xtask fuzz`.
 const MAX_BYTES: usize = 8192;
 
@@ -53,7 +60,7 @@ pub(crate) fn hold(root: &str, corpus: &[Input], targets: &[Target]) {
     for target in targets {
         let inputs = inputs(&dir, corpus, target.name);
         assert!(!inputs.is_empty(), "{} has no input", target.name);
-        if let Err(failure) = run(target, inputs, LIMIT) {
+        if let Err(failure) = run(target, inputs, LIMIT, MEMORY) {
             panic!("{}: {failure}", target.name);
         }
     }
@@ -86,9 +93,12 @@ pub(crate) fn run(
     target: &Target,
     inputs: Vec<(String, Vec<u8>)>,
     limit: Duration,
+    memory: u64,
 ) -> Result<(), String> {
     let (body, mutations) = (target.body, target.mutations);
     let (begins, begun) = channel();
+    let start = memory::begin();
+    // Says how much memory an input took, if that was too much.
     let work = move || {
         let mut random = Random(0x7468_6177);
         for (name, bytes) in &inputs {
@@ -99,11 +109,16 @@ pub(crate) fn run(
                 };
                 // Nobody listens any more after an input that took too long.
                 if begins.send((name.clone(), number, bytes.clone())).is_err() {
-                    return;
+                    return None;
                 }
                 body(&bytes);
+                let taken = memory::peak().saturating_sub(start);
+                if taken > memory {
+                    return Some(taken);
+                }
             }
         }
+        None
     };
     let worker = thread::Builder::new().name(target.name.to_owned());
     let worker = worker.spawn(work).expect("a thread can be started");
@@ -113,7 +128,8 @@ pub(crate) fn run(
             Ok(next) => at = Some(next),
             Err(RecvTimeoutError::Timeout) => break format!("took more than {limit:?}"),
             Err(RecvTimeoutError::Disconnected) => match worker.join() {
-                Ok(()) => return Ok(()),
+                Ok(None) => return Ok(()),
+                Ok(Some(taken)) => break format!("took {} MiB of memory", taken >> 20),
                 Err(_) => break "panicked".to_owned(),
             },
         }

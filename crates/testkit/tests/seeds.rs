@@ -14,6 +14,9 @@ use seeds::{LIMIT, Target, hold, run};
 /// Enough for a body that does nothing, on a machine that has other work.
 const SHORT: Duration = Duration::from_secs(1);
 
+/// The memory is the whole program's, and the tests here run beside each other.
+const ANY: u64 = u64::MAX;
+
 fn inputs() -> Vec<(String, Vec<u8>)> {
     let input = |name: &str, bytes: &[u8]| (name.to_owned(), bytes.to_vec());
     vec![
@@ -41,17 +44,39 @@ fn a_body_that_does_not_come_back_is_left() {
             }
         })
     };
-    let failure = run(&slow, inputs(), SHORT).unwrap_err();
+    let failure = run(&slow, inputs(), SHORT, ANY).unwrap_err();
     let wanted = "took more than 1s at mutation 0 of one: b\"one\"";
     assert_eq!(failure, wanted);
-    assert_eq!(run(&slow, inputs(), LIMIT), Ok(()));
+    assert_eq!(run(&slow, inputs(), LIMIT, ANY), Ok(()));
 }
 
 #[test]
 fn a_body_that_panics_is_named() {
-    let failure = run(&target(|data| assert!(data != b"one")), inputs(), LIMIT);
+    let failure = run(
+        &target(|data| assert!(data != b"one")),
+        inputs(),
+        LIMIT,
+        ANY,
+    );
     let wanted = "panicked at mutation 0 of one: b\"one\"";
     assert_eq!(failure.unwrap_err(), wanted);
+}
+
+#[test]
+fn a_body_that_takes_too_much_memory_is_named() {
+    /// It stays, whichever of the tests forgets the peak.
+    static TAKEN: Mutex<Vec<u8>> = Mutex::new(Vec::new());
+    let large = target(|data| {
+        if data == b"one" {
+            *TAKEN.lock().unwrap() = vec![1; 64 << 20];
+        }
+    });
+    let failure = run(&large, inputs(), LIMIT, 32 << 20).unwrap_err();
+    assert!(failure.starts_with("took 6"), "{failure}");
+    let named = " MiB of memory at mutation 0 of one: b\"one\"";
+    assert!(failure.ends_with(named), "{failure}");
+    // What was there before an input's target is none of it.
+    assert_eq!(run(&target(|_| ()), inputs(), LIMIT, 32 << 20), Ok(()));
 }
 
 #[test]
@@ -59,7 +84,7 @@ fn mutations_differ_and_are_the_same_each_time() {
     static SEEN: Mutex<Vec<Vec<u8>>> = Mutex::new(Vec::new());
     let seen = || {
         let look = target(|data| SEEN.lock().unwrap().push(data.to_vec()));
-        run(&look, inputs(), LIMIT).unwrap();
+        run(&look, inputs(), LIMIT, ANY).unwrap();
         std::mem::take(&mut *SEEN.lock().unwrap())
     };
     let all = seen();
