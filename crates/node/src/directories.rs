@@ -251,3 +251,47 @@ impl TarSink for Unpacking<'_> {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::settings::Settings;
+
+    /// As on a kernel before EROFS could be mounted from files, without loop devices.
+    #[test]
+    fn where_no_layout_can_be_mounted_directories_are_chosen() {
+        let dir = tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR")).unwrap();
+        let node = Node::open(Settings {
+            root: dir.path().to_owned(),
+            registry: thaw_registry::Settings::default(),
+            trusted_repositories: Vec::new(),
+            trust: Vec::new(),
+            runtime: None,
+            fault_timeout: Duration::from_secs(1),
+            search_timeout: Duration::from_secs(1),
+            cache_size: None,
+            direct_reads: false,
+            program: "/nonexistent".into(),
+            arguments: Vec::new(),
+            custodian: None,
+        })
+        .unwrap();
+        let mut can = node.capabilities().as_ref().clone();
+        assert!(can.layouts().available, "{can:?}");
+        assert_eq!(node.directories(Transport::Auto), None);
+        can.file_backed_erofs.available = false;
+        can.loop_devices.available = false;
+        can.loop_devices.evidence = "no loop devices".to_owned();
+        node.suppose(can);
+        let why = node.directories(Transport::Auto).unwrap();
+        assert!(
+            why.ends_with("cannot mount EROFS: no loop devices"),
+            "{why}"
+        );
+        let asked = node.directories(Transport::Directories).unwrap();
+        assert!(asked.contains("asked for"), "{asked}");
+        node.close();
+    }
+}

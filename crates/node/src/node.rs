@@ -129,6 +129,12 @@ impl Node {
         Ok(node)
     }
 
+    /// Has it take a machine for one that can do other things.
+    #[cfg(test)]
+    pub(crate) fn suppose(&self, capabilities: Capabilities) {
+        *lock(&self.capabilities) = Some(Arc::new(capabilities));
+    }
+
     /// What this machine can do. It is tried once, or until all of it could be tried.
     pub fn capabilities(&self) -> Arc<Capabilities> {
         let mut known = lock(&self.capabilities);

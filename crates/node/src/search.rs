@@ -195,6 +195,8 @@ impl Search {
         local: Option<Accelerated>,
     ) -> Result<Accelerated, String> {
         let Self { answers, mut why } = self;
+        // One that was not heard may have a working set.
+        let set_asked = answers.iter().all(|answer| answer.offer.is_ok());
         let (mut best, mut set) = (None, None);
         for answer in answers {
             let Answer {
@@ -233,7 +235,7 @@ impl Search {
                         ahead,
                         repository: Some(repository),
                         working_set: None,
-                        set_asked: true,
+                        set_asked,
                     });
                 }
                 Ok(None) => why.push(format!("no acceleration in {}", repository.name())),
@@ -243,7 +245,7 @@ impl Search {
         let best = best.or(local).ok_or_else(|| why.join("; "))?;
         Ok(Accelerated {
             working_set: set,
-            set_asked: true,
+            set_asked,
             ..best
         })
     }

@@ -19,6 +19,7 @@ const ENOSPC: i32 = 28;
 by_every_transport!(
     a_store_that_becomes_read_only,
     a_machine_that_was_reset,
+    a_machine_whose_power_failed,
     a_disk_that_is_full_while_ten_containers_start,
     a_daemon_that_looked_at_a_full_disk_starts_lazily_once_there_is_space,
 );
@@ -265,6 +266,46 @@ fn a_machine_that_was_reset(transport: &str) {
     assert_eq!(read_all(&scene, &inside, &[]), scene.files.len());
     node.run(["rm", "-f", "box"]).unwrap();
     super::nothing_is_left(&node);
+}
+
+/// What nobody has synced is gone: of the container maybe its name, of its layers what the last sync had.
+fn a_machine_whose_power_failed(transport: &str) {
+    let scene = Scene::new();
+    let disk = thaw_testkit::disk::Disk::new(256 << 20).unwrap();
+    let node = Thaw::at(env!("CARGO_BIN_EXE_thaw"), disk.root().join("store"));
+    let inside = scene.start(&node, &["--net", "none", "--transport", transport]);
+    let names: Vec<&String> = scene.files.keys().collect();
+    let (before, after) = names.split_at(names.len() / 2);
+    before
+        .iter()
+        .for_each(|name| scene.read(&inside, name).unwrap());
+    // As if nobody had synced since.
+    let synced = disk.after_a_power_cut().unwrap();
+    after
+        .iter()
+        .for_each(|name| scene.read(&inside, name).unwrap());
+    let last = disk.after_a_power_cut().unwrap();
+    node.run(["rm", "-f", "box"]).unwrap();
+    nothing_is_left(&node);
+    node.end().unwrap();
+
+    for disk in [synced, last] {
+        let boot = Boot::new();
+        let node = boot.store(&disk.root().join("store"));
+        let containers = node.run(["ps", "--json"]).unwrap();
+        assert_eq!(containers.trim(), "[]", "nothing runs after a power cut");
+        let mounts = node.run(["mount", "--json"]).unwrap();
+        assert_eq!(mounts.trim(), "[]", "nothing is mounted after one");
+        let listed = node.run(["ps", "--all", "--json"]).unwrap();
+        if listed.trim() != "[]" {
+            node.run(["rm", "box"]).unwrap();
+        }
+        let inside = scene.start(&node, &["--net", "none", "--transport", transport]);
+        assert_eq!(read_all(&scene, &inside, &[]), scene.files.len());
+        node.run(["rm", "-f", "box"]).unwrap();
+        nothing_is_left(&node);
+        node.end().unwrap();
+    }
 }
 
 fn a_daemon_that_looked_at_a_full_disk_starts_lazily_once_there_is_space(transport: &str) {
