@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -81,6 +81,7 @@ fn a_daemon_may_open_all_files_and_what_it_starts_as_many_as_before() {
             "PATH",
             format!("{}:/usr/sbin:/usr/bin:/sbin:/bin", place("bin").display()),
         )
+        .stderr(Stdio::null())
         .spawn()
         .unwrap();
     while !node.root().join("thaw.sock").exists() {
