@@ -14,7 +14,8 @@
 //!   (an overlay would show the same); within one layer it is an error.
 //! - A hard link shares the inode of its target, in whichever layer that is. Its header's own
 //!   attributes say nothing (tools leave them empty) and are not looked at.
-//! - `..` in a path is refused: no tool writes it, and it only serves to surprise.
+//! - A path begins at the root, with a slash or without. `..` in it is refused: no tool writes it, and
+//!   it only serves to surprise. In the target of a symbolic link it is followed, up to the root.
 //!
 //! File data is not touched: a file is a list of extents of its layer's tar. A sparse file whose
 //! extents do not fit that gets parts of it from the *generated device* (see [`Generated`]).

@@ -10,8 +10,9 @@
 //!
 //! - [`Unpacker`] takes the tar while it is downloaded and hashed. The name of an entry is no path
 //!   until all is known: data goes to a file with a number for its name, and only when the digests have
-//!   matched names are given, one component at a time, in directories that were made for it. So nothing
-//!   that a layer says is ever resolved: no `..`, no symbolic link, no absolute path.
+//!   matched names are given, one component at a time, in directories that were made for it. So the
+//!   kernel resolves nothing that a layer says. The merge does, in memory: absolute paths and symbolic
+//!   links above an entry are no error, but lead to somewhere in the layer; `..` is one ([`crate::merge`]).
 //! - A layer's directory holds what its tar says, and depends on no other layer: images share it. A
 //!   whiteout is a character device 0:0, an opaque directory has `trusted.overlay.opaque`.
 //! - What a layer means can depend on those below: a hard link to their files, a path through their

@@ -273,6 +273,41 @@ fn a_file_that_its_layer_alone_has_no_place_for_is_refused() {
     );
 }
 
+#[test]
+fn a_file_that_is_copied_has_a_path_that_linux_takes() {
+    let name = "x".repeat(255);
+    let long = [name.as_str(); 15].join("/");
+    // Of 3,839 bytes each, and the one below the other.
+    let base = [
+        symlink("l", &long),
+        symlink("m", &format!("l/{long}")),
+        file("l/near"),
+        file("m/far"),
+    ];
+    let layer = |n: u8| merge::Layer {
+        diff_id: DiffId(Digest::of(&[n])),
+        tar_size: 1 << 20,
+    };
+    let find = |target: &str, own: u64| {
+        let top = [hard("again", target)];
+        let listed = [(layer(1), &base[..]), (layer(2), &top[..])];
+        Correction::find(&listed, &Budget::new(1 << 20), &Budget::new(own))
+    };
+    assert_eq!(find("l/near", 1 << 20).unwrap().copied().count(), 1);
+    let said = find("m/far", 1 << 20).unwrap_err().to_string();
+    let wanted = "bad path: it has 7683 bytes, over the limit of 4096";
+    assert!(
+        said.starts_with("layer 1 (") && said.contains(wanted),
+        "{said}"
+    );
+    // The path counts: with what suffices for all else it is too much.
+    let limits = (0..1 << 20).step_by(256);
+    let refused = |own: &u64| find("l/near", *own).map_err(|error| error.to_string());
+    let last = limits.map(|own| refused(&own)).take_while(Result::is_err);
+    let last = last.last().unwrap().unwrap_err();
+    assert!(last.contains(&format!("entry `{}", &name[..160])), "{last}");
+}
+
 fn any_path() -> impl Strategy<Value = String> {
     let name = prop::sample::select(vec!["a", "b", "c", ".wh.a", ".wh.b", ".wh..wh..opq"]);
     prop::collection::vec(name, 1..4).prop_map(|names| names.join("/"))
