@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use thaw_cache::Stats;
 use thaw_image::{DiffId, Digest};
 
 use crate::Node;
@@ -137,20 +138,8 @@ impl Node {
     pub(crate) fn spent(&self) -> Spent {
         let stats = self.fetcher.stats();
         let network = self.received();
-        let (demand, working_set, fill) = (
-            stats.demand.fetched,
-            stats.working_set.fetched,
-            stats.fill.fetched,
-        );
-        let other = network.saturating_sub(demand + working_set + fill);
-        let traffic = Traffic {
-            demand,
-            working_set,
-            fill,
-            other,
-        };
         Spent {
-            traffic,
+            traffic: traffic(network, &stats),
             waits: stats.faults,
         }
     }
@@ -164,6 +153,21 @@ impl Node {
     }
 }
 
+/// What came for layers by its cause, and all else that came over the network.
+fn traffic(network: u64, stats: &Stats) -> Traffic {
+    let causes = Traffic {
+        demand: stats.demand.fetched,
+        ahead: stats.ahead.fetched,
+        working_set: stats.working_set.fetched,
+        fill: stats.fill.fetched,
+        other: 0,
+    };
+    Traffic {
+        other: network.saturating_sub(causes.total()),
+        ..causes
+    }
+}
+
 fn mount_facts(dir: &Path, mount: &ImageMount) -> MountFacts {
     let (present, size) = mount.present_of_size();
     MountFacts {
@@ -173,5 +177,36 @@ fn mount_facts(dir: &Path, mount: &ImageMount) -> MountFacts {
         way: mount.way_now(),
         present,
         size,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_read_ahead_is_nothing_else() {
+        let fetched = |fetched| thaw_cache::Moved {
+            fetched,
+            ..thaw_cache::Moved::default()
+        };
+        let stats = Stats {
+            demand: fetched(1),
+            ahead: fetched(20),
+            working_set: fetched(300),
+            fill: fetched(4000),
+            ..Stats::default()
+        };
+        let moved = traffic(54_321, &stats);
+        let wanted = Traffic {
+            demand: 1,
+            ahead: 20,
+            working_set: 300,
+            fill: 4000,
+            other: 50_000,
+        };
+        assert_eq!((moved, moved.total()), (wanted, 54_321));
+        assert_eq!(moved.since(&Traffic::default()), wanted);
+        assert_eq!(moved.since(&moved), Traffic::default());
     }
 }

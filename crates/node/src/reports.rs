@@ -62,16 +62,19 @@ pub struct PreparedContainer {
     pub notices: Vec<String>,
 }
 
-/// Bytes moved since the daemon was started, by cause.
+/// Bytes that a node has moved, by cause, for whichever image or command.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Traffic {
     /// Reads that somebody waited for.
     pub demand: u64,
+    /// What lies behind those, before somebody waits for it.
+    pub ahead: u64,
     /// Working sets streamed ahead.
     pub working_set: u64,
     /// Layers completed in the background.
     pub fill: u64,
-    /// Manifests, configurations, layouts, seek tables; and full pulls.
+    /// All else that came over the network: manifests, configurations, layouts, seek tables, full
+    /// pulls; and what is not counted for its cause yet, or came in vain.
     pub other: u64,
 }
 
@@ -79,7 +82,7 @@ impl Traffic {
     /// All of it.
     #[must_use]
     pub const fn total(&self) -> u64 {
-        self.demand + self.working_set + self.fill + self.other
+        self.demand + self.ahead + self.working_set + self.fill + self.other
     }
 
     /// What was added since `earlier`.
@@ -87,6 +90,7 @@ impl Traffic {
     pub const fn since(&self, earlier: &Self) -> Self {
         Self {
             demand: self.demand.saturating_sub(earlier.demand),
+            ahead: self.ahead.saturating_sub(earlier.ahead),
             working_set: self.working_set.saturating_sub(earlier.working_set),
             fill: self.fill.saturating_sub(earlier.fill),
             other: self.other.saturating_sub(earlier.other),
@@ -94,14 +98,15 @@ impl Traffic {
     }
 }
 
-/// How a start went.
+/// How a start went. What was moved and waited for is the whole node's: of other starts and reads
+/// meanwhile, too.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct StartReport {
     /// Lazy or full, and why.
     pub way: Way,
-    /// Bytes moved since the start began.
+    /// Bytes that this node has moved since the start began.
     pub traffic: Traffic,
-    /// Reads that had to wait for bytes since then.
+    /// Reads on this node that had to wait for bytes since then.
     pub waits: u64,
     /// Sequential requests to the registry before the root filesystem was there.
     pub round_trips: u64,

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 use std::time::Duration;
 
-use thaw_node::Span;
+use thaw_node::{Span, Traffic};
 
 /// Widest bar of a waterfall.
 const BAR: usize = 40;
@@ -24,6 +24,18 @@ pub(crate) fn bytes(count: u64) -> String {
         (_, small) if small < 99.95 => format!("{small:.1} {}", UNITS[unit]),
         _ => format!("{value:.0} {}", UNITS[unit]),
     }
+}
+
+/// Bytes that were moved, by cause.
+pub(crate) fn causes(moved: &Traffic) -> String {
+    format!(
+        "working set {}, demand {}, ahead of it {}, fill {}, index and all else {}",
+        bytes(moved.working_set),
+        bytes(moved.demand),
+        bytes(moved.ahead),
+        bytes(moved.fill),
+        bytes(moved.other)
+    )
 }
 
 /// A duration in milliseconds.
@@ -108,6 +120,19 @@ mod tests {
         assert_eq!(bytes(1536), "1.50 KiB");
         assert_eq!(bytes(58 << 20), "58.0 MiB");
         assert_eq!(bytes(u64::MAX), "16777216 TiB");
+    }
+
+    #[test]
+    fn each_cause_has_its_own_bytes() {
+        let moved = Traffic {
+            demand: 1,
+            ahead: 2,
+            working_set: 3,
+            fill: 4,
+            other: 5,
+        };
+        let told = "working set 3 B, demand 1 B, ahead of it 2 B, fill 4 B, index and all else 5 B";
+        assert_eq!(causes(&moved), told);
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use thaw_node::{Explanation, FileWaits, Period};
 
 use super::Context;
-use crate::output::{bytes, milliseconds, table, waterfall};
+use crate::output::{bytes, causes, milliseconds, table, waterfall};
 use crate::protocol::Request;
 
 pub(super) fn explain(context: &Context, container: String) -> anyhow::Result<ExitCode> {
@@ -29,14 +29,10 @@ fn describe(explanation: &Explanation) -> String {
     let ends = spans.iter().map(|span| span.begin + span.took);
     text.push_str(&waterfall(spans, ends.max().unwrap_or_default()));
     if let Some(report) = &explanation.report {
-        let moved = &report.traffic;
         let _ = writeln!(
             text,
-            "moved since then: index and whole layers {}, working set {}, demand {}, fill {}",
-            bytes(moved.other),
-            bytes(moved.working_set),
-            bytes(moved.demand),
-            bytes(moved.fill)
+            "moved by this node since then: {}",
+            causes(&report.traffic)
         );
     }
     for link in &explanation.links {

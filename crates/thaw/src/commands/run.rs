@@ -14,7 +14,7 @@ use thaw_node::{PreparedContainer, Ready, Span, StartReport, Storage, Way};
 use super::environment::environment;
 use super::{Context, wish};
 use crate::cli::{ContainerArgs, InMemory, Net, Run};
-use crate::output::{bytes, milliseconds, waterfall};
+use crate::output::{bytes, causes, milliseconds, waterfall};
 use crate::protocol::Request;
 
 /// How long `--timing` waits for a container to be ready.
@@ -192,18 +192,15 @@ fn describe(spans: &[Span], total: Duration, report: &StartReport) -> String {
     let traffic = &report.traffic;
     format!(
         "{}: {}\n{}total {}, {} round trips before the mount\n\
-         moved {}: index and whole layers {}, working set {}, demand {}, fill {}\n\
-         reads that had to wait: {}\n",
+         moved by this node meanwhile {}: {}\n\
+         reads on it that had to wait: {}\n",
         report.way.how,
         report.way.why,
         waterfall(spans, total),
         milliseconds(total),
         report.round_trips,
         bytes(traffic.total()),
-        bytes(traffic.other),
-        bytes(traffic.working_set),
-        bytes(traffic.demand),
-        bytes(traffic.fill),
+        causes(traffic),
         report.waits,
     )
 }
