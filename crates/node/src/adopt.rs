@@ -116,7 +116,8 @@ impl Node {
         let slots: Vec<_> = lock(&self.images).values().cloned().collect();
         let mut images = slots.into_iter().filter_map(|slot| lock(&slot).clone());
         if let Some(image) = images.find(|image| lies_over(rootfs, image.dir())) {
-            let held = Held::of_container(image, overlay, bounded, self.spent());
+            let life = self.lives.begin(state.id.as_str(), image.diff_ids());
+            let held = Held::of_container(image, overlay, bounded, self.spent(), life);
             lock(&self.held).insert(state.id.to_string(), held);
         } else {
             tracing::warn!(container = %state.id.short(), "its root filesystem is not taken over");
@@ -244,7 +245,8 @@ impl Node {
         let slots: Vec<_> = lock(&self.images).values().cloned().collect();
         let mut images = slots.into_iter().filter_map(|slot| lock(&slot).clone());
         if let Some(image) = images.find(|it| Some(it.dir()) == image) {
-            let held = Held::of_mount(image, mount, self.spent());
+            let life = self.life_at(&entry.target, &image);
+            let held = Held::of_mount(image, mount, self.spent(), life);
             lock(&self.mounts).insert(entry.target.clone(), held);
         }
         Ok(())

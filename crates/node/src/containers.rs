@@ -14,6 +14,7 @@ pub(crate) use crate::container::WRITABLE;
 use crate::container::{self, Container, Containers, NewContainer};
 use crate::error::NodeError;
 use crate::explain::{START, Start};
+use crate::lives::Life;
 use crate::node::lock;
 use crate::open::ImageMount;
 use crate::reports::{Mounted, PreparedContainer, StartReport, Traffic};
@@ -33,6 +34,8 @@ pub(crate) struct Held {
     before: Spent,
     round_trips: u64,
     mounted: Mounts,
+    #[expect(dead_code, reason = "held for its Drop")]
+    life: Life,
 }
 
 /// What was moved and waited for up to some moment.
@@ -57,22 +60,30 @@ impl Held {
         overlay: OverlayMount,
         writable: Option<WritableMount>,
         before: Spent,
+        life: Life,
     ) -> Self {
         Self {
             image,
             before,
             round_trips: 0,
             mounted: Mounts::Overlay(Some(overlay), writable),
+            life,
         }
     }
 
     /// An image that `mount` mounted.
-    pub(crate) fn of_mount(image: Arc<ImageMount>, mount: BindMount, before: Spent) -> Self {
+    pub(crate) fn of_mount(
+        image: Arc<ImageMount>,
+        mount: BindMount,
+        before: Spent,
+        life: Life,
+    ) -> Self {
         Self {
             image,
             before,
             round_trips: 0,
             mounted: Mounts::Image(Some(mount)),
+            life,
         }
     }
 
@@ -192,13 +203,15 @@ impl Node {
     ) -> Result<(Vec<container::Span>, Vec<String>), NodeError> {
         let lead = timing.elapsed();
         let dir = container.dir();
-        let mut held = timing.span("overlay", || overlay(image, dir, storage, before))?;
+        let life = self.lives.begin(container.id().as_str(), image.diff_ids());
+        let mut held = timing.span("overlay", || overlay(image, dir, storage, before, life))?;
         held.round_trips = timing.round_trips();
         lock(&self.held).insert(container.id().to_string(), held);
         let start = Start {
             way: image.way_now(),
             manifest: image.image.digest,
             profile: wish.profile.clone(),
+            set: wish.profile.as_deref().and_then(|it| image.streams.set(it)),
             round_trips: timing.round_trips(),
             lead,
             spans: timing.spans(),
@@ -278,7 +291,8 @@ impl Node {
         let image = self.mounted(wish, progress, &timing)?;
         std::fs::create_dir_all(dir).map_err(NodeError::dir("make", dir))?;
         let mount = BindMount::new(image.dir(), dir)?;
-        let held = Held::of_mount(Arc::clone(&image), mount, self.spent());
+        let life = self.life_at(dir, &image);
+        let held = Held::of_mount(Arc::clone(&image), mount, self.spent(), life);
         lock(&self.mounts).insert(dir.to_owned(), held);
         Ok(Mounted {
             dir: dir.to_owned(),
@@ -286,6 +300,11 @@ impl Node {
             way: image.way_now(),
             spans: timing.spans(),
         })
+    }
+
+    /// An image is mounted at a directory from now on.
+    pub(crate) fn life_at(&self, dir: &Path, image: &ImageMount) -> Life {
+        self.lives.begin(&dir.to_string_lossy(), image.diff_ids())
     }
 
     /// Undoes [`Node::mount`]; answers with the directory.
@@ -372,6 +391,7 @@ fn overlay(
     dir: &Path,
     storage: Option<Storage>,
     before: Spent,
+    life: Life,
 ) -> Result<Held, NodeError> {
     let (writable, target) = (dir.join(WRITABLE), dir.join("rootfs"));
     for path in [&writable, &target] {
@@ -404,5 +424,6 @@ fn overlay(
         overlay,
         bounded,
         before,
+        life,
     ))
 }

@@ -3,8 +3,8 @@
 //!
 //! Three things are kept of a start: what its daemon and its monitor did (`start.json` and
 //! `state.json` in the container's directory), and each read that waited ([`Waits`](crate::waits)).
-//! A wait is of a layer, not of a container: where several containers have the same layers, each is
-//! told all of them, and of the others.
+//! A wait is of a layer, not of a container: where several containers have the same layers at a time,
+//! each is told all of them, and of the others.
 
 mod files;
 mod set;
@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 use thaw_image::{DiffId, Digest, WorkingSet};
 
 use crate::Node;
-use crate::container::State;
+use crate::container::{Phase, State};
 use crate::error::NodeError;
 use crate::image::Image;
 use crate::node::lock;
@@ -39,6 +39,9 @@ pub(crate) struct Start {
     pub(crate) way: Way,
     pub(crate) manifest: Digest,
     pub(crate) profile: Option<String>,
+    /// The working set that came ahead of it.
+    #[serde(default)]
+    pub(crate) set: Option<Digest>,
     pub(crate) round_trips: u64,
     /// How long the daemon worked on it before the container was made.
     pub(crate) lead: Duration,
@@ -73,16 +76,18 @@ impl Node {
             .iter()
             .flat_map(|image| image.layers.iter().map(|layer| layer.diff_id))
             .collect();
-        let created = created(&state);
+        let created = moment(state.created);
         // The image was looked for before the container was made.
         let lead = start.as_ref().map(|start| start.lead).unwrap_or_default();
         let from = created.checked_sub(lead).unwrap_or(created);
-        let mut waits = self.waits.from(from);
+        let until = self.end_of(&state);
+        let mut waits = self.waits.between(from, until);
         waits.retain(|wait| layers.contains(&wait.layer));
-        let set = record
-            .as_ref()
-            .zip(start.as_ref())
-            .and_then(|(record, start)| self.set_of(record, start.profile.as_deref()?));
+        // That which the start had, whatever is known today.
+        let set = start.as_ref().and_then(|start| {
+            let set = start.set.as_ref()?;
+            self.kept_set(set, &start.manifest)
+        });
         let layout = self.layout_of(mount.as_deref(), image.as_ref())?;
         let files = files::by_cost(&waits, layout.as_deref(), FILES);
         let report = self.report(state.id.as_str()).ok();
@@ -93,7 +98,7 @@ impl Node {
             known: self.waits.known_from() <= created,
             periods: periods(&waits, from),
             outside_set: set.as_ref().map(|set| outside(set, &waits)),
-            shared_with: self.shared_with(&state, &layers),
+            shared_with: self.lives.others(state.id.as_str(), &layers, from, until),
             error: waits
                 .iter()
                 .rev()
@@ -113,12 +118,19 @@ impl Node {
             let acceleration = record.acceleration.as_ref();
             acceleration.is_some_and(|used| used.repository.is_some())
         });
+        let had_set = start.as_ref().and_then(|start| start.set);
+        let set_now = record.as_ref().zip(start.as_ref());
+        let set_now = set_now.and_then(|(record, start)| {
+            let set = record.working_sets.get(start.profile.as_deref()?)?;
+            Some(set.manifest)
+        });
         let transport = self.running_transport().map(|running| running.kind());
         words::add(
             &mut explanation,
             &words::Known {
                 published,
-                has_set: set.is_some(),
+                had_set: had_set.is_some(),
+                newer_set: set_now.is_some() && set_now != had_set,
                 transport: transport.map(|kind| kind.name()),
             },
         );
@@ -152,21 +164,13 @@ impl Node {
         Ok(path.and_then(|path| std::fs::read(path).ok()))
     }
 
-    /// The working set of a profile, if its index is here.
-    fn set_of(&self, record: &ImageRecord, profile: &str) -> Option<WorkingSet> {
-        let set = record.working_sets.get(profile)?;
-        self.kept_set(&set.manifest, &record.manifest)
-    }
-
-    /// Other containers that live and have one of these layers.
-    fn shared_with(&self, state: &State, layers: &BTreeSet<DiffId>) -> u64 {
-        let held = lock(&self.held);
-        let others = held.iter().filter(|(id, held)| {
-            let theirs = held.image.body.layers();
-            id.as_str() != state.id.as_str()
-                && theirs.iter().any(|layer| layers.contains(&layer.diff_id()))
-        });
-        others.count() as u64
+    /// When a container ended, on this process's clock; `None`: it has not, as far as is known.
+    fn end_of(&self, state: &State) -> Option<Instant> {
+        match &state.phase {
+            Phase::Exited { finished, .. } => Some(moment(*finished)),
+            // Who should have said so may be gone.
+            Phase::Created { .. } | Phase::Running { .. } => self.lives.end_of(state.id.as_str()),
+        }
     }
 
     /// How the registries are reached that the image's bytes come from.
@@ -177,23 +181,28 @@ impl Node {
             record.map(|record| record.reference.as_str()),
             acceleration.and_then(|used| used.repository.as_deref()),
         ];
-        let mut links = BTreeMap::new();
+        let mut links: Vec<LinkFacts> = Vec::new();
         for name in names.into_iter().flatten() {
             let Ok(thaw_image::ImageReference::Registry(reference)) = name.parse() else {
                 continue;
             };
-            let registry = reference.registry.clone();
-            let Some(link) = measured.get(&registry) else {
-                continue;
-            };
-            let facts = LinkFacts {
-                registry: registry.clone(),
-                round_trip: link.round_trip,
-                rate: link.rate,
-            };
-            links.insert(registry, facts);
+            for host in self.registry.hosts(&reference.registry) {
+                let Some(link) = measured.get(&host) else {
+                    continue;
+                };
+                let is_mirror = host != reference.registry;
+                let facts = LinkFacts {
+                    registry: host,
+                    mirror_of: is_mirror.then(|| reference.registry.clone()),
+                    round_trip: link.round_trip,
+                    rate: link.rate,
+                };
+                if !links.contains(&facts) {
+                    links.push(facts);
+                }
+            }
         }
-        links.into_values().collect()
+        links
     }
 }
 
@@ -202,9 +211,9 @@ pub(crate) fn read_start(dir: &std::path::Path) -> Option<Start> {
     serde_json::from_slice(&bytes).ok()
 }
 
-/// When a container was made, on this process's clock.
-fn created(state: &State) -> Instant {
-    let age = jiff::Timestamp::now().duration_since(state.created);
+/// A time on this process's clock.
+fn moment(at: jiff::Timestamp) -> Instant {
+    let age = jiff::Timestamp::now().duration_since(at);
     let age = Duration::try_from(age).unwrap_or_default();
     let now = Instant::now();
     now.checked_sub(age).unwrap_or(now)

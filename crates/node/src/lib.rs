@@ -36,6 +36,7 @@ mod image;
 mod inspect;
 mod keepsake;
 mod launch;
+mod lives;
 mod marks;
 mod measures;
 mod memo;

@@ -17,6 +17,7 @@ use crate::adopt::Found;
 use crate::container::Containers;
 use crate::containers::Held;
 use crate::error::NodeError;
+use crate::lives::Lives;
 use crate::marks::{Filling, Marks};
 use crate::measures::Spared;
 use crate::open::ImageMount;
@@ -72,6 +73,8 @@ pub struct Node {
     pub(crate) works: Arc<Works>,
     /// The last reads that waited.
     pub(crate) waits: Arc<Waits>,
+    /// Whose they may have been.
+    pub(crate) lives: Arc<Lives>,
 }
 
 /// An image's mount, or the one who is making it: others wait for the lock.
@@ -122,6 +125,7 @@ impl Node {
             direct_reads: OnceLock::new(),
             works: Arc::default(),
             waits: Arc::default(),
+            lives: Arc::default(),
             settings,
         };
         node.registry.remember_links(node.records.measured().links);

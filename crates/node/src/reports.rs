@@ -220,11 +220,12 @@ pub struct Explanation {
     /// What was moved since the start began; `None` where the daemon that began it is gone, or the
     /// container is.
     pub report: Option<StartReport>,
-    /// Reads that waited for bytes of the image's layers since the start.
+    /// Reads that waited for bytes of the image's layers, from the start to the container's end.
     pub waits: WaitFacts,
     /// For which files, the costliest first.
     pub files: Vec<FileWaits>,
-    /// The registries they came from, as they were last measured.
+    /// The registries and mirrors that have the image's bytes, as they were last measured, in the order
+    /// in which they are asked.
     pub links: Vec<LinkFacts>,
     /// What was slow, in words.
     pub findings: Vec<String>,
@@ -248,7 +249,8 @@ pub struct WaitFacts {
     pub periods: Vec<Period>,
     /// How many were for blocks that the start's working set has none of; `None` without a set.
     pub outside_set: Option<u64>,
-    /// Other containers that live and share a layer: their waits are among these.
+    /// Others that had a layer of it mounted meanwhile, containers and directories, whether or not they
+    /// are still there: their waits are among these.
     pub shared_with: u64,
     /// Why the last one failed that did.
     pub error: Option<String>,
@@ -283,10 +285,12 @@ pub struct FileWaits {
 }
 
 /// How a registry is reached.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LinkFacts {
     /// Which.
     pub registry: String,
+    /// The registry that it is a mirror of.
+    pub mirror_of: Option<String>,
     /// From a request to the beginning of its answer.
     pub round_trip: Option<Duration>,
     /// Bytes per second.

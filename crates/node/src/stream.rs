@@ -5,7 +5,7 @@ use std::sync::mpsc::{self, SyncSender};
 use std::sync::{Arc, Mutex};
 
 use thaw_cache::{Blobs, Fetcher, Frames, Prefetch};
-use thaw_image::{BlobSource, ImageReference, WorkingSet};
+use thaw_image::{BlobSource, Digest, ImageReference, WorkingSet};
 
 use crate::Node;
 use crate::node::lock;
@@ -31,6 +31,12 @@ impl Streams {
         lock(&self.0).keys().cloned().collect()
     }
 
+    /// The working set that starts of a profile have.
+    pub(crate) fn set(&self, profile: &str) -> Option<Digest> {
+        let streams = lock(&self.0);
+        Some(streams.get(profile)?.as_ref()?.set)
+    }
+
     /// Takes a profile's stream.
     pub(crate) fn add(&self, profile: &str, stream: Option<Stream>) {
         lock(&self.0).insert(profile.to_owned(), stream);
@@ -53,6 +59,8 @@ impl Streams {
 /// One working set. Dropping it ends the stream, and waits until nothing is read ahead any more.
 #[derive(Debug)]
 pub(crate) struct Stream {
+    /// The manifest of what it brings.
+    set: Digest,
     state: Arc<Mutex<State>>,
     /// Where its files will be read, once that is known.
     place: SyncSender<Place>,
@@ -89,6 +97,7 @@ impl Stream {
         let (place, mounted) = mpsc::sync_channel(1);
         let warming = Arc::new(Mutex::new(()));
         let warms = Arc::clone(&warming);
+        let digest = *set.manifest.digest();
         let run = move || {
             let Some((index, frames)) = begin(&image, &shared, &fetcher, &blobs, &set) else {
                 return;
@@ -103,6 +112,7 @@ impl Stream {
             tracing::warn!(error = chain(&error), "no thread for a working set");
         }
         Self {
+            set: digest,
             state,
             place,
             warming,

@@ -35,7 +35,7 @@ pub(crate) struct Waits {
 #[derive(Debug, Default)]
 struct Kept {
     waits: VecDeque<Wait>,
-    /// When the last one that is not kept any more was begun.
+    /// When the one was begun that began last of those that are not kept any more.
     lost: Option<Instant>,
 }
 
@@ -53,15 +53,21 @@ impl Waits {
     pub(crate) fn add(&self, wait: Wait) {
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         if kept.waits.len() == KEPT {
-            kept.lost = kept.waits.pop_front().map(|wait| wait.begun);
+            let gone = kept.waits.pop_front().map(|wait| wait.begun);
+            // They are in the order of their ends: one that waited long may have begun before those
+            // that are gone already.
+            kept.lost = kept.lost.max(gone);
         }
         kept.waits.push_back(wait);
     }
 
-    /// Those that were begun at `from` or later, by their end.
-    pub(crate) fn from(&self, from: Instant) -> Vec<Wait> {
+    /// Those that were begun at `from` or later, and not after `until`, by their end.
+    pub(crate) fn between(&self, from: Instant, until: Option<Instant>) -> Vec<Wait> {
         let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        let waits = kept.waits.iter().filter(|wait| wait.begun >= from);
+        let waits = kept.waits.iter().filter(|wait| {
+            let is_early = until.is_none_or(|until| wait.begun <= until);
+            wait.begun >= from && is_early
+        });
         waits.cloned().collect()
     }
 
@@ -95,12 +101,25 @@ mod tests {
             waits.add(wait(number));
         }
         assert!(waits.known_from() <= start, "nothing is lost yet");
-        assert_eq!(waits.from(start).len(), KEPT);
+        assert_eq!(waits.between(start, None).len(), KEPT);
         waits.add(wait(KEPT));
         waits.add(wait(KEPT + 1));
         assert_eq!(waits.known_from(), start + Duration::from_millis(1));
-        let late = waits.from(start + Duration::from_millis(KEPT as u64));
-        let offsets: Vec<u64> = late.iter().map(|wait| wait.extent.offset).collect();
-        assert_eq!(offsets, [KEPT as u64, KEPT as u64 + 1]);
+        let offsets = |from: usize, until: Option<usize>| -> Vec<u64> {
+            let at = |number| wait(number).begun;
+            let found = waits.between(at(from), until.map(at));
+            found.iter().map(|wait| wait.extent.offset).collect()
+        };
+        assert_eq!(offsets(KEPT, None), [KEPT as u64, KEPT as u64 + 1]);
+        assert_eq!(offsets(10, Some(12)), [10, 11, 12]);
+
+        // One that had waited since long before came to its end only now.
+        for _ in 0..KEPT {
+            waits.add(wait(0));
+        }
+        let last = wait(KEPT + 1).begun;
+        assert_eq!(waits.known_from(), last);
+        waits.add(wait(KEPT + 2));
+        assert_eq!(waits.known_from(), last, "it does not go back");
     }
 }

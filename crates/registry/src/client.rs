@@ -129,6 +129,15 @@ impl Client {
         locked(&self.shared.links).clone()
     }
 
+    /// Who is asked for what a registry has, in order: its mirrors (host and port), then itself.
+    #[must_use]
+    pub fn hosts(&self, registry: &str) -> Vec<String> {
+        let own = self.shared.settings.registries.get(registry);
+        let mirrors = own.map_or(&[][..], |own| &own.mirrors).iter();
+        let mirrors = mirrors.map(|mirror| split_mirror(mirror).0);
+        mirrors.chain([registry]).map(ToOwned::to_owned).collect()
+    }
+
     /// Forgets what was measured.
     pub fn forget_links(&self) {
         locked(&self.shared.links).clear();

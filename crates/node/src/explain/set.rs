@@ -27,7 +27,9 @@ impl Node {
         let image = self.recorded_image(&record)?;
         let mount = self.mount_of(manifest);
         let layout = self.layout_of(mount.as_deref(), image.as_ref())?;
-        let (Some(set), Some(layout)) = (self.set_of(&record, profile), layout) else {
+        let set = record.working_sets.get(profile);
+        let set = set.and_then(|set| self.kept_set(&set.manifest, manifest));
+        let (Some(set), Some(layout)) = (set, layout) else {
             return Ok(BTreeMap::new());
         };
         let places = pieces(&set);

@@ -4,6 +4,9 @@ use std::time::Duration;
 
 use crate::reports::{Explanation, How};
 
+/// What helps where registries are far.
+const NEARER: &str = "a mirror near this node (`mirrors` in the configuration), or images that are \
+                      pulled before they are needed (`thaw pull`)";
 /// A step of a start that is worth a word.
 const LONG: Duration = Duration::from_millis(100);
 /// A mean wait from which on the way to the registry is worth a word.
@@ -21,12 +24,17 @@ const ASKING: [&str; 5] = [
 /// The step that fetches an image as a whole.
 const FULL_PULL: &str = "full pull";
 
+/// Where today's working set is not the start's.
+const NEWER: &str = "to start it again: another working set has come since";
+
 /// What is known beside the explanation itself.
 pub(super) struct Known {
     /// Whether the image's acceleration is in a registry.
     pub(super) published: bool,
     /// Whether the start had a working set.
-    pub(super) has_set: bool,
+    pub(super) had_set: bool,
+    /// Whether a start would have another one today.
+    pub(super) newer_set: bool,
     /// The fault transport that runs now.
     pub(super) transport: Option<&'static str>,
 }
@@ -88,10 +96,7 @@ impl Words {
                 )),
                 name if ASKING.contains(&name) => {
                     self.find(format!("\"{name}\" took {took}, waiting for the registry"));
-                    self.advise(
-                        "a mirror near this node (`mirrors` in the configuration), or images \
-                         that are pulled before they are needed (`thaw pull`)",
-                    );
+                    self.advise(nearer(explanation));
                 }
                 name => self.find(format!("\"{name}\" took {took}")),
             }
@@ -119,8 +124,11 @@ impl Words {
         ));
         if waits.shared_with > 0 {
             self.find(format!(
-                "{} other containers share layers with this one: their waits are among them",
-                waits.shared_with
+                "{} had layers of this one mounted meanwhile: their waits are among them",
+                match waits.shared_with {
+                    1 => "1 other".to_owned(),
+                    count => format!("{count} others"),
+                }
             ));
         }
         if waits.failed > 0 {
@@ -134,33 +142,38 @@ impl Words {
         let mean = waits.took / u32::try_from(waits.count).unwrap_or(u32::MAX);
         if mean >= FAR {
             self.find(format!("a wait took {} on average", milliseconds(mean)));
-            self.advise(
-                "a mirror near this node (`mirrors` in the configuration), or images that are \
-                 pulled before they are needed (`thaw pull`)",
-            );
+            self.advise(nearer(explanation));
         }
         if waits.count < FEW || explanation.container.way.how == How::Full {
             return;
         }
         match waits.outside_set {
-            _ if !known.has_set => {
-                self.find("no working set is known for it: every first read waits for itself");
-                self.advise(format!(
-                    "`thaw accelerate --record {image}`, or `--from-traces` on a node where it has \
-                     run: what a start reads then comes ahead of it, in one stream"
-                ));
+            _ if !known.had_set => {
+                self.find("the start had no working set: every first read waited for itself");
+                match known.newer_set {
+                    true => self.advise(NEWER),
+                    false => self.advise(format!(
+                        "`thaw accelerate --record {image}`, or `--from-traces` on a node where it \
+                         has run: what a start reads then comes ahead of it, in one stream"
+                    )),
+                }
             }
             Some(outside) if outside * 2 >= waits.count => {
                 self.find(format!(
-                    "{outside} of them read what the working set has not"
+                    "{outside} of them read what the start's working set has not"
                 ));
-                self.advise(format!(
-                    "`thaw accelerate --from-traces {image}` on this node, which saw those reads; \
-                     for another command than the image's own, with a `--profile` of its own"
-                ));
+                match known.newer_set {
+                    true => self.advise(NEWER),
+                    false => self.advise(format!(
+                        "`thaw accelerate --from-traces {image}` on this node, which saw those \
+                         reads; for another command than the image's own, with a `--profile` of \
+                         its own"
+                    )),
+                }
             }
             Some(outside) => self.find(format!(
-                "{} of them read what the working set has, before its stream had come so far",
+                "{} of them read what the start's working set has: before its stream had come so \
+                 far, or when the cache had given it back",
                 waits.count - outside
             )),
             None => {}
@@ -169,6 +182,21 @@ impl Words {
             self.find("reads are served by FUSE, where each costs more than with fanotify");
             self.advise("`thaw doctor` says what pre-content events would need");
         }
+    }
+}
+
+/// Mirrors that are asked already are not advised.
+fn nearer(explanation: &Explanation) -> String {
+    let mirrors = explanation.links.iter();
+    let mirrors = mirrors.filter(|link| link.mirror_of.is_some());
+    let mirrors: Vec<&str> = mirrors.map(|link| link.registry.as_str()).collect();
+    match mirrors[..] {
+        [] => NEARER.to_owned(),
+        _ => format!(
+            "a mirror that is nearer than {}, or images that are pulled before they are needed \
+             (`thaw pull`)",
+            mirrors.join(" and ")
+        ),
     }
 }
 
@@ -222,10 +250,15 @@ mod tests {
         }
     }
 
-    fn told(mut explanation: Explanation, has_set: bool) -> (String, String) {
+    fn told(explanation: Explanation, had_set: bool) -> (String, String) {
+        told_with(explanation, had_set, false)
+    }
+
+    fn told_with(mut explanation: Explanation, had_set: bool, newer_set: bool) -> (String, String) {
         let known = Known {
             published: false,
-            has_set,
+            had_set,
+            newer_set,
             transport: Some("fanotify"),
         };
         add(&mut explanation, &known);
@@ -260,7 +293,7 @@ mod tests {
 
         let (found, advice) = told(explanation(How::Lazy, &[], waits(40, 4000, Some(30))), true);
         assert!(
-            found.contains("30 of them read what the working set has not"),
+            found.contains("30 of them read what the start's working set has not"),
             "{found}"
         );
         assert!(advice.contains("--from-traces"), "{advice}");
@@ -275,6 +308,41 @@ mod tests {
             true,
         );
         assert!(quick.0.contains("nothing of it was slow"), "{}", quick.0);
+    }
+
+    #[test]
+    fn a_working_set_that_came_later_is_not_blamed() {
+        let lazy = |outside| explanation(How::Lazy, &[], waits(40, 400, outside));
+        let (found, advice) = told_with(lazy(None), false, true);
+        assert!(found.contains("the start had no working set"), "{found}");
+        assert!(!found.contains("stream"), "{found}");
+        assert!(advice.contains("start it again"), "{advice}");
+        assert!(!advice.contains("--record"), "{advice}");
+        let (_, advice) = told_with(lazy(Some(30)), true, true);
+        assert!(advice.contains("start it again"), "{advice}");
+        assert!(!advice.contains("--from-traces"), "{advice}");
+        // It had one, whose blobs are gone.
+        let (found, advice) = told(lazy(None), true);
+        assert!(!found.contains("working set"), "{found}");
+        assert_eq!(advice, "");
+    }
+
+    #[test]
+    fn a_mirror_in_use_is_named_and_not_advised() {
+        let mut slow = explanation(How::Lazy, &[("layout", 500)], waits(40, 40_000, Some(40)));
+        let link = |registry: &str, mirror_of: Option<&str>| crate::reports::LinkFacts {
+            registry: registry.to_owned(),
+            mirror_of: mirror_of.map(ToOwned::to_owned),
+            round_trip: None,
+            rate: None,
+        };
+        slow.links.push(link("registry", None));
+        let (_, advice) = told(slow.clone(), true);
+        assert!(advice.contains("a mirror near this node"), "{advice}");
+        slow.links.push(link("near:5000", Some("registry")));
+        let (_, advice) = told(slow, true);
+        assert!(advice.contains("nearer than near:5000"), "{advice}");
+        assert!(!advice.contains("configuration"), "{advice}");
     }
 
     #[test]

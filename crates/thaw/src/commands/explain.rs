@@ -38,9 +38,11 @@ fn describe(explanation: &Explanation) -> String {
     for link in &explanation.links {
         let round_trip = link.round_trip.map_or("?".to_owned(), milliseconds);
         let rate = link.rate.map_or("?".to_owned(), bytes);
+        let whose = link.mirror_of.as_ref();
+        let whose = whose.map_or(String::new(), |it| format!(" (a mirror of {it})"));
         let _ = writeln!(
             text,
-            "from {}: {round_trip} to an answer, {rate}/s",
+            "from {}{whose}: {round_trip} to an answer, {rate}/s",
             link.registry
         );
     }
