@@ -15,15 +15,15 @@ use crate::open::ImageMount;
 use crate::reports::{Causes, ContainerCounts, ImageLoad, Measures, Moves, Reads};
 use crate::source::chain;
 
-/// Compressed bytes of layers that were not here when an image of theirs started lazily: what a
-/// full pull would have moved. A layer counts once, as it would have been pulled once.
+/// Compressed bytes of layers that were not whole here when an image of theirs was mounted lazily. A
+/// layer counts once.
 #[derive(Debug, Default)]
-pub(crate) struct Spared {
+pub(crate) struct LazyLayers {
     seen: BTreeSet<DiffId>,
     bytes: u64,
 }
 
-impl Spared {
+impl LazyLayers {
     fn add(&mut self, layer: DiffId, size: u64) {
         if self.seen.insert(layer) {
             self.bytes = self.bytes.saturating_add(size);
@@ -39,6 +39,11 @@ impl Node {
     /// [`NodeError::Container`] when the containers cannot be read.
     pub fn measures(&self) -> Result<Measures, NodeError> {
         let stats = self.fetcher.stats();
+        // Not for longer: an image that somebody has is not unmounted.
+        let (images, saved) = {
+            let mounts = self.opened();
+            (loads(&mounts), saved(&mounts))
+        };
         Ok(Measures {
             transport: self
                 .running_transport()
@@ -53,8 +58,9 @@ impl Node {
             requests: stats.requests,
             mismatches: stats.mismatches,
             received: self.received(),
-            started: lock(&self.spared).bytes,
-            images: self.loads(),
+            started: lock(&self.lazy_layers).bytes,
+            saved,
+            images,
             containers: self.container_counts()?,
             mounts: lock(&self.mounts).len() as u64,
         })
@@ -62,10 +68,10 @@ impl Node {
 
     /// An image is about to start lazily from `layers`, which are those of its manifest, in order.
     pub(crate) fn starts_lazily(&self, image: &Image, layers: &[Arc<LayerTar>]) {
-        let mut spared = lock(&self.spared);
+        let mut lazy_layers = lock(&self.lazy_layers);
         for (layer, tar) in image.layers.iter().zip(layers) {
             if !tar.is_whole() {
-                spared.add(layer.diff_id, layer.size);
+                lazy_layers.add(layer.diff_id, layer.size);
             }
         }
     }
@@ -88,21 +94,16 @@ impl Node {
         })
     }
 
-    /// The mounted images, by reference. One that is being opened is left out: whoever opens it may
-    /// take as long as a full pull does.
-    fn loads(&self) -> Vec<ImageLoad> {
+    /// The mounted images. One that is being opened is left out: whoever opens it may take as long as
+    /// a full pull does.
+    fn opened(&self) -> Vec<Arc<ImageMount>> {
         let slots: Vec<Slot> = lock(&self.images).values().cloned().collect();
-        let mut loads = Vec::new();
-        for slot in slots {
-            let opened = match slot.try_lock() {
-                Ok(slot) => slot.clone(),
-                Err(TryLockError::Poisoned(slot)) => slot.into_inner().clone(),
-                Err(TryLockError::WouldBlock) => None,
-            };
-            loads.extend(opened.map(|mount| load(&mount)));
-        }
-        loads.sort_by(|a, b| (&a.reference, a.manifest).cmp(&(&b.reference, b.manifest)));
-        loads
+        let opened = slots.iter().filter_map(|slot| match slot.try_lock() {
+            Ok(slot) => slot.clone(),
+            Err(TryLockError::Poisoned(slot)) => slot.into_inner().clone(),
+            Err(TryLockError::WouldBlock) => None,
+        });
+        opened.collect()
     }
 
     fn container_counts(&self) -> Result<ContainerCounts, NodeError> {
@@ -115,6 +116,37 @@ impl Node {
         }
         Ok(counts)
     }
+}
+
+/// How much of each is here, by reference.
+fn loads(mounts: &[Arc<ImageMount>]) -> Vec<ImageLoad> {
+    let mut loads: Vec<ImageLoad> = mounts.iter().map(|mount| load(mount)).collect();
+    loads.sort_by(|a, b| (&a.reference, a.manifest).cmp(&(&b.reference, b.manifest)));
+    loads
+}
+
+/// Compressed bytes of their layers that are not here. It is a state and no sum of what has happened:
+/// it is right after a restart, and when the cache has given bytes back.
+fn saved(mounts: &[Arc<ImageMount>]) -> u64 {
+    let layers = mounts.iter().flat_map(|mount| {
+        let tars = mount.body.layers().iter();
+        mount.image.layers.iter().zip(tars)
+    });
+    // A layer may be in several images.
+    let layers: BTreeMap<DiffId, _> = layers
+        .map(|(layer, tar)| (layer.diff_id, (layer.size, tar)))
+        .collect();
+    let missing = layers
+        .values()
+        .map(|(size, tar)| missing(*size, tar.present_bytes(), tar.tar_size()));
+    missing.sum()
+}
+
+/// Of a blob's `compressed` bytes those that are not here, by what is of its tar.
+fn missing(compressed: u64, present: u64, tar: u64) -> u64 {
+    let absent = u128::from(tar.saturating_sub(present));
+    let share = u128::from(compressed) * absent / u128::from(tar.max(1));
+    u64::try_from(share).unwrap_or(u64::MAX)
 }
 
 fn load(mount: &ImageMount) -> ImageLoad {
@@ -162,12 +194,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_layer_would_have_been_pulled_once() {
+    fn what_is_not_here_is_saved() {
+        assert_eq!((missing(100, 0, 400), missing(100, 400, 400)), (100, 0));
+        assert_eq!((missing(100, 300, 400), missing(100, 399, 400)), (25, 0));
+        assert_eq!((missing(100, 500, 400), missing(32, 0, 0)), (0, 0));
+        assert_eq!(missing(u64::MAX, 0, u64::MAX), u64::MAX);
+    }
+
+    #[test]
+    fn a_layer_counts_once() {
         let layer = |name: &str| DiffId(thaw_image::Digest::of(name.as_bytes()));
-        let mut spared = Spared::default();
+        let mut lazy_layers = LazyLayers::default();
         for (name, size) in [("a", 10), ("b", 5), ("a", 10)] {
-            spared.add(layer(name), size);
+            lazy_layers.add(layer(name), size);
         }
-        assert_eq!(spared.bytes, 15);
+        assert_eq!(lazy_layers.bytes, 15);
     }
 }

@@ -19,7 +19,7 @@ use crate::containers::Held;
 use crate::error::NodeError;
 use crate::lives::Lives;
 use crate::marks::{Filling, Marks};
-use crate::measures::Spared;
+use crate::measures::LazyLayers;
 use crate::open::ImageMount;
 use crate::quiet::Arrivals;
 use crate::records::Records;
@@ -61,8 +61,8 @@ pub struct Node {
     pub(crate) releases: Turns,
     /// What `mount` mounted, by directory.
     pub(crate) mounts: Mutex<HashMap<PathBuf, Held>>,
-    /// What lazy starts have spared a full pull.
-    pub(crate) spared: Mutex<Spared>,
+    /// What was mounted lazily.
+    pub(crate) lazy_layers: Mutex<LazyLayers>,
     /// When the cache was brought to its size.
     pub(crate) trimming: Mutex<Trimming>,
     /// Whether bytes still come for what is mounted.
@@ -119,7 +119,7 @@ impl Node {
             unbegun: Mutex::default(),
             releases: Turns::default(),
             mounts: Mutex::default(),
-            spared: Mutex::default(),
+            lazy_layers: Mutex::default(),
             trimming: Mutex::default(),
             arrivals: Mutex::default(),
             direct_reads: OnceLock::new(),

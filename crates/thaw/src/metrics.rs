@@ -32,7 +32,7 @@ const INFO: Family = gauge(
 );
 const HITS: Family = counter(
     "thaw_read_hits_total",
-    "Reads of layer tars that were let through at once. Only reads that the transport sees: not those of the page cache, nor, with fanotify, of whole layers.",
+    "Reads of layer tars that were let through at once. Only reads that the transport sees: not those of the page cache, nor, with fanotify, of whole layers; and those by which the daemon reads a working set ahead of a program.",
 );
 const FAULTS: Family = counter(
     "thaw_faults_total",
@@ -74,11 +74,11 @@ const RECEIVED: Family = counter(
 );
 const STARTED: Family = counter(
     "thaw_lazy_image_bytes_total",
-    "Compressed bytes of layers that were not whole here when an image of theirs started lazily, each layer once: what full pulls would have moved.",
+    "Compressed bytes of layers that were not whole here when this daemon mounted an image of theirs lazily, each layer once.",
 );
 const SAVED: Family = gauge(
     "thaw_saved_bytes",
-    "thaw_lazy_image_bytes_total less all of thaw_fetched_bytes_total; below zero where more was read than full pulls would have moved.",
+    "Compressed bytes of the mounted images' layers that are not here: what full pulls would move, by the share of each tar that is absent.",
 );
 const PRESENT: Family = gauge(
     "thaw_image_present_bytes",
@@ -139,8 +139,7 @@ pub(crate) fn text(measures: &Measures) -> String {
     page.single(&MISMATCHES, measures.mismatches);
     page.single(&RECEIVED, measures.received);
     page.single(&STARTED, measures.started);
-    let fetched: u64 = causes.iter().map(|(_, moves)| moves.fetched).sum();
-    page.single(&SAVED, i128::from(measures.started) - i128::from(fetched));
+    page.single(&SAVED, measures.saved);
     page.images(measures);
     page.family(&CONTAINERS);
     page.sample(
@@ -341,14 +340,120 @@ mod tests {
             "thaw_fault_wait_seconds_bucket{le=\"+Inf\"} 7",
             "thaw_fault_wait_seconds_sum 61.0005",
             "thaw_fault_wait_seconds_count 7",
-            "thaw_saved_bytes -20",
-            "thaw_unpacked_bytes_total{cause=\"fill\"} 100",
-            "thaw_filled_bytes_total{cause=\"fill\"} 90",
-            "thaw_containers{state=\"running\"} 2",
         ] {
             assert!(text.lines().any(|one| one == line), "{line}\n{text}");
         }
         assert_eq!((seconds(0), seconds(10_000_000)), ("0".into(), "10".into()));
+    }
+
+    /// Whoever swaps two of them is found out.
+    #[test]
+    fn each_name_and_label_has_its_own_value() {
+        let moves = |first: u64| thaw_node::Moves {
+            fetched: first,
+            unpacked: first + 1,
+            written: first + 2,
+        };
+        let all = Measures {
+            transport: Some("fanotify".to_owned()),
+            reads: Some(Reads {
+                hits: 101,
+                faults: 102,
+                failed: 103,
+                expired: 104,
+                unknown: 105,
+                waiting: 106,
+                waited: 107_000_000,
+                waits: vec![108],
+            }),
+            moved: thaw_node::Causes {
+                demand: moves(110),
+                ahead: moves(120),
+                working_set: moves(130),
+                fill: moves(140),
+            },
+            requests: 150,
+            mismatches: 151,
+            received: 152,
+            started: 153,
+            saved: 154,
+            images: vec![ImageLoad {
+                reference: "image".to_owned(),
+                manifest: thaw_image::Digest::of(b"x"),
+                how: How::Full,
+                present: 155,
+                size: 156,
+            }],
+            containers: ContainerCounts {
+                running: 157,
+                ended: 158,
+            },
+            mounts: 159,
+        };
+        let manifest = thaw_image::Digest::of(b"x");
+        let image = format!("{{manifest=\"{manifest}\",reference=\"image\",how=\"full\"}}");
+        let mut wanted = vec![
+            ("thaw_read_hits_total".to_owned(), 101),
+            ("thaw_faults_total".to_owned(), 102),
+            (
+                "thaw_read_failures_total{reason=\"failed\"}".to_owned(),
+                103,
+            ),
+            (
+                "thaw_read_failures_total{reason=\"expired\"}".to_owned(),
+                104,
+            ),
+            (
+                "thaw_read_failures_total{reason=\"unknown\"}".to_owned(),
+                105,
+            ),
+            ("thaw_faults_waiting".to_owned(), 106),
+            ("thaw_fault_wait_seconds_sum".to_owned(), 107),
+            ("thaw_fault_wait_seconds_count".to_owned(), 108),
+            ("thaw_fault_requests_total".to_owned(), 150),
+            ("thaw_mismatches_total".to_owned(), 151),
+            ("thaw_network_received_bytes_total".to_owned(), 152),
+            ("thaw_lazy_image_bytes_total".to_owned(), 153),
+            ("thaw_saved_bytes".to_owned(), 154),
+            (format!("thaw_image_present_bytes{image}"), 155),
+            (format!("thaw_image_size_bytes{image}"), 156),
+            ("thaw_containers{state=\"running\"}".to_owned(), 157),
+            ("thaw_containers{state=\"ended\"}".to_owned(), 158),
+            ("thaw_mounts".to_owned(), 159),
+        ];
+        for (cause, first) in [
+            ("demand", 110),
+            ("ahead", 120),
+            ("working_set", 130),
+            ("fill", 140),
+        ] {
+            for (name, value) in [
+                ("fetched", first),
+                ("unpacked", first + 1),
+                ("filled", first + 2),
+            ] {
+                wanted.push((
+                    format!("thaw_{name}_bytes_total{{cause=\"{cause}\"}}"),
+                    value,
+                ));
+            }
+        }
+        let text = text(&all);
+        let samples = text.lines().filter(|line| !line.starts_with('#'));
+        let others = ["thaw_daemon_info", "thaw_fault_wait_seconds_bucket"];
+        let mut told: Vec<&str> = samples
+            .filter(|line| !others.iter().any(|name| line.starts_with(name)))
+            .collect();
+        let mut wanted: Vec<String> = wanted
+            .iter()
+            .map(|(name, value)| format!("{name} {value}"))
+            .collect();
+        told.sort_unstable();
+        wanted.sort_unstable();
+        assert_eq!(told, wanted);
+        let version = env!("CARGO_PKG_VERSION");
+        let info = format!("thaw_daemon_info{{version=\"{version}\",transport=\"fanotify\"}} 1\n");
+        assert!(text.contains(&info), "{text}");
     }
 
     #[test]

@@ -20,9 +20,11 @@ pub struct Measures {
     pub mismatches: u64,
     /// Bytes that came over the network, for whatever reason.
     pub received: u64,
-    /// Compressed bytes of layers that were not here when an image of theirs started lazily, each
-    /// layer once.
+    /// Compressed bytes of layers that were not whole here when an image of theirs was mounted
+    /// lazily, each layer once.
     pub started: u64,
+    /// Compressed bytes of the mounted images' layers that are not here.
+    pub saved: u64,
     /// The mounted images.
     pub images: Vec<ImageLoad>,
     /// The containers.

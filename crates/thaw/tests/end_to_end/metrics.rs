@@ -4,10 +4,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
+use std::os::unix::fs::FileExt;
+use std::time::Duration;
 
+use rustix::process::{Pid, Signal, kill_process};
+use thaw_testkit::far::Far;
 use thaw_testkit::thaw::Thaw;
 
-use crate::support::{Scene, json, keys, refused, target, thaw};
+use crate::support::{BUSYBOX, Scene, json, keys, kill_daemon, refused, target, thaw};
 
 /// Samples by name and labels; fails on whatever a scraper would refuse.
 fn parse(text: &str) -> BTreeMap<String, f64> {
@@ -115,9 +119,10 @@ fn a_lazy_start_by(transport: &str) {
         .map(|layer| layer["size"].as_f64().unwrap())
         .sum::<f64>();
     assert_eq!(read["thaw_lazy_image_bytes_total"], compressed);
-    let fetched = fetched(&read);
-    assert_eq!(read["thaw_saved_bytes"], compressed - fetched);
-    assert!(fetched < compressed);
+    let saved = |of: &BTreeMap<String, f64>| of["thaw_saved_bytes"];
+    assert!(saved(&mounted) <= compressed && saved(&read) > 0.0);
+    assert!(saved(&read) < saved(&mounted), "less is absent");
+    assert_eq!((saved(&before), fetched(&before)), (0.0, 0.0));
 
     let load = |of: &BTreeMap<String, f64>, name: &str| {
         let labels = format!("\",reference=\"{}\",how=\"lazy\"}}", scene.image);
@@ -132,14 +137,24 @@ fn a_lazy_start_by(transport: &str) {
     assert!(present < load(&read, "thaw_image_size_bytes"));
     assert_eq!((read["thaw_mounts"], mounted["thaw_mounts"]), (1.0, 1.0));
 
+    // The next daemon fetched nothing of what is here, and what is not is saved as before.
+    kill_daemon(&node);
+    let restarted = metrics(&node);
+    assert_eq!(saved(&restarted), saved(&read), "{restarted:?}");
+    assert_eq!(fetched(&restarted), 0.0);
+    assert_eq!(restarted["thaw_lazy_image_bytes_total"], 0.0);
+    assert_eq!(restarted["thaw_faults_total"], read["thaw_faults_total"]);
+    fs::read(format!("{dir}/srv/never-read")).unwrap();
+    let less = metrics(&node);
+    assert!(cause(&less, "demand") > 0.0 && saved(&less) < saved(&read));
+
     // What is here costs nothing.
     fs::read(format!("{dir}/srv/message")).unwrap();
     node.run(["run", "--net", "none", &scene.image, "--", "sh", "-c", ":"])
         .unwrap();
     let again = metrics(&node);
-    assert_eq!(again["thaw_lazy_image_bytes_total"], compressed, "once");
-    assert_eq!(again["thaw_containers{state=\"ended\"}"], 1.0);
-    assert_eq!(again["thaw_containers{state=\"running\"}"], 0.0);
+    assert_eq!(again["thaw_lazy_image_bytes_total"], 0.0, "it was mounted");
+    assert!(saved(&again) <= saved(&less));
 
     let facts = json(&node.run(["metrics", "--json"]).unwrap());
     let wanted = [
@@ -151,6 +166,7 @@ fn a_lazy_start_by(transport: &str) {
         "reads",
         "received",
         "requests",
+        "saved",
         "started",
         "transport",
     ];
@@ -179,7 +195,7 @@ fn until(node: &Thaw, what: &str, so: impl Fn(&BTreeMap<String, f64>) -> bool) {
             return;
         }
         assert!(begin.elapsed().as_secs() < 60, "{what}: {counted:?}");
-        std::thread::sleep(std::time::Duration::from_millis(50));
+        std::thread::sleep(Duration::from_millis(50));
     }
 }
 
@@ -214,7 +230,7 @@ fn each_cause_by(transport: &str) {
     let file = fs::File::open(format!("{dir}/srv/never-read")).unwrap();
     let read = |from: usize, len: usize| {
         let at = u64::try_from(from).unwrap();
-        std::os::unix::fs::FileExt::read_exact_at(&file, &mut vec![0; len], at).unwrap();
+        file.read_exact_at(&mut vec![0; len], at).unwrap();
         metrics(&node)
     };
     let brought = metrics(&node);
@@ -254,11 +270,138 @@ fn each_cause_by(transport: &str) {
     let filled = metrics(&node);
     assert!(cause(&filled, "fill") > 1e6, "{filled:?}");
     assert!(filled["thaw_filled_bytes_total{cause=\"fill\"}"] > 1e6);
-    let images = filled["thaw_lazy_image_bytes_total"];
-    for counted in [&brought, &hit, &missed, &filled] {
-        assert_eq!(saved(counted), images - fetched(counted));
-    }
+    assert_eq!(saved(&filled), 0.0, "all of it is here");
+    assert_eq!(filled["thaw_mounts"], 1.0);
     drop(file);
+}
+
+#[test]
+fn what_is_read_ahead_is_counted_apart() {
+    let scene = Scene::accelerated();
+    let node = thaw();
+    let dir = target(&node);
+    let options = ["mount", "--pull", "lazy", "--profile", "none"];
+    node.run(options.into_iter().chain([&*scene.image, &dir]))
+        .unwrap();
+    let mounted = metrics(&node);
+    let file = fs::File::open(format!("{dir}/srv/never-read")).unwrap();
+    for piece in 0..16 {
+        file.read_exact_at(&mut [0; 64 << 10], piece << 16).unwrap();
+    }
+    let names = ["fetched", "unpacked", "filled"];
+    let ahead = |of: &BTreeMap<String, f64>| {
+        names.map(|name| of[&format!("thaw_{name}_bytes_total{{cause=\"ahead\"}}")])
+    };
+    assert_eq!(ahead(&mounted), [0.0; 3]);
+    until(&node, "nothing comes ahead", |now| {
+        ahead(now).iter().all(|bytes| *bytes > 0.0)
+    });
+    drop(file);
+}
+
+#[test]
+fn containers_are_counted_by_state() {
+    let scene = Scene::accelerated();
+    let node = thaw();
+    let containers = || {
+        let counted = metrics(&node);
+        ["running", "ended"].map(|state| counted[&format!("thaw_containers{{state=\"{state}\"}}")])
+    };
+    let run = ["run", "-d", "--name", "box", "--net", "none", &scene.image];
+    node.run(run.into_iter().chain(["--", "sleep", "1000"]))
+        .unwrap();
+    assert_eq!(containers(), [1.0, 0.0]);
+    node.run(["stop", "--time", "0", "box"]).unwrap();
+    assert_eq!(containers(), [0.0, 1.0]);
+    node.run(["rm", "box"]).unwrap();
+    assert_eq!(containers(), [0.0, 0.0]);
+}
+
+#[test]
+fn failures_are_counted_by_their_reason() {
+    failures_by("fanotify");
+}
+
+#[test]
+fn failures_are_counted_alike_by_fuse() {
+    failures_by("fuse");
+}
+
+fn failures_by(transport: &str) {
+    let scene = Scene::accelerated();
+    let far = Far::new(scene.registry.host(), Duration::ZERO).unwrap();
+    let image = scene.image.replace(scene.registry.host(), &far.host());
+    let node = thaw();
+    let config = node.root().with_file_name("config.toml");
+    fs::write(&config, "fault-timeout-seconds = 5\n").unwrap();
+    let dir = target(&node);
+    let options = ["--config", config.to_str().unwrap(), "mount"];
+    let lazily = ["--pull", "lazy", "--profile", "none"];
+    let mount = ["--transport", transport, &image, &dir];
+    node.run(options.into_iter().chain(lazily).chain(mount))
+        .unwrap();
+    let failures = |of: &BTreeMap<String, f64>| {
+        ["failed", "expired", "unknown"]
+            .map(|reason| of[&format!("thaw_read_failures_total{{reason=\"{reason}\"}}")])
+    };
+    let mounted = metrics(&node);
+    assert_eq!(failures(&mounted), [0.0; 3]);
+    assert_eq!(mounted["thaw_mismatches_total"], 0.0);
+    let fails = |path: &str| {
+        let error = fs::read(format!("{dir}/{path}")).unwrap_err();
+        assert_eq!(error.raw_os_error(), Some(5), "{error}");
+    };
+
+    // The registry's bytes are damaged.
+    let layers = scene.layout.manifest().unwrap()["layers"].clone();
+    let blob = |layer: usize| layers[layer]["digest"].as_str().unwrap().to_owned();
+    let damaged = scene.registry.blob(&blob(1).parse().unwrap());
+    let damaged = fs::File::options().read(true).write(true).open(damaged);
+    let damaged = damaged.unwrap();
+    let (mut byte, middle) = ([0], damaged.metadata().unwrap().len() / 2);
+    damaged.read_exact_at(&mut byte, middle).unwrap();
+    damaged.write_all_at(&[byte[0] ^ 1], middle).unwrap();
+    fails("srv/never-read");
+    let wrong = metrics(&node);
+    let [failed, expired, unknown] = failures(&wrong);
+    assert!(failed > 0.0, "{wrong:?}");
+    assert_eq!((expired, unknown), (0.0, 0.0), "{wrong:?}");
+    assert!(wrong["thaw_mismatches_total"] > 0.0, "{wrong:?}");
+
+    // It says nothing any more.
+    let withheld = far.withhold(&blob(0));
+    std::thread::scope(|scope| {
+        let reader = scope.spawn(|| fails("bin/busybox"));
+        until(&node, "nobody waits", |now| {
+            now["thaw_faults_waiting"] > 0.0
+        });
+        reader.join().unwrap();
+    });
+    drop(withheld);
+    let silent = metrics(&node);
+    let [failed_now, expired_now, _] = failures(&silent);
+    assert!(failed_now + expired_now > failed, "{silent:?}");
+    until(&node, "somebody waits", |now| {
+        now["thaw_faults_waiting"] == 0.0
+    });
+
+    // The daemon says nothing any more: nobody but the clock can end a wait.
+    let daemon = Pid::from_raw(node.daemon().unwrap().cast_signed()).unwrap();
+    kill_process(daemon, Signal::STOP).unwrap();
+    let program = fs::File::open(format!("{dir}/bin/busybox")).unwrap();
+    let end = fs::metadata(BUSYBOX).unwrap().len() - 4096;
+    let error = program.read_exact_at(&mut [0; 4096], end);
+    kill_process(daemon, Signal::CONT).unwrap();
+    assert_eq!(error.unwrap_err().raw_os_error(), Some(5));
+    drop(program);
+    let stopped = metrics(&node);
+    assert!(failures(&stopped)[1] > expired_now, "{stopped:?}");
+    assert_eq!(failures(&stopped)[0], failed_now, "{stopped:?}");
+    assert_eq!(failures(&stopped)[2], 0.0);
+    assert_eq!(
+        stopped["thaw_mismatches_total"],
+        wrong["thaw_mismatches_total"]
+    );
 }
 
 fn get(address: &str, path: &str) -> (String, String) {
