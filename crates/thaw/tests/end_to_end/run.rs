@@ -71,6 +71,13 @@ fn a_detached_container_is_listed_reached_and_removed() {
     let listed = json(&node.run(["ps", "--json"]).unwrap());
     assert_eq!(listed[0]["id"], *id.trim());
     assert_eq!(listed[0]["way"]["how"], "lazy");
+    // And why, to people, too.
+    let repository = image.rsplit_once(':').unwrap().0;
+    let why = format!("acceleration from {repository} with a working set of its program alone");
+    assert_eq!(listed[0]["way"]["why"], why);
+    let listed = node.run(["ps"]).unwrap();
+    let row = listed.lines().find(|line| line.contains(" box ")).unwrap();
+    assert!(row.ends_with(&format!(" lazy   {why}")), "{listed}");
     assert_eq!(
         node.run(["exec", "box", "cat", "/srv/message"]).unwrap(),
         "read from the second layer\n"

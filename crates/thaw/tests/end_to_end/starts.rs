@@ -159,6 +159,28 @@ fn with_the_acceleration_in_another_registry_it_is_six_too() {
     assert_eq!(cold["round_trips"], 6, "{trips:#?}");
 }
 
+/// Milliseconds of a waterfall in which some step went on, and all that it tells of.
+fn covered(said: &str) -> (f64, f64) {
+    let number = |word: &str| -> f64 { word.parse().unwrap_or_else(|_| panic!("{said}")) };
+    let rows = said.lines().filter(|line| line.contains('█'));
+    let mut steps: Vec<(f64, f64)> = rows
+        .map(|row| {
+            let (before, after) = (row.find('█').unwrap(), row.rfind('█').unwrap());
+            let begin = number(row[..before].split_whitespace().last().unwrap());
+            let took = row[after..].split_whitespace().nth(1).unwrap();
+            (begin, begin + number(took))
+        })
+        .collect();
+    steps.sort_by(|a, b| a.0.total_cmp(&b.0));
+    let (mut covered, mut until) = (0.0, 0.0_f64);
+    for (begin, end) in steps {
+        covered += (end - begin.max(until)).max(0.0);
+        until = until.max(end);
+    }
+    let total = said.lines().find_map(|line| line.strip_prefix("total "));
+    (covered, number(total.unwrap().split(' ').next().unwrap()))
+}
+
 #[test]
 fn a_timing_is_a_waterfall_and_the_log_has_it() {
     let scene = Scene::accelerated();
@@ -166,6 +188,8 @@ fn a_timing_is_a_waterfall_and_the_log_has_it() {
     let far = Far::new(scene.registry.host(), Duration::from_millis(300)).unwrap();
     let image = scene.image.replace(scene.registry.host(), &far.host());
     let node = thaw();
+    // To begin a daemon is no part of a start.
+    node.run(["images"]).unwrap();
     let options = ["run", "--net", "none", "--pull", "lazy", "--timing"];
     let output = node.output(options.into_iter().chain([&*image]));
     let output = output.unwrap();
@@ -190,6 +214,16 @@ fn a_timing_is_a_waterfall_and_the_log_has_it() {
         };
         assert!(begin + took <= next + 0.2 && bar <= next_bar, "{said}");
     }
+    for step in [
+        "resolve manifest",
+        "find acceleration",
+        "fetch configuration",
+    ] {
+        row(step);
+    }
+    let (covered, total) = covered(&said);
+    assert!(covered > total / 2.0, "{covered} of {total}: {said}");
+    assert!(covered <= total + 0.2, "{covered} of {total}: {said}");
 
     let log = fs::read_to_string(node.root().join("daemon.log")).unwrap();
     let span = format!("start{{image=\"{image}\"}}");
