@@ -40,7 +40,7 @@ enum Found {
     /// An image that is known here.
     Image(Box<Resolved>),
     /// An image of the registry, of which more has to be asked.
-    Remote(Remote, Box<Located>),
+    Remote(Box<Remote>, Box<Located>),
 }
 
 /// Where an image is that is not known here.
@@ -57,7 +57,7 @@ impl Node {
     pub(crate) fn resolve(&self, wish: &ImageWish, timing: &Timing) -> Result<Resolved, NodeError> {
         match self.look_up(wish, &|_| (), timing)? {
             Found::Image(image) => Ok(*image),
-            Found::Remote(remote, located) => self.fetch(remote, *located, timing),
+            Found::Remote(remote, located) => self.fetch(*remote, *located, timing),
         }
     }
 
@@ -82,7 +82,7 @@ impl Node {
         if wish.transport == Transport::Directories
             || !self.must_search(&remote.reference, &digest, wish)
         {
-            return Ok((self.fetch(remote, *located, timing)?, None));
+            return Ok((self.fetch(*remote, *located, timing)?, None));
         }
         std::thread::scope(|scope| {
             let (reference, repository) =
@@ -95,7 +95,7 @@ impl Node {
             });
             // Whether it can be started is asked, and told, by whoever chooses the way.
             scope.spawn(|| self.transport_ready(wish.transport).ok());
-            let resolved = self.fetch(remote, *located, timing)?;
+            let resolved = self.fetch(*remote, *located, timing)?;
             Ok((resolved, search.join().ok()))
         })
     }
@@ -140,7 +140,7 @@ impl Node {
             platform,
             work,
         };
-        Ok(Found::Remote(remote, Box::new(located)))
+        Ok(Found::Remote(Box::new(remote), Box::new(located)))
     }
 
     /// Fetches manifest and configuration, as far as they are not here.
