@@ -6,12 +6,13 @@
 //! before what it does not find means anything.
 
 use std::fs;
+use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Context, Result, bail, ensure};
 
-use crate::command::{self, has_component, nightly, root, text};
+use crate::command::{has_component, nightly, root, text};
 
 /// A read one byte behind an allocation.
 const MISTAKE: &str = include_str!("../../sys/sanitize/mistake.rs");
@@ -60,7 +61,7 @@ fn miri() -> Result<()> {
         miri.args(tests).env("CARGO_TARGET_DIR", target("miri"));
         // Property tests look for the file of earlier failures, and are slow: a few cases each.
         miri.env("MIRIFLAGS", "-Zmiri-disable-isolation");
-        command::run(miri.env("PROPTEST_CASES", "4"))?;
+        run_tests(miri.env("PROPTEST_CASES", "4"), tests)?;
     }
     Ok(())
 }
@@ -72,20 +73,48 @@ fn address() -> Result<()> {
     wrong.args(["run", "--quiet"]).current_dir(&dir);
     wrong.env("RUSTFLAGS", flags);
     finds(&mut wrong, &target("asan"), "heap-buffer-overflow")?;
-    let mut test = nightly()?;
     // With a target that is named, build scripts and macros are not instrumented.
-    test.args([
-        "test",
-        "--locked",
-        "--lib",
-        "--target",
-        &crate::fuzz::host()?,
-    ]);
+    let host = crate::fuzz::host()?;
     for package in ADDRESS {
+        let mut test = nightly()?;
+        test.args(["test", "--locked", "--lib", "--target", &host]);
         test.args(["-p", package]);
+        test.env("CARGO_TARGET_DIR", target("asan"));
+        run_tests(test.env("RUSTFLAGS", flags), &[])?;
     }
-    test.env("CARGO_TARGET_DIR", target("asan"));
-    command::run(test.env("RUSTFLAGS", flags))
+    Ok(())
+}
+
+/// Runs tests; fails where there are none, or none for one of `words`: a word that no name has any more would
+/// be no failure of cargo's.
+fn run_tests(command: &mut Command, words: &[&str]) -> Result<()> {
+    let text = text(command);
+    println!("$ {text}");
+    let mut child = command.stdout(Stdio::piped()).spawn()?;
+    let stdout = child.stdout.take().context("it was asked for")?;
+    let mut said = String::new();
+    for line in BufReader::new(stdout).lines() {
+        let line = line?;
+        println!("{line}");
+        said += &line;
+        said.push('\n');
+    }
+    let status = child.wait()?;
+    ensure!(status.success(), "{text} failed: {status}");
+    let passed = passed(&said);
+    ensure!(!passed.is_empty(), "{text} has run no test");
+    for word in words {
+        let is_named = passed.iter().any(|name| name.contains(word));
+        ensure!(is_named, "{text} has run no test that {word:?} names");
+    }
+    Ok(())
+}
+
+/// The names of the tests that have passed, as the harness tells of them.
+fn passed(said: &str) -> Vec<&str> {
+    said.lines()
+        .filter_map(|line| line.strip_prefix("test ")?.strip_suffix(" ... ok"))
+        .collect()
 }
 
 fn target(name: &str) -> PathBuf {
@@ -112,4 +141,52 @@ fn finds(wrong: &mut Command, target: &Path, words: &str) -> Result<()> {
         "a read behind an allocation is not found:\n{said}"
     );
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tests_that_passed_are_told_from_those_that_did_not_run() {
+        let said = "
+running 4 tests
+test fuse::abi::tests::the_layout_is_the_kernels ... ok
+test fuse::tests::slow ... ignored
+test fuse::tests::wrong ... FAILED
+test malformed - should panic ... ok
+
+test result: FAILED. 2 passed; 1 failed; 1 ignored; 0 measured; 60 filtered out; finished in 0.01s
+";
+        let names = [
+            "fuse::abi::tests::the_layout_is_the_kernels",
+            "malformed - should panic",
+        ];
+        assert_eq!(passed(said), names);
+        let none = "
+running 0 tests
+
+test result: ok. 0 passed; 0 failed; 0 ignored; 0 measured; 64 filtered out; finished in 0.00s
+";
+        assert!(passed(none).is_empty());
+    }
+
+    #[test]
+    fn a_run_without_tests_is_a_failure() {
+        let run = |line: &str, words: &[&str]| {
+            let mut harness = Command::new("echo");
+            run_tests(harness.arg(line), words)
+        };
+        run("test fuse::one ... ok", &[]).unwrap();
+        run("test fuse::one ... ok", &["fuse"]).unwrap();
+        let error = run("test fuse::one ... ok", &["fuse", "gone"]).unwrap_err();
+        assert!(
+            error.to_string().ends_with(r#"no test that "gone" names"#),
+            "{error}"
+        );
+        let error = run("running 0 tests", &[]).unwrap_err();
+        assert!(error.to_string().ends_with("has run no test"), "{error}");
+        let mut failing = Command::new("false");
+        assert!(run_tests(&mut failing, &[]).is_err());
+    }
 }
