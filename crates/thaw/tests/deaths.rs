@@ -17,6 +17,8 @@ macro_rules! by_every_transport {
 
 #[path = "deaths/answers.rs"]
 mod answers;
+#[path = "deaths/chance.rs"]
+mod chance;
 #[path = "deaths/chaos.rs"]
 mod chaos;
 #[path = "deaths/clock.rs"]
@@ -27,6 +29,8 @@ mod commands;
 mod disks;
 #[path = "deaths/kept.rs"]
 mod kept;
+#[path = "deaths/readers.rs"]
+mod readers;
 #[path = "deaths/registries.rs"]
 mod registries;
 #[path = "deaths/replaced.rs"]

@@ -1,56 +1,34 @@
 //! A registry as it should not be: between the program and a real one, with every fault that an HTTP
-//! server and its network have. Which one is a matter of chance; calm, it has none.
+//! server and its network have. Which one is a matter of chance, but none is left out; calm, it has none.
 
+use std::collections::BTreeMap;
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
 use rustix::net::sockopt::set_socket_linger;
 
+use super::chance::{Chance, Deck};
+
 /// Longest head of a request or an answer.
 const MAX_HEAD: u64 = 64 << 10;
 /// How long a connection that stalls does.
 const STALL: Duration = Duration::from_millis(1500);
 /// Of ten requests, how many are treated badly.
-const BAD: u64 = 3;
-
-/// Numbers that look random; the same for the same seed.
-#[derive(Debug)]
-pub(crate) struct Chance(AtomicU64);
-
-impl Chance {
-    pub(crate) fn new(seed: u64) -> Self {
-        Self(AtomicU64::new(seed | 1))
-    }
-
-    /// Less than `end`.
-    pub(crate) fn below(&self, end: u64) -> u64 {
-        let step = |state: u64| {
-            state
-                .wrapping_mul(6_364_136_223_846_793_005)
-                .wrapping_add(1_442_695_040_888_963_407)
-        };
-        let state = self
-            .0
-            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |state| {
-                Some(step(state))
-            });
-        (state.unwrap_or_else(|state| state) >> 33) % end
-    }
-}
+const BAD: u64 = 5;
 
 /// What is done to a request.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Fault {
     /// An answer of the server's own: status and headers.
     Status(&'static str),
     /// Credentials are asked for, and given to whoever asks.
     Challenge,
-    /// The blob is somewhere else, for a while.
-    Redirect,
+    /// The blob is somewhere else, for a while: done when that is over.
+    Expire,
     /// The connection ends, before or in the middle of the answer; or is reset there.
     Nothing,
     Half,
@@ -74,7 +52,7 @@ const FAULTS: [Fault; 16] = [
     Fault::Status("404 Not Found"),
     Fault::Status("416 Range Not Satisfiable"),
     Fault::Challenge,
-    Fault::Redirect,
+    Fault::Expire,
     Fault::Nothing,
     Fault::Half,
     Fault::Reset,
@@ -84,17 +62,16 @@ const FAULTS: [Fault; 16] = [
     Fault::Slow,
 ];
 
-/// Where a blob is for a while, behind its address.
-const ELSEWHERE: &str = "?until=soon";
-
 #[derive(Debug)]
 struct Shared {
     registry: String,
+    /// Where registry and blobs are. Another port is another server: its addresses are remembered.
     address: SocketAddr,
+    elsewhere: SocketAddr,
     chance: Chance,
     calm: AtomicBool,
     over: AtomicBool,
-    done: Mutex<[u64; FAULTS.len()]>,
+    faults: Mutex<Deck<Fault>>,
 }
 
 /// It; gone with the value.
@@ -107,27 +84,22 @@ pub(crate) struct Unruly {
 impl Unruly {
     /// Before `registry` (host and port), calm.
     pub(crate) fn new(registry: &str, seed: u64) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let address = listener.local_addr().unwrap();
+        let listeners = [(); 2].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
+        let [address, elsewhere] = [0, 1].map(|at: usize| listeners[at].local_addr().unwrap());
+        let chance = Chance::new(seed);
         let shared = Arc::new(Shared {
             registry: registry.to_owned(),
             address,
-            chance: Chance::new(seed),
+            elsewhere,
+            faults: Mutex::new(Deck::new(FAULTS.into(), &chance)),
+            chance,
             calm: AtomicBool::new(true),
             over: AtomicBool::new(false),
-            done: Mutex::default(),
         });
-        let served = Arc::clone(&shared);
-        thread::spawn(move || {
-            for client in listener.incoming().flatten() {
-                if served.over.load(Ordering::SeqCst) {
-                    return;
-                }
-                let shared = Arc::clone(&served);
-                // One that breaks off is what this is for.
-                thread::spawn(move || shared.serve(client).ok());
-            }
-        });
+        for listener in listeners {
+            let shared = Arc::clone(&shared);
+            thread::spawn(move || shared.listen(&listener));
+        }
         Self { shared, address }
     }
 
@@ -136,20 +108,23 @@ impl Unruly {
     }
 
     /// How often each fault was done.
-    pub(crate) fn done(&self) -> Vec<(String, u64)> {
-        let done = *self.shared.done.lock().unwrap();
-        let names = FAULTS.iter().map(|fault| match fault {
+    pub(crate) fn done(&self) -> BTreeMap<String, u64> {
+        let faults = self.shared.faults.lock().unwrap();
+        let name = |fault: &Fault| match fault {
             Fault::Status(status) => status[..3].to_owned(),
             other => format!("{other:?}").to_lowercase(),
-        });
-        names.zip(done).collect()
+        };
+        let done = faults.done().iter();
+        done.map(|(fault, times)| (name(fault), *times)).collect()
     }
 }
 
 impl Drop for Unruly {
     fn drop(&mut self) {
         self.shared.over.store(true, Ordering::SeqCst);
-        TcpStream::connect(self.address).ok();
+        for address in [self.address, self.shared.elsewhere] {
+            TcpStream::connect(address).ok();
+        }
     }
 }
 
@@ -181,62 +156,105 @@ fn answer(
 }
 
 impl Shared {
-    fn choose(&self) -> Option<Fault> {
+    fn listen(self: &Arc<Self>, listener: &TcpListener) {
+        for client in listener.incoming().flatten() {
+            if self.over.load(Ordering::SeqCst) {
+                return;
+            }
+            let shared = Arc::clone(self);
+            // One that breaks off is what this is for.
+            thread::spawn(move || shared.serve(client).ok());
+        }
+    }
+
+    fn is_elsewhere(&self, client: &TcpStream) -> io::Result<bool> {
+        Ok(client.local_addr()? == self.elsewhere)
+    }
+
+    /// What is to be done to a request, of what can be done to it.
+    fn choose(&self, asked: &str, is_elsewhere: bool) -> Option<Fault> {
         if self.calm.load(Ordering::SeqCst) || self.chance.below(10) >= BAD {
             return None;
         }
-        let number = usize::try_from(self.chance.below(FAULTS.len() as u64)).unwrap();
-        self.done.lock().unwrap()[number] += 1;
-        Some(FAULTS[number])
+        let suits = |fault| match fault {
+            // An address there was good for a while only.
+            _ if is_elsewhere => fault == Fault::Expire,
+            Fault::Expire => asked.contains("/blobs/sha256:"),
+            Fault::Whole => asked.to_lowercase().contains("\r\nrange: "),
+            Fault::Half | Fault::Reset | Fault::Flip => asked.starts_with("GET "),
+            _ => true,
+        };
+        self.faults.lock().unwrap().draw(&self.chance, suits)
     }
 
     /// One request of a connection, and its answer.
     fn serve(&self, mut client: TcpStream) -> io::Result<()> {
         client.set_read_timeout(Some(Duration::from_secs(30)))?;
         let asked = head(&mut client)?;
-        let path = asked.split(' ').nth(1).unwrap_or_default();
-        if path.starts_with("/token") {
+        if asked
+            .split(' ')
+            .nth(1)
+            .is_some_and(|path| path.starts_with("/token"))
+        {
             let token = "{\"token\":\"any\",\"expires_in\":60}";
             return answer(&mut client, "200 OK", &[], token);
         }
-        let fault = self.choose();
+        let fault = self.choose(&asked, self.is_elsewhere(&client)?);
+        let done = match fault {
+            None => self.pass(&mut client, &asked, None)?,
+            Some(fault) => self.misbehave(&mut client, &asked, fault)?,
+        };
+        if done && let Some(fault) = fault {
+            self.faults.lock().unwrap().count(fault);
+        }
+        Ok(())
+    }
+
+    /// Answers badly; says whether it has.
+    fn misbehave(&self, client: &mut TcpStream, asked: &str, fault: Fault) -> io::Result<bool> {
         match fault {
-            // It was good for a while only.
-            Some(_) if path.ends_with(ELSEWHERE) => {
-                return answer(&mut client, "403 Forbidden", &[], "");
-            }
-            Some(Fault::Challenge) => {
+            Fault::Challenge => {
                 let realm = format!(
                     "Bearer realm=\"http://{}/token\",service=\"s\"",
                     self.address
                 );
                 let headers = [("WWW-Authenticate", realm.as_str())];
-                return answer(&mut client, "401 Unauthorized", &headers, "");
+                answer(client, "401 Unauthorized", &headers, "")?;
             }
-            Some(Fault::Redirect) if path.contains("/blobs/sha256:") => {
-                let to = format!("http://{}{path}{ELSEWHERE}", self.address);
+            Fault::Expire if !self.is_elsewhere(client)? => {
+                let path = asked.split(' ').nth(1).unwrap_or_default();
+                let to = format!("http://{}{path}", self.elsewhere);
                 let headers = [("Location", to.as_str())];
-                return answer(&mut client, "307 Temporary Redirect", &headers, "");
+                answer(client, "307 Temporary Redirect", &headers, "")?;
+                return Ok(false);
             }
-            Some(Fault::Status(status)) => {
-                return answer(&mut client, status, &[], "");
-            }
-            Some(Fault::Nothing) => return client.shutdown(Shutdown::Both),
-            Some(Fault::Stall) => {
+            Fault::Expire => answer(client, "403 Forbidden", &[], "")?,
+            Fault::Status(status) => answer(client, status, &[], "")?,
+            Fault::Nothing => client.shutdown(Shutdown::Both)?,
+            Fault::Stall => {
                 thread::sleep(STALL);
-                return client.shutdown(Shutdown::Both);
+                client.shutdown(Shutdown::Both)?;
             }
-            Some(Fault::Slow) => thread::sleep(Duration::from_millis(300)),
-            _ => {}
+            Fault::Slow => {
+                thread::sleep(Duration::from_millis(300));
+                self.pass(client, asked, None)?;
+            }
+            Fault::Half | Fault::Reset | Fault::Whole | Fault::Flip => {
+                return self.pass(client, asked, Some(fault));
+            }
         }
+        Ok(true)
+    }
+
+    /// Passes on what is asked and the registry's answer, changed; says whether it could be.
+    fn pass(&self, client: &mut TcpStream, asked: &str, fault: Option<Fault>) -> io::Result<bool> {
         let mut server = TcpStream::connect(&self.registry)?;
         let mut passed = String::new();
         for line in asked.trim_end().split("\r\n") {
             let name = line.split(':').next().unwrap_or_default().to_lowercase();
             let dropped = name == "range" && fault == Some(Fault::Whole) || name == "authorization";
-            let line = line.replace(ELSEWHERE, "");
             if !dropped && name != "connection" {
-                passed += &line;
+                passed += line;
                 passed += "\r\n";
             }
         }
@@ -247,9 +265,11 @@ impl Shared {
         }
         let mut body = Vec::new();
         server.read_to_end(&mut body)?;
+        // A refusal is bad enough as it is.
+        let fault = fault.filter(|_| answer.starts_with("HTTP/1.1 2") && !body.is_empty());
         match fault {
             Some(Fault::Half | Fault::Reset) => body.truncate(body.len() / 2),
-            Some(Fault::Flip) if !body.is_empty() => {
+            Some(Fault::Flip) => {
                 let at = usize::try_from(self.chance.below(body.len() as u64)).unwrap();
                 body[at] ^= 0x10;
             }
@@ -257,11 +277,11 @@ impl Shared {
         }
         client.write_all(answer.as_bytes())?;
         client.write_all(&body)?;
-        if fault == Some(Fault::Reset) {
+        match fault {
             // Closed with nothing to linger for, it ends with RST.
-            set_socket_linger(&client, Some(Duration::ZERO))?;
-            return Ok(());
+            Some(Fault::Reset) => set_socket_linger(&*client, Some(Duration::ZERO))?,
+            _ => client.shutdown(Shutdown::Write)?,
         }
-        client.shutdown(Shutdown::Write)
+        Ok(fault.is_some())
     }
 }
