@@ -30,6 +30,7 @@ every_world!(
     a_program_is_executed_from_absent_bytes,
     a_failure_is_the_readers_error_and_the_next_read_tries_again,
     a_reader_waits_no_longer_than_the_deadline,
+    a_read_that_fails_has_waited_once,
     readers_in_parallel_are_served_in_parallel,
     the_trace_has_each_block_once_in_the_order_of_reads,
     an_image_of_128_layers_is_mounted,
@@ -130,6 +131,26 @@ fn a_reader_waits_no_longer_than_the_deadline(world: World) {
     assert!(keeper.counters().unwrap().expired > 0);
     handler.hang.store(false, Ordering::SeqCst);
     rig.read(0, 1, 0, 512).unwrap();
+    unmount(mount);
+    finish(&rig, &keeper);
+}
+
+/// Where it could not read ahead the kernel asks again, for the page alone.
+fn a_read_that_fails_has_waited_once(world: World) {
+    let rig = Rig::new(world, vec![noise(5, 8 * FILE)]);
+    let handler = rig.handler();
+    let keeper = start(&rig, &handler, Duration::from_secs(1));
+    let mount = rig.mount(&rig.attach(&keeper));
+    handler.hang.store(true, Ordering::SeqCst);
+    for file in 0..4 {
+        let before = handler.calls();
+        assert!(rig.read(0, 2 * file, 0, FILE).is_err());
+        let asked = handler.calls.lock().unwrap()[before..].to_vec();
+        assert_eq!(asked.len(), 1, "{asked:?}");
+    }
+    handler.hang.store(false, Ordering::SeqCst);
+    // Who was denied once is not denied for ever.
+    while rig.read(0, 0, 0, FILE).is_err() {}
     unmount(mount);
     finish(&rig, &keeper);
 }

@@ -16,7 +16,7 @@ use thaw_sys::fanotify;
 use thaw_sys::process::{self, Signal};
 use thaw_sys::socket::{self, Wait};
 
-use self::misses::Pending;
+use self::misses::{Denied, Pending};
 use super::daemon::Daemon;
 use super::layers::Layers;
 use super::life;
@@ -102,6 +102,8 @@ struct Server {
     layers: Layers,
     /// By number, which is also the order of deadlines.
     pending: BTreeMap<u64, Pending>,
+    /// What the kernel may ask for again.
+    denied: Vec<Denied>,
     next_miss: u64,
     counters: FaultCounters,
     /// Whether readers are taken: not before the layers are known.
@@ -168,6 +170,7 @@ impl Server {
             daemon: Some(Daemon::new(control)),
             layers: Layers::new(),
             pending: BTreeMap::new(),
+            denied: Vec::new(),
             next_miss: 0,
             counters: FaultCounters::default(),
             serving: false,

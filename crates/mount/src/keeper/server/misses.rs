@@ -11,6 +11,11 @@ use crate::keeper::layers::FileId;
 use crate::keeper::message::Notice;
 use crate::keeper::source::Reader;
 
+/// For how long after a denial the kernel may ask again.
+const ASKS_AGAIN: Duration = Duration::from_millis(250);
+/// Denials that are remembered.
+const MAX_DENIED: usize = 1024;
+
 /// A reader that waits for the daemon.
 pub(super) struct Pending {
     reader: Reader,
@@ -19,6 +24,13 @@ pub(super) struct Pending {
     since: Instant,
     /// Whether the daemon has said once that it is filled, and it was not.
     again: bool,
+}
+
+/// What a reader was denied that had waited for it for long.
+pub(super) struct Denied {
+    file: FileId,
+    extent: Extent,
+    at: Instant,
 }
 
 impl Server {
@@ -30,6 +42,10 @@ impl Server {
 
     pub(super) fn miss(&mut self, reader: Reader, file: FileId, extent: Extent) {
         self.counters.misses += 1;
+        if self.asks_again(file, extent) {
+            self.counters.expired += 1;
+            return reader.deny(Denial::Io);
+        }
         self.next_miss += 1;
         let pending = Pending {
             reader,
@@ -40,6 +56,31 @@ impl Server {
         };
         self.announce(self.next_miss, &pending);
         self.pending.insert(self.next_miss, pending);
+    }
+
+    /// Whether the kernel asks once more for what it was denied when it read ahead, a page at a time: its reader has waited. (Behind a
+    /// loop device it asks as another process, so that it is told by what it wants.)
+    fn asks_again(&mut self, file: FileId, extent: Extent) -> bool {
+        self.denied
+            .retain(|denied| denied.at.elapsed() < ASKS_AGAIN);
+        let again = self.denied.iter().position(|denied| {
+            let overlap = denied.extent.intersect(&extent);
+            denied.file == file && !overlap.is_empty()
+        });
+        again.map(|at| self.denied.swap_remove(at)).is_some()
+    }
+
+    /// Remembers a reader that is denied, if it has waited for long.
+    fn denies(&mut self, pending: &Pending) {
+        if pending.since.elapsed() >= self.settings.fault_timeout / 2
+            && self.denied.len() < MAX_DENIED
+        {
+            self.denied.push(Denied {
+                file: pending.file,
+                extent: pending.extent,
+                at: Instant::now(),
+            });
+        }
     }
 
     /// Tells the daemon of a miss, if there is one.
@@ -93,7 +134,10 @@ impl Server {
         });
         match outcome {
             Ok(()) => self.counters.filled += 1,
-            Err(_) => self.counters.failed += 1,
+            Err(_) => {
+                self.counters.failed += 1;
+                self.denies(&pending);
+            }
         }
         self.answer(pending, outcome);
     }
@@ -124,6 +168,7 @@ impl Server {
                 self.counters.expired += 1;
                 self.counters.waited(pending.since.elapsed());
                 tracing::warn!(pid = pending.reader.pid(), "a read has waited too long");
+                self.denies(&pending);
                 pending.reader.deny(Denial::Io);
             }
         }
