@@ -7,6 +7,7 @@ use std::process::{Command, Output};
 use std::thread;
 use std::time::Instant;
 
+use rustix::process::Signal;
 use tempfile::TempDir;
 use thaw_testkit::scratch;
 use thaw_testkit::thaw::Thaw;
@@ -268,6 +269,26 @@ fn a_machine_that_was_reset(transport: &str) {
     super::nothing_is_left(&node);
 }
 
+/// What is on the disk at one moment: nobody writes while it is copied.
+fn power_cut(disk: &thaw_testkit::disk::Disk, node: &Thaw) -> thaw_testkit::disk::Disk {
+    let daemon = node.daemon().unwrap();
+    super::signal(daemon, Signal::STOP);
+    let is_stopped = || {
+        let mut tasks = fs::read_dir(format!("/proc/{daemon}/task")).unwrap();
+        tasks.all(|task| {
+            let stat = fs::read_to_string(task.unwrap().path().join("stat"));
+            stat.is_ok_and(|stat| {
+                stat.rsplit_once(") ")
+                    .is_some_and(|it| it.1.starts_with('T'))
+            })
+        })
+    };
+    eventually("the end of what it had the kernel do", is_stopped);
+    let after = disk.after_a_power_cut().unwrap();
+    super::signal(daemon, Signal::CONT);
+    after
+}
+
 /// What nobody has synced is gone: of the container maybe its name, of its layers what the last sync had.
 fn a_machine_whose_power_failed(transport: &str) {
     let scene = Scene::new();
@@ -279,12 +300,11 @@ fn a_machine_whose_power_failed(transport: &str) {
     before
         .iter()
         .for_each(|name| scene.read(&inside, name).unwrap());
-    // As if nobody had synced since.
-    let synced = disk.after_a_power_cut().unwrap();
+    let synced = power_cut(&disk, &node);
     after
         .iter()
         .for_each(|name| scene.read(&inside, name).unwrap());
-    let last = disk.after_a_power_cut().unwrap();
+    let last = power_cut(&disk, &node);
     node.run(["rm", "-f", "box"]).unwrap();
     nothing_is_left(&node);
     node.end().unwrap();
