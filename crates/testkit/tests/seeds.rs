@@ -63,23 +63,6 @@ fn a_body_that_panics_is_named() {
 }
 
 #[test]
-fn a_body_that_takes_too_much_memory_is_named() {
-    /// It stays, whichever of the tests forgets the peak.
-    static TAKEN: Mutex<Vec<u8>> = Mutex::new(Vec::new());
-    let large = target(|data| {
-        if data == b"one" {
-            *TAKEN.lock().unwrap() = vec![1; 64 << 20];
-        }
-    });
-    let failure = run(&large, inputs(), LIMIT, 32 << 20).unwrap_err();
-    assert!(failure.starts_with("took 6"), "{failure}");
-    let named = " MiB of memory at mutation 0 of one: b\"one\"";
-    assert!(failure.ends_with(named), "{failure}");
-    // What was there before an input's target is none of it.
-    assert_eq!(run(&target(|_| ()), inputs(), LIMIT, 32 << 20), Ok(()));
-}
-
-#[test]
 fn mutations_differ_and_are_the_same_each_time() {
     static SEEN: Mutex<Vec<Vec<u8>>> = Mutex::new(Vec::new());
     let seen = || {
