@@ -141,11 +141,12 @@ pub fn receive(
         Wait::Try => RecvFlags::CMSG_CLOEXEC | RecvFlags::DONTWAIT,
     };
     let mut parts = [IoSliceMut::new(buffer)];
-    let received = rustix::io::retry_on_intr(|| {
-        rustix::net::recvmsg(&socket, &mut parts, &mut control, flags)
-    });
-    let received = match received {
-        Err(rustix::io::Errno::CONNRESET) => return Ok(None),
+    let mut receive = || {
+        rustix::io::retry_on_intr(|| rustix::net::recvmsg(&socket, &mut parts, &mut control, flags))
+    };
+    let received = match receive() {
+        // The other end has gone before it read all that we said. The kernel tells so once, before it gives what that end has said.
+        Err(rustix::io::Errno::CONNRESET) => receive()?,
         other => other?,
     };
     let fds = control
@@ -196,6 +197,22 @@ mod tests {
         assert_eq!(none.kind(), io::ErrorKind::WouldBlock);
         drop(left);
         assert!(receive(&right, &mut buffer, Wait::Block).unwrap().is_none());
+    }
+
+    #[test]
+    fn what_was_said_last_is_heard_of_one_who_did_not_listen() {
+        let (left, right) = pair().unwrap();
+        send(&right, b"unread", &[], Wait::Block).unwrap();
+        send(&left, b"last", &[], Wait::Block).unwrap();
+        drop(left);
+        let mut buffer = [0; 16];
+        let (len, _) = receive(&right, &mut buffer, Wait::Try).unwrap().unwrap();
+        assert_eq!(&buffer[..len], b"last");
+        assert!(receive(&right, &mut buffer, Wait::Try).unwrap().is_none());
+        let (left, right) = pair().unwrap();
+        send(&right, b"unread", &[], Wait::Block).unwrap();
+        drop(left);
+        assert!(receive(&right, &mut buffer, Wait::Try).unwrap().is_none());
     }
 
     #[test]

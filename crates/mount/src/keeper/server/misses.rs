@@ -58,14 +58,14 @@ impl Server {
         self.pending.insert(self.next_miss, pending);
     }
 
-    /// Whether the kernel asks once more for what it was denied when it read ahead, a page at a time: its reader has waited. (Behind a
-    /// loop device it asks as another process, so that it is told by what it wants.)
+    /// Whether the kernel asks once more for a page of what it was denied when it read ahead: its reader has waited. (Behind a loop device
+    /// it asks as another process, so that it is told by what it wants. Who reads again reads ahead again.)
     fn asks_again(&mut self, file: FileId, extent: Extent) -> bool {
         self.denied
             .retain(|denied| denied.at.elapsed() < ASKS_AGAIN);
         let again = self.denied.iter().position(|denied| {
-            let overlap = denied.extent.intersect(&extent);
-            denied.file == file && !overlap.is_empty()
+            let is_part = denied.extent.contains(&extent) && extent.len < denied.extent.len;
+            denied.file == file && is_part
         });
         again.map(|at| self.denied.swap_remove(at)).is_some()
     }
