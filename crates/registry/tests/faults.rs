@@ -116,11 +116,10 @@ fn a_token_is_fetched_once_and_renewed_when_it_is_refused() {
 
 #[test]
 fn requests_at_once_find_connections_that_are_open() {
+    // So long that no greeting finds the connection of another one free.
+    const ANSWER: Duration = Duration::from_millis(300);
     let blob = pattern(1000);
-    let (server, repository, digest) = serving(&blob, |seen, blob| {
-        let wait = Duration::from_millis(if seen.target == "/v2/" { 0 } else { 200 });
-        seen.serve(blob).after(wait)
-    });
+    let (server, repository, digest) = serving(&blob, |seen, blob| seen.serve(blob).after(ANSWER));
     // Said twice, it is done once.
     repository.connect();
     repository.connect();
@@ -130,6 +129,7 @@ fn requests_at_once_find_connections_that_are_open() {
     while server.connections() < 4 && begin.elapsed() < Duration::from_secs(10) {
         std::thread::sleep(Duration::from_millis(5));
     }
+    std::thread::sleep(2 * ANSWER);
     let opened = server.connections();
     assert!(opened >= 4, "{opened}");
     let asked = repository.stats().requests;
