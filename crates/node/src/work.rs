@@ -4,10 +4,11 @@
 //! Work begins before the store is asked what it has, and names what it is on when that is known. From then on nobody takes it
 //! away; what was taken away before is not there when the store is asked.
 //!
-//! Lock: innermost, but for those of the store. It is held while something is taken away.
+//! Whoever takes a layer away says so first, and who begins work on that layer waits until it is gone; a start waits for no other layer.
+//! The lock is innermost, but for those of the store, and held over the removal of a blob alone.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
 use thaw_image::Digest;
 
@@ -16,13 +17,18 @@ use crate::node::lock;
 
 /// Everything that is being worked on.
 #[derive(Debug, Default)]
-pub(crate) struct Works(Mutex<State>);
+pub(crate) struct Works {
+    state: Mutex<State>,
+    taken: Condvar,
+}
 
 #[derive(Debug, Default)]
 struct State {
     works: usize,
     /// Manifests and layers, with how many are at work on each.
     on: BTreeMap<Digest, usize>,
+    /// What is being taken away.
+    going: BTreeSet<Digest>,
 }
 
 /// Somebody at work, until it is dropped.
@@ -35,7 +41,7 @@ pub(crate) struct Work {
 impl Works {
     /// Somebody begins, with what is not known yet: no blob goes from now on.
     pub(crate) fn begin(self: &Arc<Self>) -> Work {
-        lock(&self.0).works += 1;
+        lock(&self.state).works += 1;
         Work {
             works: Arc::clone(self),
             on: BTreeSet::new(),
@@ -44,33 +50,59 @@ impl Works {
 
     /// Whether anybody is.
     pub(crate) fn any(&self) -> bool {
-        lock(&self.0).works > 0
+        lock(&self.state).works > 0
     }
 
     /// The manifests of the images, and their layers.
     pub(crate) fn on(&self) -> BTreeSet<Digest> {
-        lock(&self.0).on.keys().copied().collect()
+        lock(&self.state).on.keys().copied().collect()
     }
 
-    /// Takes something away, unless somebody is at work on a manifest or layer: then `None`. Nobody begins meanwhile.
+    /// Takes something away, unless somebody is at work on a manifest or layer: then `None`. Nobody begins with it meanwhile.
     pub(crate) fn unless_on<T>(&self, it: &Digest, take: impl FnOnce() -> T) -> Option<T> {
-        let state = lock(&self.0);
-        (!state.on.contains_key(it)).then(take)
+        {
+            let mut state = lock(&self.state);
+            if state.on.contains_key(it) || !state.going.insert(*it) {
+                return None;
+            }
+        }
+        let _going = Going { works: self, it };
+        Some(take())
     }
 
     /// Takes something away, unless anybody is at work.
     pub(crate) fn unless_any<T>(&self, take: impl FnOnce() -> T) -> Option<T> {
-        let state = lock(&self.0);
+        let state = lock(&self.state);
         (state.works == 0).then(take)
+    }
+}
+
+/// Something is being taken away, until this is dropped.
+struct Going<'a> {
+    works: &'a Works,
+    it: &'a Digest,
+}
+
+impl Drop for Going<'_> {
+    fn drop(&mut self) {
+        lock(&self.works.state).going.remove(self.it);
+        self.works.taken.notify_all();
     }
 }
 
 impl Work {
     /// The same work, on an image.
-    pub(crate) fn on(mut self, image: &Image) -> Self {
+    pub(crate) fn on(self, image: &Image) -> Self {
         let layers = image.layers.iter().map(|layer| layer.diff_id.0);
-        self.on.extend(layers.chain([image.digest]));
-        let mut state = lock(&self.works.0);
+        self.on_all(layers.chain([image.digest]))
+    }
+
+    fn on_all(mut self, all: impl IntoIterator<Item = Digest>) -> Self {
+        self.on.extend(all);
+        let goes = |state: &mut State| self.on.iter().any(|it| state.going.contains(it));
+        let state = lock(&self.works.state);
+        let state = self.works.taken.wait_while(state, goes);
+        let mut state = state.unwrap_or_else(PoisonError::into_inner);
         for it in &self.on {
             *state.on.entry(*it).or_default() += 1;
         }
@@ -81,7 +113,7 @@ impl Work {
 
 impl Drop for Work {
     fn drop(&mut self) {
-        let mut state = lock(&self.works.0);
+        let mut state = lock(&self.works.state);
         state.works -= 1;
         for it in &self.on {
             if let Some(count) = state.on.get_mut(it) {
@@ -89,5 +121,72 @@ impl Drop for Work {
             }
         }
         state.on.retain(|_, count| *count > 0);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::sync::mpsc::channel;
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn what_somebody_is_at_work_on_stays() {
+        let (works, [a, b]) = (
+            Arc::<Works>::default(),
+            [b"a", b"b"].map(|it| Digest::of(it)),
+        );
+        let found = works.begin();
+        assert_eq!(
+            (works.unless_any(|| ()), works.unless_on(&a, || 1)),
+            (None, Some(1))
+        );
+        let (one, other) = (found.on_all([a]), works.begin().on_all([a, b]));
+        assert_eq!(
+            (works.unless_on(&a, || 1), works.unless_on(&b, || 1)),
+            (None, None)
+        );
+        drop(other);
+        assert_eq!(
+            (works.unless_on(&a, || 1), works.unless_on(&b, || 1)),
+            (None, Some(1))
+        );
+        drop(one);
+        assert_eq!(
+            (works.unless_any(|| 1), works.unless_on(&a, || 1)),
+            (Some(1), Some(1))
+        );
+        assert!(works.on().is_empty() && !works.any());
+    }
+
+    #[test]
+    fn who_begins_waits_for_what_is_taken_away_and_for_nothing_else() {
+        let (works, [a, b]) = (
+            Arc::<Works>::default(),
+            [b"a", b"b"].map(|it| Digest::of(it)),
+        );
+        let (gone, (begin, begun), (end, ended)) = (AtomicBool::new(false), channel(), channel());
+        std::thread::scope(|scope| {
+            let (works, gone) = (&works, &gone);
+            let take = move || {
+                begin.send(()).unwrap();
+                ended.recv().unwrap();
+                gone.store(true, Ordering::SeqCst);
+            };
+            scope.spawn(move || works.unless_on(&a, take).unwrap());
+            begun.recv().unwrap();
+            drop(works.begin().on_all([b]));
+            assert_eq!(works.unless_on(&a, || ()), None, "by two at once");
+            let waits = scope.spawn(move || {
+                let _work = works.begin().on_all([a, b]);
+                gone.load(Ordering::SeqCst)
+            });
+            std::thread::sleep(Duration::from_millis(20));
+            assert!(!waits.is_finished());
+            end.send(()).unwrap();
+            assert!(waits.join().unwrap(), "it was not gone yet");
+        });
     }
 }
