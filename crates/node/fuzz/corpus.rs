@@ -1,5 +1,5 @@
-//! Writes what the fuzzer begins with into `corpus/accounts`: a user, and the files of several
-//! distributions, with a NUL between each.
+//! Writes what the fuzzer begins with into `corpus/`, with a NUL between the parts of an input. For `accounts`: a
+//! user, and the files of several distributions. For `image`: a manifest, and a configuration.
 
 use std::error::Error;
 use std::fs;
@@ -33,6 +33,35 @@ const USERS: [&str; 10] = [
     "last:7",
 ];
 
+const DIGEST: &str = "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
+/// As builders write them: everything, little, and what is odd.
+const CONFIGS: [&str; 5] = [
+    r#"{"created":"2026-01-02T03:04:05Z","author":"a","architecture":"amd64","os":"linux","config":{"User":"web:www","ExposedPorts":{"8080/tcp":{}},"Env":["PATH=/usr/bin:/bin","A=1","A=2","EMPTY="],"Entrypoint":["/bin/sh","-c"],"Cmd":["exec serve"],"Volumes":{"/data":{},"/srv/./x/":{}},"WorkingDir":"/app/../srv","Labels":{"a":"b"},"StopSignal":"SIGQUIT"},"rootfs":{"type":"layers","diff_ids":["DIGEST","DIGEST"]},"history":[{"created":"2026-01-02T03:04:05Z","created_by":"COPY","comment":"c","empty_layer":true}]}"#,
+    r#"{"architecture":"arm64","variant":"v8","os":"linux","config":{"Cmd":["sh"]},"rootfs":{"type":"layers","diff_ids":["DIGEST"]}}"#,
+    r#"{"architecture":"amd64","os":"linux","rootfs":{"type":"layers","diff_ids":["DIGEST","DIGEST","DIGEST"]}}"#,
+    r#"{"architecture":"amd64","os":"linux","config":{"Hostname":"","User":"","AttachStdin":false,"ExposedPorts":null,"Tty":false,"Env":null,"Cmd":["sh"],"Image":"","Volumes":null,"WorkingDir":"","Entrypoint":null,"OnBuild":null,"Labels":null,"StopSignal":""},"rootfs":{"type":"layers","diff_ids":["DIGEST"]},"docker_version":"26.1"}"#,
+    r#"{"architecture":"amd64","os":"linux","config":{"Env":null,"Entrypoint":["../x",""],"Cmd":null,"WorkingDir":"../../x","Volumes":{"/../x":{}},"StopSignal":"RTMIN+3"},"rootfs":{"type":"layers","diff_ids":["DIGEST"]}}"#,
+];
+
+/// A manifest of as many layers as a configuration has.
+fn image(number: usize, config: &str) -> String {
+    let layer = |size: usize| {
+        format!(
+            r#"{{"mediaType":"application/vnd.oci.image.layer.v1.tar+gzip","digest":"{DIGEST}","size":{size}}}"#
+        )
+    };
+    let layers: Vec<String> = config
+        .matches("DIGEST")
+        .enumerate()
+        .map(|(size, _)| layer(size << (30 + number)))
+        .collect();
+    let layers = layers.join(",");
+    format!(
+        r#"{{"schemaVersion":2,"mediaType":"application/vnd.oci.image.manifest.v1+json","config":{{"mediaType":"application/vnd.oci.image.config.v1+json","digest":"{DIGEST}","size":{}}},"layers":[{layers}]}}"#,
+        config.len()
+    )
+}
+
 /// The inputs of all targets, each with a name.
 pub(crate) fn inputs() -> Result<Vec<Input>, Box<dyn Error>> {
     let mut inputs = Vec::new();
@@ -43,6 +72,10 @@ pub(crate) fn inputs() -> Result<Vec<Input>, Box<dyn Error>> {
         }
     }
     inputs.push(("accounts", "no-files".to_owned(), b"12:13".to_vec()));
+    for (number, config) in CONFIGS.iter().enumerate() {
+        let input = [image(number, config), config.replace("DIGEST", DIGEST)].join("\0");
+        inputs.push(("image", format!("config-{number}"), input.into_bytes()));
+    }
     Ok(inputs)
 }
 

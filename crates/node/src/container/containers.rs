@@ -19,7 +19,7 @@ use super::parse::ParseError;
 use super::runtime::{RuncLike, Runtime};
 use super::span::Spans;
 use super::state::{Phase, ProcessId, Settings, State, Status};
-use super::{ContainerError, ContainerId, id, parse};
+use super::{ContainerError, ContainerId, id, parse, process};
 
 /// For how long a container that was killed may take to be gone, and its monitor to write that down.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -304,12 +304,10 @@ impl Container {
         }
         let prepared = self.write_bundle(rootfs, image, &state, &bridge);
         let prepared = prepared.and_then(|prepared| {
-            let of_image = image
-                .config()
-                .as_ref()
-                .and_then(|config| config.stop_signal().clone());
-            if let (None, Some(text)) = (state.options.stop_signal, of_image) {
-                state.stop_signal = text.parse()?;
+            if state.options.stop_signal.is_none()
+                && let Some(signal) = process::stop_signal(image)?
+            {
+                state.stop_signal = signal;
             }
             state.phase = Phase::Created {
                 owner: ProcessId::own(),

@@ -279,9 +279,15 @@ impl Follower {
             if let Some(line) = self.next_here()? {
                 return Ok(Some(line));
             }
-            if !self.advance()? {
+            let Some(later) = self.later()? else {
                 return Ok(None);
+            };
+            // What was written after the look at this file, and before the later one took its place.
+            if let Some(line) = self.next_here()? {
+                return Ok(Some(line));
             }
+            self.open.clear();
+            self.file = Some(later);
         }
     }
 
@@ -306,20 +312,17 @@ impl Follower {
         }
     }
 
-    /// Goes on to `log` when that is another file than the one that was read to its end.
-    fn advance(&mut self) -> io::Result<bool> {
-        let Some(next) = open_if_there(&self.dir.join("log"))? else {
-            return Ok(false);
+    /// `log`, when that is another file than the one that is being read.
+    fn later(&self) -> io::Result<Option<BufReader<File>>> {
+        let Some(log) = open_if_there(&self.dir.join("log"))? else {
+            return Ok(None);
         };
         let inode = |file: &BufReader<File>| file.get_ref().metadata().map(|meta| meta.ino());
-        if let Some(file) = &self.file
-            && inode(file)? == inode(&next)?
-        {
-            return Ok(false);
-        }
-        self.open.clear();
-        self.file = Some(next);
-        Ok(true)
+        let is_same = match &self.file {
+            Some(file) => inode(file)? == inode(&log)?,
+            None => false,
+        };
+        Ok((!is_same).then_some(log))
     }
 }
 

@@ -36,6 +36,8 @@ mod copy;
 mod error;
 mod etc;
 mod exec;
+#[doc(hidden)]
+pub mod fuzz;
 mod host;
 mod id;
 pub mod log;
@@ -55,12 +57,6 @@ mod volumes;
 
 /// Where a container's writable part is, in its directory.
 pub(crate) const WRITABLE: &str = "writable";
-
-/// Parsers of an image's own files, for a fuzz target: nobody's interface.
-#[doc(hidden)]
-pub mod fuzz {
-    pub use super::user::{User, look_up};
-}
 
 pub use cgroup::Cgroup;
 pub use containers::{Container, Containers, NewContainer, Prepared};

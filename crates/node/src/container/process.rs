@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::ContainerError;
 use super::host::Host;
-use super::options::{Options, ProcessOptions};
+use super::options::{Options, ProcessOptions, Signal};
 use super::parse::ParseError;
 use super::user::User;
 
@@ -145,6 +145,15 @@ pub(super) fn workdir(
     clean_dir(&dir)
 }
 
+/// What the image wants to be stopped with.
+pub(super) fn stop_signal(image: &ImageConfiguration) -> Result<Option<Signal>, ParseError> {
+    let config = image.config().as_ref();
+    let of_image = config.and_then(|config| config.stop_signal().clone());
+    // Some builders write every field, with nothing in it.
+    let of_image = of_image.filter(|text| !text.is_empty());
+    of_image.map(|text| text.parse()).transpose()
+}
+
 /// `dir` as an absolute path without `.` and `..`.
 pub(super) fn clean_dir(dir: &str) -> Result<String, ContainerError> {
     check("working directory", std::slice::from_ref(&dir.to_owned()))?;
@@ -249,6 +258,20 @@ mod tests {
         let same = vec!["A=1".to_owned(); 1 << 20];
         let env = environment(&same, &ProcessOptions::default(), "host", "/").unwrap();
         assert_eq!(env[2..], ["A=1", "HOME=/"]);
+    }
+
+    /// As builders write it that leave no field out.
+    #[test]
+    fn what_says_nothing_counts_as_missing() {
+        let image = image(&json!({
+            "Hostname": "", "Domainname": "", "User": "", "AttachStdin": false, "ExposedPorts": null,
+            "Tty": false, "Env": null, "Cmd": ["sh"], "Image": "", "Volumes": null, "WorkingDir": "",
+            "Entrypoint": null, "OnBuild": null, "Labels": null, "StopSignal": "",
+        }));
+        let options = Options::default();
+        assert_eq!(arguments(&image, &options).unwrap(), ["sh"]);
+        assert_eq!(workdir(&image, &options.process).unwrap(), "/");
+        assert_eq!(stop_signal(&image).unwrap(), None);
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::time::Duration;
 use thaw_testkit::far::Far;
 
 use crate::signing::{Keys, Signed, full};
-use crate::support::{Scene, thaw};
+use crate::support::{Scene, sh, thaw};
 
 /// A configuration that waits for a second, with more in it.
 fn impatient(path: &str, more: &str) -> String {
@@ -44,4 +44,33 @@ fn a_start_does_not_wait_for_signatures_that_never_come() {
     let soon = ["within 0.", "within 1.0 s"];
     assert!(soon.iter().any(|soon| why.contains(soon)), "{why}");
     assert!(withheld.asked() > 0);
+}
+
+#[test]
+fn a_repository_that_was_not_heard_is_asked_for_a_working_set_again() {
+    let scene = Scene::accelerated();
+    let far = Far::new(scene.registry.host(), Duration::ZERO).unwrap();
+    let node = thaw();
+    let trusted = format!("trusted-repositories = [\"{}/elsewhere\"]\n", far.host());
+    let config = node.root().with_extension("toml");
+    let config = impatient(config.to_str().unwrap(), &trusted);
+    let start = || {
+        sh(
+            &node,
+            &["--config", &config],
+            &scene.image,
+            "cat /srv/message",
+        )
+    };
+    // What is asked of it says which image is meant.
+    let hex = scene.layout.digest().hex();
+    for _ in 0..2 {
+        let withheld = far.withhold(&hex);
+        start();
+        assert!(withheld.asked() > 0, "not asked");
+    }
+    start();
+    let withheld = far.withhold(&hex);
+    start();
+    assert_eq!(withheld.asked(), 0, "asked again after it was heard");
 }
