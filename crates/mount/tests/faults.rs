@@ -15,7 +15,7 @@ use std::sync::mpsc::{Receiver, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use support::{FILE, Rig, World, finish, noise, start, unmount};
+use support::{FILE, Layer, Rig, World, finish, noise, start, unmount};
 use thaw_image::Extent;
 use thaw_mount::{
     Denial, FaultHandler, FaultTransport, Keeper, MountError, Released, TransportKind, Unmount,
@@ -31,6 +31,8 @@ every_world!(
     a_failure_is_the_readers_error_and_the_next_read_tries_again,
     a_reader_waits_no_longer_than_the_deadline,
     a_read_that_fails_has_waited_once,
+    readers_of_one_page_wait_together,
+    a_layer_that_is_made_anew_is_not_what_it_was,
     readers_in_parallel_are_served_in_parallel,
     the_trace_has_each_block_once_in_the_order_of_reads,
     an_image_of_128_layers_is_mounted,
@@ -130,7 +132,7 @@ fn a_reader_waits_no_longer_than_the_deadline(world: World) {
     );
     assert!(keeper.counters().unwrap().expired > 0);
     handler.hang.store(false, Ordering::SeqCst);
-    rig.read(0, 1, 0, 512).unwrap();
+    retry(|| rig.read(0, 1, 0, 512).ok());
     unmount(mount);
     finish(&rig, &keeper);
 }
@@ -150,7 +152,59 @@ fn a_read_that_fails_has_waited_once(world: World) {
     }
     handler.hang.store(false, Ordering::SeqCst);
     // Who was denied once is not denied for ever.
-    while rig.read(0, 0, 0, FILE).is_err() {}
+    retry(|| rig.read(0, 0, 0, FILE).ok());
+    unmount(mount);
+    finish(&rig, &keeper);
+}
+
+/// They stand behind one another for the lock of their page, and each asks when the one before it was denied.
+fn readers_of_one_page_wait_together(world: World) {
+    let rig = Rig::new(world, vec![noise(6, 4 * FILE)]);
+    let handler = rig.handler();
+    let keeper = start(&rig, &handler, Duration::from_secs(1));
+    let mount = rig.mount(&rig.attach(&keeper));
+    handler.hang.store(true, Ordering::SeqCst);
+    thread::scope(|scope| {
+        for _ in 0..16 {
+            let rig = &rig;
+            scope.spawn(move || assert!(rig.read(0, 1, 0, 4096).is_err()));
+        }
+    });
+    let asked = handler.calls.lock().unwrap().clone();
+    assert_eq!(asked.len(), 1, "{asked:?}");
+    handler.hang.store(false, Ordering::SeqCst);
+    retry(|| rig.read(0, 1, 0, 4096).ok());
+    unmount(mount);
+    finish(&rig, &keeper);
+}
+
+/// What a file had, one of the same name and number may not have.
+fn a_layer_that_is_made_anew_is_not_what_it_was(world: World) {
+    let mut rig = Rig::new(world, vec![noise(7, 4 * FILE)]);
+    let handler = rig.handler();
+    let keeper = start(&rig, &handler, LONG);
+    let mount = rig.mount(&rig.attach(&keeper));
+    for file in 0..4 {
+        rig.read(0, file, 0, FILE).unwrap();
+    }
+    unmount(mount);
+    let (id, size) = (rig.layers[0].id(), rig.layers[0].tar.tar_size());
+    retry(|| keeper.release(&id).ok());
+    handler.layers.lock().unwrap().clear();
+    let bytes = Arc::clone(&rig.layers[0].bytes);
+    rig.layers.clear();
+    rig.store.layers().remove(&id).unwrap();
+    let tar = rig.store.layers().open(&id, size).unwrap();
+    handler
+        .layers
+        .lock()
+        .unwrap()
+        .push((Arc::clone(&tar), Arc::clone(&bytes)));
+    rig.layers.push(Layer { tar, bytes });
+    let mount = rig.mount(&rig.attach(&keeper));
+    for file in 0..4 {
+        rig.read(0, file, 0, FILE).unwrap();
+    }
     unmount(mount);
     finish(&rig, &keeper);
 }

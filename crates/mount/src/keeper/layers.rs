@@ -133,13 +133,18 @@ impl Layers {
             return Reply::Refused("another file is attached for this layer".to_owned());
         }
         match self.by_file.get_mut(&file) {
-            Some(known) if known.spec == spec => {
+            Some(known) if known.spec == spec && known.released.is_some() => {
                 // Whoever opened it again has closed what they had before: to keep that open would
-                // be to be its other opener, and it could never be released.
-                if known.released.take().is_some() {
-                    known.tar = tar;
-                }
+                // be to be its other opener, and it could never be released. It may also have been
+                // removed and made anew: then what was present is not.
+                known.presence = match PresenceReader::open(&spec.presence) {
+                    Ok(presence) => presence,
+                    Err(error) => return refused(&error),
+                };
+                known.tar = tar;
+                known.released = None;
             }
+            Some(known) if known.spec == spec => {}
             Some(_) => return Reply::Refused("this file is attached otherwise".to_owned()),
             None => {
                 let presence = match PresenceReader::open(&spec.presence) {
