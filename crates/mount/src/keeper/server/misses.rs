@@ -11,8 +11,10 @@ use crate::keeper::layers::FileId;
 use crate::keeper::message::Notice;
 use crate::keeper::source::Reader;
 
-/// For how long after a denial the kernel may ask again.
-const ASKS_AGAIN: Duration = Duration::from_millis(250);
+/// For how long after a denial those may ask again who have waited with it.
+const ASK_AGAIN: Duration = Duration::from_millis(250);
+/// For how long what was denied is denied at most, however often it is asked for: who then asks waits again.
+const STAYS_DENIED: Duration = Duration::from_secs(2);
 /// Denials that are remembered.
 const MAX_DENIED: usize = 1024;
 
@@ -30,7 +32,8 @@ pub(super) struct Pending {
 pub(super) struct Denied {
     file: FileId,
     extent: Extent,
-    at: Instant,
+    first: Instant,
+    last: Instant,
 }
 
 impl Server {
@@ -42,7 +45,7 @@ impl Server {
 
     pub(super) fn miss(&mut self, reader: Reader, file: FileId, extent: Extent) {
         self.counters.misses += 1;
-        if self.asks_again(file, extent) {
+        if self.was_denied(file, extent) {
             self.counters.expired += 1;
             return reader.deny(Denial::Io);
         }
@@ -58,16 +61,19 @@ impl Server {
         self.pending.insert(self.next_miss, pending);
     }
 
-    /// Whether the kernel asks once more for a page of what it was denied when it read ahead: its reader has waited. (Behind a loop device
-    /// it asks as another process, so that it is told by what it wants. Who reads again reads ahead again.)
-    fn asks_again(&mut self, file: FileId, extent: Extent) -> bool {
-        self.denied
-            .retain(|denied| denied.at.elapsed() < ASKS_AGAIN);
-        let again = self.denied.iter().position(|denied| {
-            let is_part = denied.extent.contains(&extent) && extent.len < denied.extent.len;
-            denied.file == file && is_part
-        });
-        again.map(|at| self.denied.swap_remove(at)).is_some()
+    /// Whether somebody asks who has waited for it already, with one who was denied: where the kernel could
+    /// not read ahead it asks for the page alone, and those who read the same page stand behind one another
+    /// for its lock, and ask one after the other. (Nothing else tells them from others: for fanotify the
+    /// threads of a program are one process, and behind a loop device all readers are.)
+    fn was_denied(&mut self, file: FileId, extent: Extent) -> bool {
+        let is_over = |denied: &Denied| {
+            denied.last.elapsed() >= ASK_AGAIN || denied.first.elapsed() >= STAYS_DENIED
+        };
+        self.denied.retain(|denied| !is_over(denied));
+        let mut denied = self.denied.iter_mut();
+        let denied = denied.find(|denied| denied.file == file && denied.extent.contains(&extent));
+        let again = denied.map(|denied| denied.last = Instant::now());
+        again.is_some()
     }
 
     /// Remembers a reader that is denied, if it has waited for long.
@@ -75,10 +81,12 @@ impl Server {
         if pending.since.elapsed() >= self.settings.fault_timeout / 2
             && self.denied.len() < MAX_DENIED
         {
+            let now = Instant::now();
             self.denied.push(Denied {
                 file: pending.file,
                 extent: pending.extent,
-                at: Instant::now(),
+                first: now,
+                last: now,
             });
         }
     }
