@@ -9,6 +9,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
+use rustix::fs::{OFlags, fcntl_getfl};
 use thaw_image::{DiffId, Digest};
 
 use crate::file::{self, FileError, failed};
@@ -62,7 +63,7 @@ impl Layers {
     /// `file`, its read-write descriptor from before the mark.
     ///
     /// # Errors
-    /// As [`Layers::open`], and [`TarError::Descriptor`] if `file` is another file.
+    /// As [`Layers::open`], and [`TarError::Descriptor`] if `file` is another file, or only to be read.
     pub fn adopt(
         &self,
         diff_id: &DiffId,
@@ -223,9 +224,11 @@ fn same_size(layer: Arc<LayerTar>, asked: u64) -> Result<Arc<LayerTar>, TarError
     })
 }
 
+/// Whether `file` is the one at `path`, and can be written to.
 fn is_file_at(file: &File, path: &Path) -> bool {
+    let is_for_both = fcntl_getfl(file).is_ok_and(|flags| flags & OFlags::ACCMODE == OFlags::RDWR);
     match (file.metadata(), fs::metadata(path)) {
-        (Ok(a), Ok(b)) => (a.dev(), a.ino()) == (b.dev(), b.ino()),
+        (Ok(a), Ok(b)) => is_for_both && (a.dev(), a.ino()) == (b.dev(), b.ino()),
         _ => false,
     }
 }

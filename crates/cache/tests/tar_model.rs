@@ -3,6 +3,8 @@
 
 mod common;
 
+use std::fs::File;
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
@@ -309,6 +311,10 @@ fn one_instance_per_layer_and_only_its_own_descriptor() {
     let wrong = store
         .layers()
         .adopt(&other, 1_000, descriptor.try_clone().unwrap());
+    assert!(wrong.unwrap_err().to_string().contains("another file"));
+    // As that of an event is: the right file, and nothing can be written to it.
+    let only_read = File::open(format!("/proc/self/fd/{}", descriptor.as_raw_fd())).unwrap();
+    let wrong = store.layers().adopt(&id, 1_000, only_read);
     assert!(wrong.unwrap_err().to_string().contains("another file"));
     let layer = store.layers().adopt(&id, 1_000, descriptor).unwrap();
     assert_eq!(layer.file().metadata().unwrap().len(), 1_024);

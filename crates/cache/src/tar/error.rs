@@ -61,7 +61,7 @@ pub enum TarError {
         tar_size: u64,
     },
     /// The descriptor that was handed in is not of this layer's file.
-    #[error("the descriptor handed in for layer {diff_id} is of another file")]
+    #[error("the descriptor handed in for layer {diff_id} is of another file, or only to read")]
     Descriptor {
         /// Which layer.
         diff_id: DiffId,

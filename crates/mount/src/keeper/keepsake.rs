@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use rustix::fs::{OFlags, fcntl_getfl};
 use thaw_cache::PresenceReader;
 use thaw_sys::process::{descriptors_of, link_of};
 
@@ -46,7 +47,8 @@ impl Keepsake {
         for (link, fd) in descriptors_of(daemon, wanted)? {
             match Source::kind_of(&link) {
                 Some(kind) => source = source.or(Some(Source::from_fd(kind, fd))),
-                None => held.push(fd),
+                None if is_tar(&fd) => held.push(fd),
+                None => {}
             }
         }
         Ok(Self {
@@ -175,11 +177,18 @@ impl Found {
             let known = self.source.take();
             self.source = known.or(Some(held).filter(Source::is_live));
         } else if let Some(spec) = spec_of(link)
+            && is_tar(&fd)
             && self.layers.iter().all(|layer| layer.spec != spec)
         {
             self.layers.push(Inherited { spec, tar: fd });
         }
     }
+}
+
+/// Whether a descriptor with the path of a tar is the one that it is filled by. That of an event has the same path, but
+/// nothing can be written to it.
+fn is_tar(fd: &OwnedFd) -> bool {
+    fcntl_getfl(fd).is_ok_and(|flags| flags & OFlags::ACCMODE == OFlags::RDWR)
 }
 
 /// The layer whose tar is at `path`.
@@ -191,4 +200,32 @@ fn spec_of(path: &Path) -> Option<LayerSpec> {
         tar: path.to_owned(),
         presence,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+
+    use thaw_cache::Store;
+    use thaw_image::{DiffId, Digest};
+
+    use super::*;
+
+    #[test]
+    fn the_descriptor_of_an_event_is_not_taken_for_a_tar() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        let layer = store.layers().open(&DiffId(Digest::of(b"a")), 4096);
+        let path = layer.unwrap().path().to_owned();
+        let mut found = Found::default();
+        let of_an_event = File::open(&path).unwrap();
+        let tar = File::options().read(true).write(true).open(&path).unwrap();
+        for file in [of_an_event, tar] {
+            found.add(&path, file.into());
+        }
+        let [layer] = &found.layers[..] else {
+            panic!("{:?}", found.layers)
+        };
+        assert!(is_tar(&layer.tar));
+    }
 }
