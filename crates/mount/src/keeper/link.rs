@@ -70,6 +70,25 @@ impl Link {
         socket::send(&self.socket, &command.encode(), fds, Wait::Block)
     }
 
+    /// The same, where the keeper takes it within `timeout`.
+    pub(crate) fn tell_within(
+        &self,
+        command: &Command,
+        fd: Option<BorrowedFd<'_>>,
+        timeout: Duration,
+    ) -> io::Result<()> {
+        let (message, deadline) = (command.encode(), Instant::now() + timeout);
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            match socket::send(&self.socket, &message, fd.as_slice(), Wait::Try) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock && !left.is_zero() => {
+                    is_ready(self.socket.as_fd(), PollFlags::OUT, left);
+                }
+                told => return told,
+            }
+        }
+    }
+
     /// The same, where the keeper takes it at once.
     pub(crate) fn try_to_tell(&self, command: &Command) -> io::Result<()> {
         socket::send(&self.socket, &command.encode(), &[], Wait::Try)
@@ -153,7 +172,7 @@ impl Link {
 
     /// Whether there is something to [receive](Link::receive) within `timeout`.
     pub(crate) fn wait(&self, timeout: Duration) -> bool {
-        readable(self.socket.as_fd(), timeout)
+        is_ready(self.socket.as_fd(), PollFlags::IN, timeout)
     }
 
     /// Says that no more replies come.
@@ -178,7 +197,7 @@ impl Link {
 
     /// Waits until the keeper is dead. Only then does nobody read events.
     pub(crate) fn wait_dead(&self) {
-        while !readable(self.process.as_fd(), Duration::from_secs(1)) {
+        while !is_ready(self.process.as_fd(), PollFlags::IN, Duration::from_secs(1)) {
             tracing::warn!("the keeper is killed and does not end");
             self.kill();
         }
@@ -195,9 +214,9 @@ impl Link {
     }
 }
 
-/// Whether `fd` can be read, or is at its end, within `timeout`.
-fn readable(fd: BorrowedFd<'_>, timeout: Duration) -> bool {
+/// Whether `fd` is ready for `what`, or at its end, within `timeout`.
+fn is_ready(fd: BorrowedFd<'_>, what: PollFlags, timeout: Duration) -> bool {
     let timeout = rustix::time::Timespec::try_from(timeout).ok();
-    let mut fds = [PollFd::from_borrowed_fd(fd, PollFlags::IN)];
+    let mut fds = [PollFd::from_borrowed_fd(fd, what)];
     poll(&mut fds, timeout.as_ref()).is_ok_and(|ready| ready > 0)
 }

@@ -189,7 +189,9 @@ fn tell_layers<'a>(
             request: 0,
             spec: spec.clone(),
         };
-        link.tell(&command, Some(tar)).map_err(failed)?;
+        // One that hangs takes some, and then no more.
+        link.tell_within(&command, Some(tar), GREETING_TIMEOUT)
+            .map_err(failed)?;
     }
     // One of another version, or that cannot listen, has ended by now.
     link.confirm(GREETING_TIMEOUT)?;
@@ -313,6 +315,7 @@ mod tests {
     use std::ffi::OsString;
     use std::os::fd::AsFd;
     use std::process::ExitCode;
+    use std::sync::mpsc::channel;
 
     use thaw_cache::Store;
     use thaw_image::{DiffId, Digest};
@@ -384,5 +387,31 @@ mod tests {
         all.sort_by_key(|spec| spec.diff_id);
         assert_eq!(known, all);
         assert_ne!(next.0.pid(), first.0.pid());
+    }
+
+    /// Of thousands of layers its socket takes the first ones.
+    #[test]
+    fn a_keeper_that_takes_no_more_layers_is_not_waited_for() {
+        let (ours, theirs) = socket::pair().unwrap();
+        let hangs = Program::new("sleep")
+            .arg("120")
+            .stdin(Stdio::from(theirs))
+            .spawn()
+            .unwrap();
+        let link = Ends(Link::to_child(ours, hangs).unwrap());
+        let spec = LayerSpec {
+            diff_id: DiffId(Digest::of(b"a")),
+            size: 4096,
+            tar: "/tar".into(),
+            presence: "/presence".into(),
+        };
+        let (end, ended) = channel();
+        thread::spawn(move || {
+            let tar = std::fs::File::open("/dev/null").unwrap();
+            let layers = std::iter::repeat_n((&spec, tar.as_fd()), 5000);
+            end.send(tell_layers(&link.0, layers).is_err())
+        });
+        let is_refused = ended.recv_timeout(Duration::from_secs(60));
+        assert!(is_refused.expect("it is waited for"));
     }
 }
