@@ -79,5 +79,6 @@ pub use ready::{Ready, parse_duration, wait};
 pub use reports::*;
 pub use settings::{
     Destination, ImageWish, Pull, Settings, Storage, Transport, TrustRule, keeper_socket,
+    root_of_tar,
 };
 pub use timing::{Span, Timing};

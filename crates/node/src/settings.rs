@@ -52,6 +52,18 @@ pub fn keeper_socket(root: &Path) -> PathBuf {
     root.join("keeper.sock")
 }
 
+/// The root of the store that has a layer's tar at `path`; `None` where no store has one.
+#[must_use]
+pub fn root_of_tar(path: &Path) -> Option<PathBuf> {
+    let layer = thaw_cache::PresenceReader::beside(path)?.1.diff_id();
+    let (dir, layers) = (path.parent()?, path.ancestors().nth(2)?);
+    let is_of_a_store = layers.ends_with("layers") && dir.ends_with(layer.0.hex());
+    layers
+        .parent()
+        .filter(|_| is_of_a_store)
+        .map(Path::to_owned)
+}
+
 /// What counts for the images of some repositories. Several rules add up.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TrustRule {

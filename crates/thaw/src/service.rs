@@ -12,6 +12,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use thaw_mount::{Custodian, Keepsake};
+use thaw_sys::process::link_of;
 use thaw_sys::socket::{self, Wait};
 
 /// What the names of descriptors that we had the manager keep begin with. A socket has the name of
@@ -47,10 +48,13 @@ impl Given {
         }
     }
 
-    /// A duplicate of what keeps readers of the store at `root` waiting, if it was kept.
-    pub(crate) fn keepsake(&self, root: &Path) -> Option<Keepsake> {
-        let fds = self.kept.iter().map(|(_, fd)| fd.as_fd());
-        Keepsake::given(fds, thaw_node::keeper_socket(root))
+    /// A duplicate of what keeps readers of a store waiting, if it was kept, and it is known which store that is: the one whose
+    /// layers were kept, else the one at `root`. Who is wrong there would deny reads beside a keeper that lives.
+    pub(crate) fn keepsake(&self, root: Option<&Path>) -> Option<Keepsake> {
+        let fds = || self.kept.iter().map(|(_, fd)| fd.as_fd());
+        let of_layers = fds().find_map(|fd| thaw_node::root_of_tar(&link_of(fd).ok()?));
+        let root = of_layers.as_deref().or(root)?;
+        Keepsake::given(fds(), thaw_node::keeper_socket(root))
     }
 
     /// The manager as one who keeps descriptors, if it hears us.

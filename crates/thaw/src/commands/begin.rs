@@ -11,7 +11,7 @@ use super::Context;
 use crate::OWN_FAILURE;
 use crate::access::Access;
 use crate::cli::Global;
-use crate::config::{Config, DEFAULT_FAULT_TIMEOUT, DEFAULT_ROOT, Trust};
+use crate::config::{Config, DEFAULT_FAULT_TIMEOUT, Trust};
 use crate::service::Given;
 
 /// Longest that a daemon which cannot begin stays: shorter than a service manager lets it try.
@@ -37,13 +37,11 @@ pub(super) fn begin(
     let typed = global.root.clone();
     let context = Context::load(global);
     let (root, bound) = match &context {
-        Ok(Context { config, .. }) => (config.root.clone(), config.fault_timeout),
-        Err(_) => {
-            let bound = Duration::from_secs(DEFAULT_FAULT_TIMEOUT.get());
-            (typed.unwrap_or_else(|| DEFAULT_ROOT.into()), bound)
-        }
+        Ok(Context { config, .. }) => (Some(config.root.clone()), config.fault_timeout),
+        // A file that cannot be read may name another root.
+        Err(_) => (typed, Duration::from_secs(DEFAULT_FAULT_TIMEOUT.get())),
     };
-    let keepsake = given.keepsake(&root);
+    let keepsake = given.keepsake(root.as_deref());
     let ended = context.and_then(|context| serve(&context, given));
     match (ended, keepsake) {
         (Err(error), Some(keepsake)) if keepsake.is_alone() => {

@@ -26,6 +26,7 @@ by_every_transport!(
     what_a_full_service_manager_does_not_keep_is_lost_and_never_wrong,
     where_no_daemon_can_begin_reads_fail_within_the_bound,
     where_no_function_host_can_begin_reads_fail_within_the_bound,
+    a_daemon_that_cannot_read_its_configuration_denies_nothing_beside_a_keeper,
 );
 
 /// A manager with a store of descriptors.
@@ -88,7 +89,8 @@ impl Manager {
 
     /// Starts a daemon and gives it what is kept; returns when commands can be given.
     fn start(&self, node: &Thaw) -> Child {
-        let daemon = self.give(node, &["daemon", "--replace"]);
+        let root = node.root().to_str().unwrap();
+        let daemon = self.give(&["--root", root, "daemon", "--replace"]);
         let ready = format!("READY=1\nMAINPID={}", daemon.id());
         eventually("the daemon", || {
             let heard = self.heard.lock().unwrap();
@@ -98,12 +100,11 @@ impl Manager {
     }
 
     /// Starts `thaw ARGS…` and gives it what is kept.
-    fn give(&self, node: &Thaw, args: &[&str]) -> Child {
+    fn give(&self, args: &[&str]) -> Child {
         let (ours, theirs) = socket::pair().unwrap();
         let daemon = Command::new(std::env::current_exe().unwrap())
             .args(["handed_over", "--ignored", "--nocapture"])
             .env("NOTIFY_SOCKET", self.dir.path().join("notify"))
-            .env("KEPT_ROOT", node.root())
             .env("KEPT_ARGS", args.join("\n"))
             .stdin(Stdio::from(theirs))
             .stdout(Stdio::null())
@@ -152,8 +153,6 @@ fn handed_over() {
     }
     let args = std::env::var("KEPT_ARGS").unwrap();
     let error = Command::new(env!("CARGO_BIN_EXE_thaw"))
-        .arg("--root")
-        .arg(std::env::var_os("KEPT_ROOT").unwrap())
         .args(args.lines())
         .env("LISTEN_PID", std::process::id().to_string())
         .env("LISTEN_FDS", fds.len().to_string())
@@ -254,8 +253,9 @@ fn reads_fail_within_the_bound(transport: &str, args: &[&str]) {
         let reader = scope.spawn(|| scene.read(&dir, "srv/f1-3"));
         thread::sleep(Duration::from_millis(300));
         assert!(!reader.is_finished(), "nobody could have served this read");
-        let args = [args, &["--config", config]].concat();
-        let status = manager.give(&node, &args).wait().unwrap();
+        let root = ["--root", node.root().to_str().unwrap()];
+        let args = [&root, args, &["--config", config]].concat();
+        let status = manager.give(&args).wait().unwrap();
         assert_eq!(status.code(), Some(125), "{}", manager.log());
         while !reader.is_finished() && begin.elapsed() < CONFIGURED_BOUND {
             thread::sleep(Duration::from_millis(20));
@@ -272,6 +272,36 @@ fn reads_fail_within_the_bound(transport: &str, args: &[&str]) {
     assert!(said.contains(&address.to_string()), "{said}");
     assert!(said.contains("reads that wait are denied"), "{said}");
     drop(taken);
+    let mut daemon = manager.start(&node);
+    assert_eq!(scene.read_all(&dir, &AtomicUsize::new(0)), 0);
+    nothing_is_left(&node);
+    node.run(["daemon", "--stop"]).unwrap();
+    assert!(daemon.wait().unwrap().success());
+}
+
+/// Where the store is stands in that file, and nowhere else.
+fn a_daemon_that_cannot_read_its_configuration_denies_nothing_beside_a_keeper(transport: &str) {
+    let scene = Scene::new();
+    let node = thaw();
+    let manager = Manager::new(100);
+    let mut daemon = manager.start(&node);
+    let dir = target(&node);
+    scene.mount(&node, transport, &dir);
+    let config = manager.dir.path().join("config.toml");
+    let text = format!("root = {:?}\nfault-timeout-seconds = \n", node.root());
+    fs::write(&config, text).unwrap();
+    let args = ["daemon", "--replace", "--config", config.to_str().unwrap()];
+    let denied = || {
+        let status = manager.give(&args).wait().unwrap();
+        assert_eq!(status.code(), Some(125), "{}", manager.log());
+        manager.log().contains("reads that wait are denied")
+    };
+    let keeper = processes(&node, "keeper")[0];
+    daemon.kill().unwrap();
+    daemon.wait().unwrap();
+    assert!(!denied(), "{}", manager.log());
+    kill(&[keeper]);
+    assert!(denied(), "{}", manager.log());
     let mut daemon = manager.start(&node);
     assert_eq!(scene.read_all(&dir, &AtomicUsize::new(0)), 0);
     nothing_is_left(&node);
