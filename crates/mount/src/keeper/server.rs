@@ -382,7 +382,11 @@ impl Server {
                 };
                 self.reply(request, reply);
             }
-            Command::Serve => self.serving = true,
+            Command::Serve => {
+                self.serving = true;
+                // Whoever took us over has looked for what we were not told.
+                self.incomplete = false;
+            }
             Command::Release { request, layer } => {
                 let reply = self.layers.release(&self.source, &layer);
                 self.reply(request, reply);

@@ -329,6 +329,13 @@ mod tests {
         crate::keeper_main(std::io::stdin().as_fd().try_clone_to_owned().unwrap())
     }
 
+    fn settings(dir: &Path) -> KeeperSettings {
+        let exe = std::env::current_exe().unwrap();
+        let name = "keeper::succession::tests::keeper_process";
+        let args = ["--exact", "--ignored", "--nocapture", name].map(OsString::from);
+        KeeperSettings::new(exe, args.into(), dir.join("keeper.sock"))
+    }
+
     /// A keeper that ends with the test, also where that fails.
     struct Ends(Link);
 
@@ -343,10 +350,7 @@ mod tests {
     #[test]
     fn a_keeper_that_was_not_told_all_layers_is_replaced() {
         let dir = tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR")).unwrap();
-        let exe = std::env::current_exe().unwrap();
-        let name = "keeper::succession::tests::keeper_process";
-        let args = ["--exact", "--ignored", "--nocapture", name].map(OsString::from);
-        let mut settings = KeeperSettings::new(exe, args.into(), dir.path().join("keeper.sock"));
+        let mut settings = settings(dir.path());
         let store = Store::open(dir.path()).unwrap();
         let layers = [b"a", b"b"].map(|bytes| {
             let layers = store.layers();
@@ -387,6 +391,39 @@ mod tests {
         all.sort_by_key(|spec| spec.diff_id);
         assert_eq!(known, all);
         assert_ne!(next.0.pid(), first.0.pid());
+    }
+
+    #[test]
+    fn what_a_keeper_was_not_told_is_looked_for_once() {
+        let dir = tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR")).unwrap();
+        let settings = settings(dir.path());
+        let source = Source::new(TransportKind::Fanotify, &settings.devices()).unwrap();
+        let keeper = Ends(spawn(&settings, &source).unwrap());
+        keeper.0.disconnect();
+        let told = || {
+            let begin = Instant::now();
+            loop {
+                assert!(begin.elapsed() < Duration::from_secs(20));
+                thread::sleep(PAUSE);
+                let Ok(socket) = socket::connect(&settings.socket) else {
+                    continue;
+                };
+                let link = Link::to_stranger(socket).unwrap();
+                // Until the one before has gone it is busy.
+                if let Ok(Some(told)) = listen_to(&link, &settings) {
+                    return (link, told.incomplete);
+                }
+            }
+        };
+        // One that dies before it has looked for it.
+        let (link, incomplete) = told();
+        link.disconnect();
+        assert!(incomplete);
+        let (link, incomplete) = told();
+        assert!(incomplete);
+        link.tell(&Command::Serve, None).unwrap();
+        link.disconnect();
+        assert!(!told().1);
     }
 
     /// Of thousands of layers its socket takes the first ones.
