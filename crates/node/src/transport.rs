@@ -94,7 +94,11 @@ impl Node {
         }
         let transport = self.start_transport(wanted)?.serve();
         *slot = Some(Arc::clone(&transport));
-        Ok(transport)
+        // What others hold goes on as it is, whatever is wished for.
+        match wanted.is_met_by(transport.kind()) {
+            true => Ok(transport),
+            false => Err(taken(transport.kind())),
+        }
     }
 
     /// Unmounts what nobody uses, where it may be mounted otherwise than is wished for.

@@ -467,6 +467,24 @@ fn an_image_that_was_filled_needs_no_process() {
     nothing_is_left(&node);
 }
 
+/// Its monitor holds an event group of which nothing is served any more.
+#[test]
+fn a_container_of_a_whole_image_chooses_no_transport() {
+    let scene = Scene::new();
+    let other = Scene::of(2, 5);
+    let node = thaw();
+    let by = |transport| ["--net", "none", "--fill", "--transport", transport];
+    scene.start(&node, &by("fanotify"));
+    let keeper = processes(&node, "keeper")[0];
+    eventually("the end of all marks", || marks(keeper) == 0);
+    other.start_as(&node, "other", &other.image, &by("fuse"));
+    let mounts = fs::read_to_string("/proc/mounts").unwrap();
+    let devices = format!("{}/devices fuse.thaw", node.root().display());
+    assert!(mounts.contains(&devices), "{mounts}");
+    node.run(["rm", "-f", "box", "other"]).unwrap();
+    nothing_is_left(&node);
+}
+
 #[test]
 fn with_fuse_an_image_that_was_filled_needs_no_process_when_it_is_mounted_again() {
     let scene = Scene::new();

@@ -43,10 +43,14 @@ impl Keepsake {
     pub fn of(daemon: i32, tars: &[PathBuf], socket: PathBuf) -> io::Result<Self> {
         let wanted =
             |link: &Path| Source::kind_of(link).is_some() || tars.iter().any(|tar| tar == link);
-        let (mut source, mut held) = (None, Vec::new());
+        let (mut source, mut held) = (None::<Source>, Vec::new());
         for (link, fd) in descriptors_of(daemon, wanted)? {
             match Source::kind_of(&link) {
-                Some(kind) => source = source.or(Some(Source::from_fd(kind, fd))),
+                // It may have one, too, of a transport that has ended.
+                Some(kind) if source.as_ref().is_none_or(|known| !known.has_files()) => {
+                    source = Some(Source::from_fd(kind, fd));
+                }
+                Some(_) => {}
                 None if is_tar(&fd) => held.push(fd),
                 None => {}
             }
@@ -143,8 +147,6 @@ pub(crate) fn find(given: Vec<OwnedFd>, holders: &[i32]) -> Option<Saved> {
             Err(error) => tracing::warn!(%error, "a descriptor that was given is not known"),
         }
     }
-    // It may be that of a keeper that ended long ago.
-    found.source = found.source.filter(Source::has_files);
     for pid in holders {
         let wanted = |link: &Path| Source::kind_of(link).is_some() || spec_of(link).is_some();
         let held = match descriptors_of(*pid, wanted) {
@@ -175,7 +177,8 @@ impl Found {
         if let Some(kind) = Source::kind_of(link) {
             let held = Source::from_fd(kind, fd);
             let known = self.source.take();
-            self.source = known.or(Some(held).filter(Source::is_live));
+            // It may be that of a keeper that ended long ago, when nothing of it was served any more.
+            self.source = known.or(Some(held).filter(Source::has_files));
         } else if let Some(spec) = spec_of(link)
             && is_tar(&fd)
             && self.layers.iter().all(|layer| layer.spec != spec)
