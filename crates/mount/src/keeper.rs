@@ -71,7 +71,7 @@ pub use life::keeper_of;
 pub use server::keeper_main;
 
 /// Version of the messages; daemon and keeper must agree.
-const PROTOCOL: u32 = 5;
+const PROTOCOL: u32 = 6;
 
 /// The keeper's limit of open files, and so the first number that no event of it can have.
 const EVENT_FD_LIMIT: u16 = u16::MAX;

@@ -15,7 +15,7 @@ use std::sync::mpsc::{Receiver, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use support::{FILE, Layer, Rig, World, finish, noise, start, unmount};
+use support::{FILE, Layer, Rig, World, connect, finish, noise, start, unmount};
 use thaw_image::Extent;
 use thaw_mount::{
     Denial, FaultHandler, FaultTransport, Keeper, MountError, Released, TransportKind, Unmount,
@@ -31,6 +31,7 @@ every_world!(
     a_failure_is_the_readers_error_and_the_next_read_tries_again,
     a_reader_waits_no_longer_than_the_deadline,
     a_read_that_fails_has_waited_once,
+    the_bound_is_that_of_the_daemon_that_serves,
     readers_of_one_page_wait_together,
     a_layer_that_is_made_anew_is_not_what_it_was,
     readers_in_parallel_are_served_in_parallel,
@@ -130,6 +131,24 @@ fn a_reader_waits_no_longer_than_the_deadline(world: World) {
         waited >= Duration::from_millis(290) && waited < Duration::from_secs(3),
         "{waited:?}"
     );
+    assert!(keeper.counters().unwrap().expired > 0);
+    handler.hang.store(false, Ordering::SeqCst);
+    retry(|| rig.read(0, 1, 0, 512).ok());
+    unmount(mount);
+    finish(&rig, &keeper);
+}
+
+fn the_bound_is_that_of_the_daemon_that_serves(world: World) {
+    let rig = Rig::new(world, vec![noise(3, 4 * FILE)]);
+    let handler = rig.handler();
+    let keeper = start(&rig, &handler, Duration::from_secs(600));
+    let mount = rig.mount(&rig.attach(&keeper));
+    drop(keeper);
+    let (keeper, inherited) = connect(&rig, &handler, Duration::from_millis(300));
+    assert_eq!(inherited.len(), 1);
+    drop(inherited);
+    handler.hang.store(true, Ordering::SeqCst);
+    assert!(rig.read(0, 1, 0, 512).is_err());
     assert!(keeper.counters().unwrap().expired > 0);
     handler.hang.store(false, Ordering::SeqCst);
     retry(|| rig.read(0, 1, 0, 512).ok());

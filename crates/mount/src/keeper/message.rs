@@ -32,8 +32,8 @@ pub(crate) enum Command {
     },
     /// Serve this layer; carries its tar, opened before the mark.
     Register { request: Request, spec: LayerSpec },
-    /// All layers are registered: begin to read events.
-    Serve,
+    /// All layers are registered: begin to read events, or go on. From now on a reader waits for as long.
+    Serve { fault_timeout: Duration },
     /// Let this layer go.
     Release { request: Request, layer: DiffId },
     /// What became of a miss.
@@ -78,7 +78,7 @@ impl Command {
                 .number(number_of(*kind))
                 .path(devices),
             Self::Register { request, spec } => put_spec(Writer::new(2).number(*request), spec),
-            Self::Serve => Writer::new(3),
+            Self::Serve { fault_timeout } => Writer::new(3).number(micros(*fault_timeout)),
             Self::Release { request, layer } => Writer::new(4).number(*request).layer(layer),
             Self::Answer { miss, outcome } => {
                 let errno = outcome.err().map_or(0, Denial::errno);
@@ -117,7 +117,9 @@ impl Command {
                 request: reader.number()?,
                 spec: take_spec(&mut reader)?,
             },
-            3 => Self::Serve,
+            3 => Self::Serve {
+                fault_timeout: Duration::from_micros(reader.number()?),
+            },
             4 => Self::Release {
                 request: reader.number()?,
                 layer: reader.layer()?,
@@ -420,7 +422,9 @@ mod tests {
                 request,
                 spec: spec(),
             },
-            Command::Serve,
+            Command::Serve {
+                fault_timeout: Duration::from_secs(5),
+            },
             Command::Release { request, layer },
             Command::Answer {
                 miss: 1,

@@ -68,7 +68,7 @@ fn live_alone() {
         let _ = process::ignore(signal);
     }
     if let Err(error) = process::set_oom_score(-900) {
-        tracing::debug!(%error, "the keeper is not spared when memory runs out");
+        tracing::warn!(%error, "the keeper is not spared when memory runs out");
     }
     // The daemon denies numbers below this limit when we die, so it is never higher.
     let wanted = u64::from(EVENT_FD_LIMIT);
@@ -382,8 +382,9 @@ impl Server {
                 };
                 self.reply(request, reply);
             }
-            Command::Serve => {
+            Command::Serve { fault_timeout } => {
                 self.serving = true;
+                self.settings.fault_timeout = fault_timeout;
                 // Whoever took us over has looked for what we were not told.
                 self.incomplete = false;
             }

@@ -165,7 +165,7 @@ pub(crate) fn start<'a>(
     layers: impl Iterator<Item = (&'a LayerSpec, BorrowedFd<'a>)>,
 ) -> Result<Link, MountError> {
     let link = spawn(settings, source)?;
-    match tell_layers(&link, layers) {
+    match tell_layers(&link, settings, layers) {
         Ok(()) => Ok(link),
         Err(error) => {
             link.kill();
@@ -177,6 +177,7 @@ pub(crate) fn start<'a>(
 
 fn tell_layers<'a>(
     link: &Link,
+    settings: &KeeperSettings,
     layers: impl Iterator<Item = (&'a LayerSpec, BorrowedFd<'a>)>,
 ) -> Result<(), MountError> {
     let failed = |source| MountError::Socket {
@@ -195,7 +196,13 @@ fn tell_layers<'a>(
     }
     // One of another version, or that cannot listen, has ended by now.
     link.confirm(GREETING_TIMEOUT)?;
-    link.tell(&Command::Serve, None).map_err(failed)
+    link.tell(&serve(settings), None).map_err(failed)
+}
+
+fn serve(settings: &KeeperSettings) -> Command {
+    Command::Serve {
+        fault_timeout: settings.fault_timeout,
+    }
 }
 
 /// Starts a keeper that holds `source`. It takes no readers before it is told to serve.
@@ -261,7 +268,7 @@ fn take_over(
             return replace_by(&link, settings, saved, "it does not know all layers");
         }
     }
-    link.tell(&Command::Serve, None).map_err(failed)?;
+    link.tell(&serve(settings), None).map_err(failed)?;
     Ok(Succession {
         link,
         source,
@@ -421,7 +428,7 @@ mod tests {
         assert!(incomplete);
         let (link, incomplete) = told();
         assert!(incomplete);
-        link.tell(&Command::Serve, None).unwrap();
+        link.tell(&serve(&settings), None).unwrap();
         link.disconnect();
         assert!(!told().1);
     }
@@ -429,6 +436,7 @@ mod tests {
     /// Of thousands of layers its socket takes the first ones.
     #[test]
     fn a_keeper_that_takes_no_more_layers_is_not_waited_for() {
+        let settings = settings(Path::new("/"));
         let (ours, theirs) = socket::pair().unwrap();
         let hangs = Program::new("sleep")
             .arg("120")
@@ -446,7 +454,7 @@ mod tests {
         thread::spawn(move || {
             let tar = std::fs::File::open("/dev/null").unwrap();
             let layers = std::iter::repeat_n((&spec, tar.as_fd()), 5000);
-            end.send(tell_layers(&link.0, layers).is_err())
+            end.send(tell_layers(&link.0, &settings, layers).is_err())
         });
         let is_refused = ended.recv_timeout(Duration::from_secs(60));
         assert!(is_refused.expect("it is waited for"));
