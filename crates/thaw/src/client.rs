@@ -1,7 +1,7 @@
 //! The commands' side of the daemon's socket. Starts the daemon when there is none.
 
 use std::io::ErrorKind::{
-    BrokenPipe, ConnectionRefused, ConnectionReset, NotFound, PermissionDenied,
+    BrokenPipe, ConnectionRefused, ConnectionReset, NotFound, PermissionDenied, WouldBlock,
 };
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
@@ -24,6 +24,8 @@ const TRIES: usize = 3;
 /// For how long one of them may go on to end.
 const PATIENCE: Duration = Duration::from_secs(30);
 const PAUSE: Duration = Duration::from_millis(10);
+/// A daemon that has not begun for so long is spoken of.
+const SILENCE: Duration = Duration::from_secs(5);
 
 /// What became of a request.
 enum Heard {
@@ -181,12 +183,18 @@ impl Client {
             Err(error) if is_end(&error) => {}
             written => written.context("cannot speak to the daemon")?,
         }
+        stream.set_read_timeout(Some(SILENCE))?;
         let mut reader = BufReader::new(stream);
         let mut bars = Bars::new(self.quiet);
+        let mut line = Vec::new();
         loop {
-            let mut line = Vec::new();
             match reader.by_ref().take(MAX_LINE).read_until(b'\n', &mut line) {
                 Err(error) if is_end(&error) => line.clear(),
+                Err(error) if error.kind() == WouldBlock => {
+                    self.speak_of_silence(reader.get_ref());
+                    reader.get_ref().set_read_timeout(None)?;
+                    continue;
+                }
                 read => drop(read.context("cannot hear the daemon")?),
             }
             if !line.ends_with(b"\n") {
@@ -194,7 +202,10 @@ impl Client {
                 return Ok(Heard::End { begun });
             }
             match serde_json::from_slice(&line).context("the daemon's answer is malformed")? {
-                Line::Begin => begun = true,
+                Line::Begin => {
+                    begun = true;
+                    reader.get_ref().set_read_timeout(None)?;
+                }
                 Line::Progress(progress) => bars.show(&progress),
                 Line::Reply(value) => {
                     bars.clear();
@@ -205,7 +216,19 @@ impl Client {
                     return Err(Refused(failure).into());
                 }
             }
+            line.clear();
         }
+    }
+
+    /// The command waits, and whoever waits for it should know for whom.
+    fn speak_of_silence(&self, stream: &UnixStream) {
+        let daemon = socket_peercred(stream).map_or(0, |daemon| daemon.pid.as_raw_nonzero().get());
+        eprintln!(
+            "thaw: the daemon of {} (its socket is process {daemon}'s) does not answer: it is being started, is stopped, or \
+             hangs. This command waits; see {} or `systemctl status thaw`, or have another one in its place: thaw daemon --replace",
+            self.root.display(),
+            self.root.join("daemon.log").display(),
+        );
     }
 
     /// Starts a daemon in the background and waits until it says that its socket is there.

@@ -1,7 +1,8 @@
 //! Daemon and keeper are stopped, not dead: they hold what they have, and answer nobody.
 
-use std::io;
+use std::io::{self, BufRead, BufReader};
 use std::path::Path;
+use std::process::Stdio;
 use std::time::Instant;
 
 use rustix::process::Signal;
@@ -64,6 +65,24 @@ fn a_stopped_daemon_costs_errors_after_the_bound(transport: &str) {
     signal(daemon, Signal::CONT);
     scene.read(&inside, "srv/f1-3").unwrap();
     end(&scene, &node, &inside);
+}
+
+#[test]
+fn a_command_says_that_its_daemon_does_not_answer() {
+    let node = thaw();
+    node.run(["images"]).unwrap();
+    let daemon = node.daemon().unwrap();
+    signal(daemon, Signal::STOP);
+    let mut command = node.command(["images"]);
+    command.stdout(Stdio::null()).stderr(Stdio::piped());
+    let mut command = command.spawn().unwrap();
+    let mut said = String::new();
+    let mut stderr = BufReader::new(command.stderr.take().unwrap());
+    stderr.read_line(&mut said).unwrap();
+    let who = format!("process {daemon}'s) does not answer");
+    assert!(said.contains(&who), "{said}");
+    signal(daemon, Signal::CONT);
+    assert!(command.wait().unwrap().success());
 }
 
 /// Has the next read ask again.
