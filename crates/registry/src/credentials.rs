@@ -119,7 +119,10 @@ impl Settings {
         password: &str,
     ) -> Result<(), RegistryError> {
         let Some(path) = &self.docker_config else {
-            return Err(bad("Docker's config.json", "no such file is configured"));
+            return Err(bad(
+                "Docker's config.json",
+                "none is configured (docker-config), and there is no home directory",
+            ));
         };
         let mut config = read_config(path)?;
         let known: Config =

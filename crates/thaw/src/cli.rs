@@ -67,7 +67,7 @@ pub(crate) struct Global {
     /// Say less: no progress, no notices
     #[arg(short, long, global = true)]
     pub(crate) quiet: bool,
-    /// Speak plain HTTP with registries of this HOST[:PORT] (loopback ones always do)
+    /// Speak plain HTTP with registries of this HOST[:PORT] (loopback ones do, unless the configuration says otherwise)
     #[arg(long, global = true, value_name = "HOST")]
     pub(crate) plain_http: Vec<String>,
 }

@@ -127,7 +127,8 @@ impl Config {
         let proxies = network::VARIABLES.into_iter();
         let environment = Environment {
             docker_config: std::env::var_os("DOCKER_CONFIG"),
-            home: std::env::var_os("HOME"),
+            // A service manager gives its services none.
+            home: std::env::home_dir().map(PathBuf::into_os_string),
             proxies: proxies
                 .filter_map(|name| Some((name, std::env::var(name).ok()?)))
                 .collect(),

@@ -209,6 +209,8 @@ fn the_units_say_what_the_daemon_relies_on() {
         "KillMode=process",
         "StartLimitIntervalSec=0",
         "Restart=always",
+        "RestartSec=200ms",
+        "LimitNOFILE=1048576",
         "WatchdogSec=60s",
         "OOMScoreAdjust=-500",
         "FileDescriptorStoreMax=1024",
@@ -221,6 +223,7 @@ fn the_units_say_what_the_daemon_relies_on() {
             &[
                 "Requires=thaw.socket",
                 "ExecStart=/usr/bin/thaw --root /var/lib/thaw daemon --replace",
+                "TimeoutStopSec=90s",
             ],
         ),
         (
@@ -228,14 +231,23 @@ fn the_units_say_what_the_daemon_relies_on() {
             &[
                 "Requires=thaw-serve.socket",
                 "Conflicts=thaw.service thaw.socket",
+                "TimeoutStopSec=120s",
             ],
         ),
         (
             "thaw.socket",
-            &["ListenStream=/var/lib/thaw/thaw.sock", "SocketMode=0600"],
+            &[
+                "ListenStream=/var/lib/thaw/thaw.sock",
+                "SocketMode=0600",
+                "DirectoryMode=0700",
+                "RemoveOnStop=yes",
+            ],
         ),
         ("thaw-serve.socket", &["ListenStream=127.0.0.1:7000"]),
     ];
+    let readme = fs::read_to_string(units.join("../../README.md")).unwrap();
+    let installs = "install target/release/thaw /usr/bin/";
+    assert!(readme.contains(installs), "the units have it elsewhere");
     for (name, own) in expected {
         let text = fs::read_to_string(units.join(name)).unwrap();
         let shared = both.iter().filter(|_| name.ends_with(".service"));

@@ -180,3 +180,24 @@ fn what_a_daemon_would_refuse_is_not_good() {
     ];
     assert_eq!(without_root(&flag), (0, format!("{config}: good\n")));
 }
+
+#[test]
+fn docker_s_credentials_are_root_s_also_where_a_service_manager_gives_no_home() {
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_thaw"));
+    let output = command
+        .args(["config", "--json"])
+        .env_remove("HOME")
+        .env_remove("DOCKER_CONFIG")
+        .output()
+        .unwrap();
+    let facts = parsed(&String::from_utf8(output.stdout).unwrap());
+    let settings = facts["settings"].as_array().unwrap();
+    let file = settings.iter().find(|it| it["key"] == "docker-config");
+    let home = fs::read_to_string("/etc/passwd").unwrap();
+    let home = home.lines().find(|line| line.starts_with("root:")).unwrap();
+    let home = home.split(':').nth(5).unwrap();
+    assert_eq!(
+        file.unwrap()["value"],
+        format!("{home}/.docker/config.json")
+    );
+}
