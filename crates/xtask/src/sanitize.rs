@@ -77,7 +77,7 @@ fn address() -> Result<()> {
     let host = crate::fuzz::host()?;
     for package in ADDRESS {
         let mut test = nightly()?;
-        test.args(["test", "--locked", "--lib", "--target", &host]);
+        test.args(["test", "--locked", "--lib", "--tests", "--target", &host]);
         test.args(["-p", package]);
         test.env("CARGO_TARGET_DIR", target("asan"));
         run_tests(test.env("RUSTFLAGS", flags), &[])?;
