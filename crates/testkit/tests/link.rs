@@ -37,7 +37,7 @@ fn a_registry_behind_a_gigabit() {
     let trip = trips[10] / 2;
     println!("round trip {trip:?}");
     assert!(trip >= Duration::from_millis(2), "{trip:?}");
-    assert!(trip < Duration::from_millis(6), "{trip:?}");
+    assert!(trip < Duration::from_millis(40), "{trip:?}");
 
     let bytes: Vec<u8> = (0..12u32 << 20)
         .map(|n| n.wrapping_mul(2_654_435_761).to_le_bytes()[2])
