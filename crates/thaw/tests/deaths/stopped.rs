@@ -3,13 +3,16 @@
 use std::io::{self, BufRead, BufReader};
 use std::path::Path;
 use std::process::Stdio;
-use std::time::Instant;
+use std::sync::atomic::AtomicUsize;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 use thaw_testkit::thaw::Thaw;
 
 use super::{
-    CONFIGURED_BOUND, Scene, bound, eventually, kill, nothing_is_left, processes, signal, thaw,
+    CONFIGURED_BOUND, Scene, bound, eventually, kill, nothing_is_left, processes, signal, target,
+    thaw,
 };
 
 /// Longer than a hung process may stay unnoticed.
@@ -20,6 +23,7 @@ by_every_transport!(
     a_stopped_keeper_is_replaced,
     a_stopped_keeper_is_replaced_by_the_next_daemon,
     with_daemon_and_keeper_stopped_reads_fail_within_the_bound,
+    without_anybody_who_could_deny_it_a_read_waits_and_is_never_wrong,
 );
 
 fn start(scene: &Scene, node: &Thaw, transport: &str) -> std::path::PathBuf {
@@ -138,4 +142,34 @@ fn with_daemon_and_keeper_stopped_reads_fail_within_the_bound(transport: &str) {
     );
     signal(daemon, Signal::CONT);
     end(&scene, &node, &inside);
+}
+
+/// A mount by `thaw mount` has no monitor: the one case in which a read waits beyond the bound.
+fn without_anybody_who_could_deny_it_a_read_waits_and_is_never_wrong(transport: &str) {
+    let scene = Scene::new();
+    let node = thaw();
+    node.run(["--config", &bound(&node, SECONDS), "images"])
+        .unwrap();
+    let dir = target(&node);
+    scene.mount(&node, transport, &dir);
+    let both = [node.daemon().unwrap(), processes(&node, "keeper")[0]];
+    for pid in both {
+        signal(pid, Signal::STOP);
+    }
+    thread::scope(|scope| {
+        let reader = scope.spawn(|| scene.read(&dir, "srv/f1-3"));
+        thread::sleep(Duration::from_secs(u64::from(SECONDS) + 2));
+        assert!(!reader.is_finished(), "who has denied it?");
+        for pid in both {
+            signal(pid, Signal::CONT);
+        }
+        if let Err(error) = reader.join().unwrap() {
+            assert_eq!(error.raw_os_error(), Some(5), "{error}");
+        }
+    });
+    eventually("every byte", || {
+        scene.read_all(&dir, &AtomicUsize::new(0)) == 0
+    });
+    node.run(["unmount", dir.to_str().unwrap()]).unwrap();
+    nothing_is_left(&node);
 }
