@@ -27,7 +27,7 @@ const MIRI: [(&str, &[&str]); 2] = [
     ("thaw-sys", &["fuse", "malformed"]),
 ];
 
-/// Packages whose unit tests run with AddressSanitizer.
+/// Packages whose tests run with AddressSanitizer.
 const ADDRESS: [&str; 2] = ["thaw-sys", "thaw-mount"];
 
 /// Runs both; what the toolchain lacks is said, and is a failure.
