@@ -4,14 +4,14 @@
 mod common;
 
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Barrier};
+use std::sync::{Arc, Barrier, Mutex};
 use std::time::{Duration, Instant};
 
 use common::double::Double;
 use common::{Scene, noise, origin, scratch, table};
 use proptest::prelude::*;
-use thaw_cache::{FetchError, Fetcher, Settings};
-use thaw_image::{DiffId, Digest, Extent};
+use thaw_cache::{Attachment, FetchError, Fetcher, Settings};
+use thaw_image::{DiffId, Digest, Extent, SourceError};
 
 const KIB: u64 = 1 << 10;
 
@@ -287,7 +287,7 @@ fn a_table_is_loaded_once_and_checked() {
     let mut lazy = origin(&seek, std::slice::from_ref(&source));
     lazy.table = Box::new({
         let (loads, seek) = (loads.clone(), seek.clone());
-        move || {
+        move |_| {
             std::thread::sleep(Duration::from_millis(50));
             match loads.fetch_add(1, Ordering::SeqCst) {
                 0 => Err(FetchError::table("app", seek.diff_id, "not yet")),
@@ -310,6 +310,115 @@ fn a_table_is_loaded_once_and_checked() {
         }
     });
     assert_eq!(loads.load(Ordering::SeqCst), 3);
+}
+
+#[test]
+fn a_table_that_does_not_come_ends_with_the_readers_deadline() {
+    let dir = scratch();
+    let content = noise(4, 1 << 20);
+    let seek = Arc::new(table(&content, 65_536));
+    let store = common::store(dir.path(), 1);
+    let layer = store.layers().open(&seek.diff_id, seek.tar_size).unwrap();
+    let source = Double::new("only");
+    source.add(&content);
+    let settings = Settings {
+        demand_threads: 1,
+        ..Settings::default()
+    };
+    let fetcher = Fetcher::new(settings).unwrap();
+    let until = Arc::new(Mutex::new(Vec::new()));
+    let mut hanging = origin(&seek, std::slice::from_ref(&source));
+    hanging.table = Box::new({
+        let (until, seek) = (until.clone(), seek.clone());
+        move |deadline| {
+            until.lock().unwrap().push(deadline.unwrap());
+            if until.lock().unwrap().len() > 1 {
+                return Ok(seek.clone());
+            }
+            let after = deadline.unwrap().saturating_duration_since(Instant::now());
+            std::thread::sleep(after);
+            let source_name = "only".to_owned();
+            let late = SourceError::TimedOut { source_name, after };
+            Err(FetchError::table("app", seek.diff_id, late))
+        }
+    });
+    let _attached = fetcher.attach(layer, hanging);
+    let first = Instant::now() + Duration::from_millis(300);
+    let second = Instant::now() + Duration::from_secs(30);
+    let demand = |deadline| fetcher.demand(&seek.diff_id, Extent { offset: 0, len: 1 }, deadline);
+    std::thread::scope(|scope| {
+        let reader = scope.spawn(|| demand(first));
+        while until.lock().unwrap().is_empty() {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        // Waits for what the first one asked for, and has time left to ask once more.
+        demand(second).unwrap();
+        assert!(matches!(
+            reader.join().unwrap(),
+            Err(FetchError::Deadline { .. })
+        ));
+    });
+    assert_eq!(*until.lock().unwrap(), [first, second]);
+}
+
+/// A layer of its own, and what is fetched of it chunk by chunk from `source`.
+fn attach_to(
+    fetcher: &Fetcher,
+    store: &thaw_cache::Store,
+    seed: u64,
+    source: &Arc<Double>,
+) -> (DiffId, Attachment) {
+    let content = noise(seed, 1 << 20);
+    let seek = Arc::new(table(&content, 65_536));
+    source.add(&content);
+    let layer = store.layers().open(&seek.diff_id, seek.tar_size).unwrap();
+    let attachment = fetcher.attach(layer, origin(&seek, std::slice::from_ref(source)));
+    (seek.diff_id, attachment)
+}
+
+#[test]
+fn a_registry_that_hangs_holds_up_nobody_elses_readers() {
+    let dir = scratch();
+    let store = common::store(dir.path(), 1);
+    let settings = Settings {
+        demand_threads: 8,
+        // A request for each reader.
+        merge_bytes: 0,
+        ahead_bytes: 0,
+        ..Settings::default()
+    };
+    let fetcher = Fetcher::new(settings).unwrap();
+    let (hanging, well) = (Double::new("hanging"), Double::new("well"));
+    // An image may have any number of layers.
+    let layers = [1, 2, 3].map(|seed| attach_to(&fetcher, &store, seed, &hanging));
+    let (id, _other) = attach_to(&fetcher, &store, 4, &well);
+    hanging.behave(|b| b.holds = true);
+    let demand = |id: &DiffId, offset| {
+        let deadline = Instant::now() + Duration::from_secs(20);
+        fetcher.demand(id, Extent { offset, len: 1 }, deadline)
+    };
+    let waiting = AtomicUsize::new(0);
+    std::thread::scope(|scope| {
+        for (layer, _) in &layers {
+            for reader in 0..8 {
+                let (demand, waiting) = (&demand, &waiting);
+                scope.spawn(move || {
+                    waiting.fetch_add(1, Ordering::SeqCst);
+                    demand(layer, reader * 2 * 65_536)
+                });
+            }
+        }
+        while waiting.load(Ordering::SeqCst) < 24 || hanging.calls() < 4 {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        // All there may be of its requests, or nearly.
+        std::thread::sleep(Duration::from_millis(100));
+        let got = [0, 1, 2, 3].map(|reader| demand(&id, reader * 2 * 65_536));
+        hanging.behave(|b| b.holds = false);
+        assert!(got.iter().all(Result::is_ok), "{got:?}");
+    });
+    assert!(hanging.peak.load(Ordering::SeqCst) <= 4, "half of them");
+    assert_eq!(hanging.calls(), 24, "and in the end it had its turn");
 }
 
 #[test]

@@ -90,7 +90,7 @@ fn a_gzip_layer_fills_from_blob_and_windows() {
             layer_blob: expected.blob,
             table: Box::new({
                 let table = table.clone();
-                move || Ok(table.clone())
+                move |_| Ok(table.clone())
             }),
             windows: Some((Arc::new(store.blobs().clone()), seek.windows)),
         },

@@ -33,6 +33,11 @@ pub trait BlobSource: Send + Sync + std::fmt::Debug {
     /// The name of this source for messages, e.g. `registry.example:5000/team/app`.
     fn name(&self) -> String;
 
+    /// What answers for it, and for others with it, as far as they are slow or fail together.
+    fn host(&self) -> String {
+        self.name()
+    }
+
     /// Says that bytes that came were not what their digest says. `true`: they may have come from
     /// somebody in between, who is not asked for a while, so that it is worth to ask once more.
     fn distrust(&self) -> bool {

@@ -114,6 +114,10 @@ pub trait FaultHandler: Send + Sync {
     /// # Errors
     /// The errno that the reader gets.
     fn fault(&self, layer: &DiffId, extent: Extent, deadline: Instant) -> Result<(), Denial>;
+
+    /// Whom faults of a layer wait for: one that hangs shall not hold up those of others. Does not
+    /// block.
+    fn host(&self, layer: &DiffId) -> Arc<str>;
 }
 
 /// A way for the kernel to ask for bytes.

@@ -247,6 +247,10 @@ impl FaultHandler for Late {
     ) -> Result<(), thaw_mount::Denial> {
         self.0.get().unwrap().fault(layer, extent, deadline)
     }
+
+    fn host(&self, layer: &thaw_image::DiffId) -> Arc<str> {
+        self.0.get().unwrap().host(layer)
+    }
 }
 
 fn a_dead_daemon_costs_time_and_nothing_else(world: World) {

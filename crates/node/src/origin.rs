@@ -3,6 +3,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Instant;
 
 use thaw_accelerate::merge;
 use thaw_cache::{Attachment, FetchError, LayerTar, Origin};
@@ -117,7 +118,7 @@ impl Node {
             image,
             blobs: vec![Arc::clone(&resolved.repository) as Arc<dyn BlobSource>],
             layer_blob: blob,
-            table: Box::new(move || load.load()),
+            table: Box::new(move |deadline| load.load(deadline)),
             windows,
         }
     }
@@ -134,7 +135,7 @@ struct TableLoader {
 }
 
 impl TableLoader {
-    fn load(&self) -> Result<Arc<SeekTable>, FetchError> {
+    fn load(&self, deadline: Option<Instant>) -> Result<Arc<SeekTable>, FetchError> {
         let diff_id = self.diff_id.unwrap_or(DiffId(self.blob));
         let fail = |reason: String| FetchError::table(&self.image, diff_id, reason);
         let digest = self.table.table.digest;
@@ -145,9 +146,15 @@ impl TableLoader {
         let bytes = match (here, &self.repository) {
             (Some(bytes), _) => bytes,
             (None, Some(repository)) => {
+                let repository = Arc::clone(repository);
+                let repository = match deadline {
+                    Some(deadline) => repository.until(deadline),
+                    None => repository,
+                };
                 let bytes = repository
                     .blob(&self.table.table, MAX_TABLE)
-                    .map_err(|error| fail(chain(&error)))?;
+                    .map_err(|error| error.into_source(&digest))
+                    .map_err(|error| FetchError::table(&self.image, diff_id, error))?;
                 self.blobs.stash(&digest, bytes.clone()).ok();
                 bytes
             }

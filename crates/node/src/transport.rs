@@ -215,4 +215,8 @@ impl FaultHandler for Faults {
             Denial::from_errno(error.errno())
         })
     }
+
+    fn host(&self, layer: &DiffId) -> Arc<str> {
+        self.fetcher.host(layer)
+    }
 }

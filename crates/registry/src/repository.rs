@@ -112,6 +112,10 @@ impl BlobSource for RegistryRepository {
         self.route.origin().place()
     }
 
+    fn host(&self) -> String {
+        self.route.origin().registry.clone()
+    }
+
     fn distrust(&self) -> bool {
         self.route.distrust()
     }

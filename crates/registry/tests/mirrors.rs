@@ -92,6 +92,7 @@ fn a_mirror_may_have_repositories_below_a_name() {
     let expected = format!("/v2/cache/hub/team/app/blobs/{}", Digest::of(&blob()));
     assert_eq!(target, expected);
     assert_eq!(repository.name(), format!("{}/team/app", origin.address));
+    assert_eq!(repository.host(), origin.address.to_string());
     for bad in ["https://mirror", "mirror/..", "mirror/a?b"] {
         let own = RegistrySettings {
             mirrors: vec![bad.into()],

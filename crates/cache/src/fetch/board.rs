@@ -4,6 +4,9 @@
 //! its [`Ticket`]; a ticket that is dropped without an answer answers that it was given up, so no
 //! waiter depends on another thread's good manners.
 //!
+//! What is queued is done in the order of arrival, except that a host that has its share of the
+//! threads ([`Shares`]) is passed over.
+//!
 //! Locks: `state`, then a flight's `answer` or a layer's edges; leaves otherwise, and none held
 //! over I/O.
 
@@ -18,6 +21,7 @@ use super::chunks::{self, Loaded};
 use super::error::FetchError;
 use super::origin::Attached;
 use super::set::Claim;
+use crate::shares::Shares;
 
 /// Most jobs that wait for an idle moment.
 const MAX_IDLE: usize = 8;
@@ -103,8 +107,8 @@ impl Want {
 /// What a demand thread does next.
 #[derive(Debug)]
 pub(crate) enum Job {
-    /// Load an origin's table.
-    Table(Arc<Attached>, Ticket),
+    /// Load an origin's table, before the instant.
+    Table(Arc<Attached>, Ticket, Instant),
     /// Read these chunks of an origin in one request, before the instant.
     Chunks(Arc<Attached>, Vec<Want>, Instant),
     /// Decode one chunk whose bytes were read together with another's.
@@ -113,6 +117,19 @@ pub(crate) enum Job {
     Frame(Claim, Instant),
     /// Fetch these chunks of an origin ahead of demands.
     Ahead(Arc<Attached>, Vec<usize>),
+}
+
+impl Job {
+    /// Whom it waits for.
+    pub(crate) fn host(&self) -> &Arc<str> {
+        match self {
+            Self::Table(attached, ..) | Self::Chunks(attached, ..) | Self::Ahead(attached, _) => {
+                &attached.host
+            }
+            Self::Decode(loaded, _) => loaded.host(),
+            Self::Frame(claim, _) => &claim.set.host,
+        }
+    }
 }
 
 /// How requests are merged.
@@ -133,19 +150,38 @@ impl Merge {
     }
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct State {
     flights: HashMap<Key, Arc<Flight>>,
     queue: VecDeque<Job>,
-    /// What is done when `queue` is empty, the newest last; bounded.
+    /// What is done when nothing of `queue` can be, the newest last; bounded.
     idle: VecDeque<Job>,
     /// How many of those are being done.
     idling: usize,
+    shares: Shares,
     closed: bool,
 }
 
+impl State {
+    /// The first job whose host has room for it.
+    fn take(&mut self) -> Option<Job> {
+        let has_room = |job: &Job| self.shares.has_room(job.host());
+        let job = if let Some(at) = self.queue.iter().position(has_room) {
+            self.queue.remove(at)
+        } else if self.idling < AT_ONCE {
+            let at = self.idle.iter().rposition(has_room)?;
+            self.idling += 1;
+            self.idle.remove(at)
+        } else {
+            None
+        }?;
+        self.shares.take(job.host());
+        Some(job)
+    }
+}
+
 /// See the [module](self).
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Board {
     state: Mutex<State>,
     work: Condvar,
@@ -156,8 +192,28 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Board {
+    /// For so many demand threads.
+    pub(crate) fn new(threads: usize) -> Self {
+        let state = State {
+            flights: HashMap::new(),
+            queue: VecDeque::new(),
+            idle: VecDeque::new(),
+            idling: 0,
+            shares: Shares::of(threads),
+            closed: false,
+        };
+        Self {
+            state: Mutex::new(state),
+            work: Condvar::new(),
+        }
+    }
+
     /// The flight of an origin's table; started if need be.
-    pub(crate) fn table(self: &Arc<Self>, attached: &Arc<Attached>) -> Arc<Flight> {
+    pub(crate) fn table(
+        self: &Arc<Self>,
+        attached: &Arc<Attached>,
+        deadline: Instant,
+    ) -> Arc<Flight> {
         let mut state = lock(&self.state);
         let key = Key::Table(attached.id);
         if let Some(flight) = state.flights.get(&key) {
@@ -165,7 +221,8 @@ impl Board {
         }
         let ticket = self.start(&mut state, key);
         let flight = ticket.flight.clone();
-        state.queue.push_back(Job::Table(attached.clone(), ticket));
+        let job = Job::Table(attached.clone(), ticket, deadline);
+        state.queue.push_back(job);
         self.work.notify_one();
         flight
     }
@@ -249,9 +306,12 @@ impl Board {
         self.work.notify_one();
     }
 
-    /// One of the jobs of [`Board::push_idle`] is done.
-    pub(crate) fn idle_done(&self) {
-        lock(&self.state).idling -= 1;
+    /// A job of `host` is done; of those of [`Board::push_idle`] if it `was_idle`.
+    pub(crate) fn done(&self, host: &str, was_idle: bool) {
+        let mut state = lock(&self.state);
+        state.shares.give_back(host);
+        state.idling -= usize::from(was_idle);
+        drop(state);
         self.work.notify_one();
     }
 
@@ -265,29 +325,25 @@ impl Board {
     }
 
     /// The next job, with every queued chunk that can be read in the same request; `None` when the
-    /// board was closed.
+    /// board was closed. Whoever gets one says when it is [done](Board::done).
     pub(crate) fn next(&self, merge: Merge) -> Option<Job> {
         let mut state = lock(&self.state);
         loop {
             if state.closed {
                 return None;
             }
-            match state.queue.pop_front() {
-                Some(Job::Chunks(attached, wants, deadline)) => {
-                    return Some(gather(&mut state.queue, attached, wants, deadline, merge));
-                }
-                Some(job) => return Some(job),
-                None if state.idling < AT_ONCE && !state.idle.is_empty() => {
-                    state.idling += 1;
-                    return state.idle.pop_back();
-                }
-                None => {
-                    state = self
-                        .work
-                        .wait(state)
-                        .unwrap_or_else(PoisonError::into_inner);
-                }
+            if let Some(job) = state.take() {
+                return Some(match job {
+                    Job::Chunks(attached, wants, deadline) => {
+                        gather(&mut state.queue, attached, wants, deadline, merge)
+                    }
+                    job => job,
+                });
             }
+            state = self
+                .work
+                .wait(state)
+                .unwrap_or_else(PoisonError::into_inner);
         }
     }
 

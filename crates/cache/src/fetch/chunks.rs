@@ -120,6 +120,10 @@ pub(crate) fn finish(shared: &Shared, loaded: &Loaded, want: Want) {
 }
 
 impl Loaded {
+    pub(crate) fn host(&self) -> &Arc<str> {
+        &self.attached.host
+    }
+
     /// The chunk's bytes: from what was read, or else from one more try.
     fn decode(&self, shared: &Shared, number: usize) -> Result<Verified, FetchError> {
         let chunk = &self.table.chunks[number];

@@ -123,7 +123,7 @@ impl Demand<'_> {
             return Ok(needs);
         }
         if origin.table().is_none() {
-            self.land(&self.shared.board.table(origin))?;
+            self.land(&self.shared.board.table(origin, self.deadline))?;
         }
         let table = origin.table().ok_or(FetchError::Stopped)?;
         needs.chunks = rest

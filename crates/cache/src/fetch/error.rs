@@ -175,8 +175,13 @@ impl FetchError {
     pub(crate) fn is_timeout(&self) -> bool {
         match self {
             Self::Deadline { .. } => true,
-            Self::Source { source, .. } => matches!(**source, SourceError::TimedOut { .. }),
+            Self::Source { source, .. } => is_late(source),
+            Self::Table { source, .. } => source.downcast_ref().is_some_and(is_late),
             _ => false,
         }
     }
+}
+
+const fn is_late(error: &SourceError) -> bool {
+    matches!(error, SourceError::TimedOut { .. })
 }

@@ -146,7 +146,7 @@ impl Fill {
         missing: &[Extent],
         lanes: &mut Lanes,
     ) -> Result<(), FetchError> {
-        attached.load_table()?;
+        attached.load_table(None)?;
         let Some(table) = attached.table() else {
             return Err(FetchError::Stopped);
         };

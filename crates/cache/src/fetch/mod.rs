@@ -12,7 +12,8 @@
 //! ```
 //!
 //! **Rules.** A demand never waits beyond its deadline; the fetch that it started may go on. A
-//! demand goes before the working set, which goes before fill ([`gate`]). A frame is waited for
+//! demand goes before the working set, which goes before fill ([`gate`]). A host that hangs has no
+//! more than its share of the demand threads ([`Shares`](crate::Shares)). A frame is waited for
 //! when the stream, at its measured rate, brings it sooner than a request of its own would; else
 //! it is asked for alone; if that fails its blocks come from chunks. Bytes that do not match
 //! their digest are reported with image, layer, chunk and source, and are fetched once more, from
@@ -62,7 +63,8 @@ pub use stream::{Frames, Prefetch, PrefetchProgress};
 /// How much is done at once.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Settings {
-    /// Threads that fetch what readers wait for: as many requests are in flight at most.
+    /// Threads that fetch what readers wait for: as many requests are in flight at most, and half
+    /// as many to one host ([`Shares`](crate::Shares)).
     pub demand_threads: usize,
     /// Threads that unpack working sets.
     pub background_threads: usize,
@@ -80,7 +82,7 @@ pub struct Settings {
 impl Default for Settings {
     fn default() -> Self {
         Self {
-            demand_threads: 16,
+            demand_threads: 32,
             background_threads: 2,
             merge_gap: 64 << 10,
             merge_bytes: 4 << 20,
@@ -147,7 +149,7 @@ impl Fetcher {
             settings,
             layers: RwLock::default(),
             sets: RwLock::default(),
-            board: Arc::default(),
+            board: Arc::new(Board::new(settings.demand_threads.max(1))),
             gate: Gate::default(),
             pace: Pace::default(),
             counters: Counters::default(),
@@ -257,6 +259,13 @@ impl Fetcher {
         result
     }
 
+    /// Whom readers of a layer wait for, as far as it is known.
+    #[must_use]
+    pub fn host(&self, layer: &DiffId) -> Arc<str> {
+        let entry = self.shared.entry(layer);
+        entry.map_or_else(|_| Arc::default(), |it| it.first_origin().host.clone())
+    }
+
     /// Streams a working set in the background into the layers that are attached *now*: attach
     /// first. Its data blob is `data` of `source`; `image` is named where something is wrong with it.
     pub fn prefetch(
@@ -350,21 +359,21 @@ impl Shared {
             most: self.settings.merge_bytes,
         };
         while let Some(job) = self.board.next(merge) {
-            let is_ahead = matches!(job, Job::Ahead(..));
+            let (host, is_ahead) = (job.host().clone(), matches!(job, Job::Ahead(..)));
             let _going = (!is_ahead).then(|| self.gate.demand());
             let work = std::panic::AssertUnwindSafe(|| self.serve(job));
             if std::panic::catch_unwind(work).is_err() {
                 tracing::error!("a demand thread panicked; its readers get an error");
             }
-            if is_ahead {
-                self.board.idle_done();
-            }
+            self.board.done(&host, is_ahead);
         }
     }
 
     fn serve(&self, job: Job) {
         match job {
-            Job::Table(attached, ticket) => ticket.answer(attached.load_table()),
+            Job::Table(attached, ticket, deadline) => {
+                ticket.answer(attached.load_table(Some(deadline)))
+            }
             Job::Chunks(attached, wants, deadline) => {
                 let errand = Errand {
                     cause: Cause::Demand,

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::sync::{Arc, OnceLock};
+use std::time::Instant;
 
 use thaw_image::{BlobSource, Digest, SeekTable};
 
@@ -9,8 +10,9 @@ use super::error::FetchError;
 use crate::tar::LayerTar;
 
 /// Gets a seek table: from the store, or from the registry. Called once, on the first need; again
-/// only if it failed. It bounds its own time.
-pub type TableSource = Box<dyn Fn() -> Result<Arc<SeekTable>, FetchError> + Send + Sync>;
+/// only if it failed. Ends at the instant; where there is none it bounds its own time.
+pub type TableSource =
+    Box<dyn Fn(Option<Instant>) -> Result<Arc<SeekTable>, FetchError> + Send + Sync>;
 
 /// Where the bytes of a layer come from.
 pub struct Origin {
@@ -44,15 +46,19 @@ pub(crate) struct Attached {
     pub(crate) id: u64,
     pub(crate) layer: Arc<LayerTar>,
     pub(crate) origin: Origin,
+    /// Whom its readers wait for.
+    pub(crate) host: Arc<str>,
     table: OnceLock<Arc<SeekTable>>,
 }
 
 impl Attached {
     pub(crate) fn new(id: u64, layer: Arc<LayerTar>, origin: Origin) -> Self {
+        let host = origin.blobs.first().map(|source| source.host());
         Self {
             id,
             layer,
             origin,
+            host: host.unwrap_or_default().into(),
             table: OnceLock::new(),
         }
     }
@@ -62,13 +68,13 @@ impl Attached {
         self.table.get()
     }
 
-    /// Loads the table and checks that it is one of this layer. Takes as long as it takes: called
-    /// by a demand thread, for all who wait.
-    pub(crate) fn load_table(&self) -> Result<(), FetchError> {
+    /// Loads the table and checks that it is one of this layer: for all who wait, until the deadline
+    /// of the first.
+    pub(crate) fn load_table(&self, deadline: Option<Instant>) -> Result<(), FetchError> {
         if self.table.get().is_some() {
             return Ok(());
         }
-        let table = (self.origin.table)()?;
+        let table = (self.origin.table)(deadline)?;
         let layer = self.layer.diff_id();
         let is_of = table.diff_id == layer
             && table.tar_size == self.layer.tar_size()

@@ -66,6 +66,8 @@ pub(crate) struct ActiveSet {
     set: Arc<WorkingSet>,
     pub(crate) data: Digest,
     pub(crate) source: Arc<dyn BlobSource>,
+    /// Whom those wait for who ask for a frame.
+    pub(crate) host: Arc<str>,
     /// The layers of the set, in its order; `None` for those that no image in use has.
     layers: Vec<Option<Arc<LayerTar>>>,
     index: HashMap<DiffId, Vec<Span>>,
@@ -142,6 +144,7 @@ impl ActiveSet {
             image: image.to_owned(),
             set,
             data,
+            host: source.host().into(),
             source,
             layers,
             index,

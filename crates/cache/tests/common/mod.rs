@@ -242,7 +242,7 @@ pub(crate) fn origin(table: &Arc<SeekTable>, sources: &[Arc<Double>]) -> Origin 
             .map(|source| source.clone() as Arc<dyn BlobSource>)
             .collect(),
         layer_blob: table.blob,
-        table: Box::new(move || Ok(loaded.clone())),
+        table: Box::new(move |_| Ok(loaded.clone())),
         windows: None,
     }
 }

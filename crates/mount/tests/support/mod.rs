@@ -348,6 +348,10 @@ impl FaultHandler for Filler {
             .ok_or(Denial::Io)?;
         fill(tar, bytes, extent)
     }
+
+    fn host(&self, layer: &DiffId) -> Arc<str> {
+        layer.to_string().into()
+    }
 }
 
 const FAR: Duration = Duration::from_secs(20);
