@@ -72,7 +72,7 @@ impl Remote {
 
     /// How often it is asked before it is given up: a mirror twice, since the next try is somebody
     /// else's.
-    fn tries(&self, tries: u32) -> u32 {
+    pub(crate) const fn tries(&self, tries: u32) -> u32 {
         if self.mirror { MIRROR_TRIES } else { tries }
     }
 

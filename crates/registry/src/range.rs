@@ -81,7 +81,7 @@ impl RangeRead {
         extent: Extent,
         patience: Patience,
     ) -> Self {
-        let retry = remote.retry(patience, TRIES);
+        let retry = remote.retry(patience, remote.tries(TRIES));
         let rounds = remote.retry(patience, TRIES);
         Self {
             remote,
@@ -218,7 +218,10 @@ impl RangeRead {
         if moving && self.position - self.retry_from >= PROGRESS {
             self.retry_from = self.position;
             let alone = self.others.is_empty();
-            let tries = if alone { TRIES } else { MIRROR_TRIES };
+            let tries = match alone {
+                true => self.remote.tries(TRIES),
+                false => MIRROR_TRIES,
+            };
             self.retry = self.remote.retry(self.patience, tries);
             self.rounds = self.remote.retry(self.patience, TRIES);
             self.asked = 0;

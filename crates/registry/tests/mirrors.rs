@@ -126,6 +126,22 @@ fn a_mirror_that_fails_is_left_alone() {
 }
 
 #[test]
+fn whole_blobs_do_not_wait_for_a_mirror_that_fails() {
+    let whole = Descriptor::of("x", &blob());
+    // Long enough for two tries of a mirror, and too short for more than a few.
+    let asks = |repository: Arc<dyn Repository>| {
+        let soon = Instant::now() + Duration::from_secs(5);
+        repository.until(soon).blob(&whole, 1 << 20)
+    };
+    let (mirror, origin) = (serving(|_, _| Reply::new(503, "")), honest());
+    assert!(asks(repository(&origin, &[&mirror])).unwrap() == blob());
+    let asked = asked(&[&mirror, &origin]);
+    assert!(asked[0] <= 2 && asked[1] == 1, "{asked:?}");
+    let refusing = mirrored(&origin.address.to_string(), &[nobody()]);
+    assert!(asks(refusing).unwrap() == blob());
+}
+
+#[test]
 fn a_mirror_that_hangs_leaves_time_for_the_registry() {
     let mirror = serving(|seen, blob| seen.serve(blob).stall_after(10));
     let origin = honest();
