@@ -28,6 +28,8 @@ const MAX_ERROR_BYTES: u64 = 64 << 10;
 const TRIES: u32 = 5;
 /// Tries of any call of a mirror, and of a place that is not the only one.
 pub(crate) const MIRROR_TRIES: u32 = 2;
+/// The longest that a mirror may have others wait before it is asked again.
+const MIRROR_PAUSE: Duration = Duration::from_secs(1);
 
 /// A repository in a registry, as tasks see it.
 #[derive(Debug)]
@@ -334,11 +336,23 @@ impl Remote {
                     reason,
                 };
                 if error.is_passing() || !own {
-                    Failure::after(error, pause)
+                    self.busy(error, pause)
                 } else {
                     Failure::last(error)
                 }
             }
+        }
+    }
+
+    /// A failure that passes, after `pause` where it was told. Nobody waits long for a mirror: somebody
+    /// else is asked.
+    fn busy(&self, error: RegistryError, pause: Option<Duration>) -> Failure {
+        match pause.filter(|pause| self.mirror && *pause > MIRROR_PAUSE) {
+            Some(pause) => {
+                self.rest(pause);
+                Failure::last(error)
+            }
+            None => Failure::after(error, pause),
         }
     }
 

@@ -6,6 +6,7 @@
 //!
 //! A mirror that does not have a thing is passed over. One that fails, or whose bytes are not what
 //! their digest says, rests as well: it is asked again after a pause that doubles with each failure.
+//! One that says when to come back rests until then, and is not waited for.
 //! While it rests it is still asked where the registry fails, too. A mirror is believed as the
 //! registry is: what it gives by digest is checked, and what a tag means it may say.
 //!
@@ -45,14 +46,15 @@ impl Rests {
         self.0.get(place).is_some_and(|rest| now < rest.until)
     }
 
-    /// Somebody has failed. Who rests already was mostly asked before that began, by several at
-    /// once: that is one failure.
-    fn begin(&mut self, place: &str, now: Instant) {
+    /// Somebody has failed, and wants to be left alone for `told`. Who rests already was mostly asked
+    /// before that began, by several at once: that is one failure.
+    fn begin(&mut self, place: &str, now: Instant, told: Duration) {
         if self.has(place, now) {
             return;
         }
         let before = self.0.get(place);
-        let pause = before.map_or(FIRST_REST, |rest| (rest.pause * 2).min(LONGEST_REST));
+        let pause = before.map_or(FIRST_REST, |rest| rest.pause * 2);
+        let pause = pause.max(told).min(LONGEST_REST);
         let until = now + pause;
         self.0.insert(place.to_owned(), Rest { until, pause });
     }
@@ -144,7 +146,7 @@ impl Route {
     /// once: the first one has them rest, and the others may ask again as well.
     pub(crate) fn distrust(&self) -> bool {
         let well = self.mirrors.iter().filter(|mirror| !mirror.rests());
-        well.for_each(|mirror| mirror.rest());
+        well.for_each(|mirror| mirror.rest(Duration::ZERO));
         !self.mirrors.is_empty()
     }
 }
@@ -159,16 +161,16 @@ impl Remote {
         locked(&self.shared.rests).end(&self.registry, Instant::now());
     }
 
-    /// Leaves it alone for a while.
-    fn rest(&self) {
-        locked(&self.shared.rests).begin(&self.registry, Instant::now());
+    /// Leaves it alone for a while, and for as long as it was `told`.
+    pub(crate) fn rest(&self, told: Duration) {
+        locked(&self.shared.rests).begin(&self.registry, Instant::now(), told);
     }
 
     /// Takes note of a failure before somebody else is asked. Of all of them the registry's own is
     /// the one to tell.
     pub(crate) fn pass_over(&self, error: RegistryError, failure: &mut Option<RegistryError>) {
         if !error.is_not_found() {
-            self.rest();
+            self.rest(Duration::ZERO);
         }
         if self.is_mirror() {
             tracing::warn!(mirror = self.place(), %error, "passed over a mirror");
@@ -188,9 +190,9 @@ mod tests {
         let (mut rests, mut now) = (Rests::default(), Instant::now());
         for seconds in [10, 20, 40, 80, 160, 300, 300] {
             assert!(!rests.has("mirror", now), "before {seconds}");
-            rests.begin("mirror", now);
+            rests.begin("mirror", now, Duration::ZERO);
             // Others had asked it, too, and one of them was answered.
-            rests.begin("mirror", now + second);
+            rests.begin("mirror", now + second, second * 400);
             rests.end("mirror", now + second);
             now += second * seconds;
             assert!(rests.has("mirror", now - second), "{seconds}");
@@ -198,8 +200,19 @@ mod tests {
         }
         assert!(!rests.has("mirror", now));
         rests.end("mirror", now);
-        rests.begin("mirror", now);
+        rests.begin("mirror", now, Duration::ZERO);
         now += FIRST_REST;
         assert!(!rests.has("mirror", now), "it had been well");
+    }
+
+    #[test]
+    fn who_says_when_to_come_back_rests_until_then_within_bounds() {
+        let second = Duration::from_secs(1);
+        for (told, rests_for) in [(3, 10), (25, 25), (10_000, 300)] {
+            let (mut rests, now) = (Rests::default(), Instant::now());
+            rests.begin("mirror", now, second * told);
+            let has = |after: u32| rests.has("mirror", now + second * after);
+            assert!(has(rests_for - 1) && !has(rests_for), "{told}");
+        }
     }
 }

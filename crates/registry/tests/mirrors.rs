@@ -142,6 +142,22 @@ fn whole_blobs_do_not_wait_for_a_mirror_that_fails() {
 }
 
 #[test]
+fn nobody_waits_until_a_mirror_wants_to_be_asked_again() {
+    let mirror = serving(|_, _| Reply::new(429, "").header("retry-after", 2));
+    let (origin, whole) = (honest(), Descriptor::of("x", &blob()));
+    for whole in [None, Some(whole)] {
+        let (repository, before) = (repository(&origin, &[&mirror]), asked(&[&mirror]));
+        match whole {
+            Some(whole) => assert!(repository.blob(&whole, 1 << 20).unwrap() == blob()),
+            None => reads(&*repository, 10),
+        }
+        reads(&*repository, 20);
+        assert_eq!(asked(&[&mirror]), [before[0] + 1], "once, and left alone");
+    }
+    assert_eq!(asked(&[&origin]), [4]);
+}
+
+#[test]
 fn a_mirror_that_hangs_leaves_time_for_the_registry() {
     let mirror = serving(|seen, blob| seen.serve(blob).stall_after(10));
     let origin = honest();
