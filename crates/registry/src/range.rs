@@ -214,6 +214,10 @@ impl RangeRead {
     }
 
     fn note_progress(&mut self) {
+        // Not before: a head says nothing of the body.
+        if self.remote.is_mirror() && self.position >= self.extent.end() {
+            self.remote.is_well();
+        }
         let moving = matches!(self.patience, Patience::WhileMoving);
         if moving && self.position - self.retry_from >= PROGRESS {
             self.retry_from = self.position;
@@ -293,9 +297,6 @@ impl RangeRead {
         }
         match self.remote.exchange(&call).await {
             Ok(response) => {
-                if self.remote.is_mirror() {
-                    self.remote.is_well();
-                }
                 if !same_origin(response.url(), &call.url) {
                     self.remote
                         .remember(call.url.clone(), response.url().clone());

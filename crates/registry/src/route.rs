@@ -5,7 +5,8 @@
 //! ```
 //!
 //! A mirror that does not have a thing is passed over. One that fails, or whose bytes are not what
-//! their digest says, rests as well: it is asked again after a pause that doubles with each failure.
+//! their digest says, rests as well: it is asked again after a pause that doubles with each failure,
+//! until it has been well for as long as it rested: what it answers may be known to be wrong later.
 //! One that says when to come back rests until then, and is not waited for.
 //! While it rests it is still asked where the registry fails, too. A mirror is believed as the
 //! registry is: what it gives by digest is checked, and what a tag means it may say.
@@ -39,6 +40,14 @@ pub(crate) struct Rests(HashMap<String, Rest>);
 struct Rest {
     until: Instant,
     pause: Duration,
+    /// When it was well for the first time after that.
+    well: Option<Instant>,
+}
+
+impl Rest {
+    fn is_over(&self, now: Instant) -> bool {
+        self.well.is_some_and(|since| now >= since + self.pause)
+    }
 }
 
 impl Rests {
@@ -52,17 +61,19 @@ impl Rests {
         if self.has(place, now) {
             return;
         }
-        let before = self.0.get(place);
+        let before = self.0.get(place).filter(|rest| !rest.is_over(now));
         let pause = before.map_or(FIRST_REST, |rest| rest.pause * 2);
         let pause = pause.max(told).min(LONGEST_REST);
         let until = now + pause;
-        self.0.insert(place.to_owned(), Rest { until, pause });
+        let well = None;
+        self.0.insert(place.to_owned(), Rest { until, pause, well });
     }
 
-    /// Somebody has answered. That does not end a rest: it may have been asked before that began.
+    /// Somebody has given what he was asked for. That does not end a rest: he may have been asked
+    /// before that began.
     fn end(&mut self, place: &str, now: Instant) {
-        if !self.has(place, now) {
-            self.0.remove(place);
+        if let Some(rest) = self.0.get_mut(place).filter(|rest| now >= rest.until) {
+            rest.well.get_or_insert(now);
         }
     }
 }
@@ -156,7 +167,7 @@ impl Remote {
         locked(&self.shared.rests).has(&self.registry, Instant::now())
     }
 
-    /// It has answered.
+    /// It has given what it was asked for.
     pub(crate) fn is_well(&self) {
         locked(&self.shared.rests).end(&self.registry, Instant::now());
     }
@@ -200,9 +211,26 @@ mod tests {
         }
         assert!(!rests.has("mirror", now));
         rests.end("mirror", now);
+        now += LONGEST_REST;
+        rests.end("mirror", now);
         rests.begin("mirror", now, Duration::ZERO);
         now += FIRST_REST;
         assert!(!rests.has("mirror", now), "it had been well");
+    }
+
+    #[test]
+    fn to_be_well_for_a_moment_between_failures_is_not_to_be_well() {
+        let second = Duration::from_secs(1);
+        let (mut rests, mut now) = (Rests::default(), Instant::now());
+        for seconds in [10, 20, 40, 80, 160, 300, 300] {
+            // It answers, and what it answers ends early, or is wrong.
+            rests.end("mirror", now);
+            now += second * 5;
+            rests.begin("mirror", now, Duration::ZERO);
+            now += second * seconds;
+            assert!(rests.has("mirror", now - second), "{seconds}");
+            assert!(!rests.has("mirror", now), "{seconds}");
+        }
     }
 
     #[test]
