@@ -17,7 +17,7 @@ use reqwest::{Method, Request, Response, StatusCode, Url};
 use crate::call::{Answer, Call, Counters};
 use crate::client::Shared;
 use crate::reasons::{
-    explain, find_tls_error, header_number, refuses_client, retry_after, root_cause,
+    explain, find_tls_error, header_number, is_passing, refuses_client, retry_after, root_cause,
 };
 use crate::retry::{Failure, Retry};
 use crate::{RegistryError, Stats};
@@ -391,7 +391,7 @@ impl Remote {
             }
             _ => "",
         };
-        let is_final = tls.is_some() || refuses_client(&reason);
+        let is_final = tls.is_some_and(|tls| !is_passing(tls)) || refuses_client(&reason);
         let error = RegistryError::Unreachable {
             place: self.place(),
             what: what.to_owned(),

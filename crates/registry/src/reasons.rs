@@ -47,6 +47,20 @@ pub(crate) fn find_tls_error<'a>(error: &'a (dyn StdError + 'static)) -> Option<
     None
 }
 
+/// Whether the next handshake may succeed where this one failed: the server had trouble of its own, as
+/// one that is just being reloaded, or bytes were damaged on their way. Whatever else is said of
+/// certificates, versions and messages will be said again.
+pub(crate) const fn is_passing(tls: &rustls::Error) -> bool {
+    use rustls::AlertDescription as Alert;
+    matches!(
+        tls,
+        rustls::Error::DecryptError
+            | rustls::Error::AlertReceived(
+                Alert::InternalError | Alert::UserCanceled | Alert::BadRecordMac
+            )
+    )
+}
+
 /// Whether a server says that it does not like the certificate that it was shown, or that there is
 /// none. It may say so after the handshake, and by then only the text of the alert is left.
 pub(crate) fn refuses_client(reason: &str) -> bool {

@@ -348,6 +348,34 @@ fn a_client_certificate_is_shown_to_no_other_host() {
 }
 
 #[test]
+fn a_handshake_that_fails_by_the_servers_own_trouble_is_made_again() {
+    const INTERNAL_ERROR: u8 = 80;
+    const HANDSHAKE_FAILURE: u8 = 40;
+    let dir = tempfile::tempdir().unwrap();
+    for name in ["client", "one", "other"] {
+        self_signed(dir.path(), name);
+    }
+    let file = |name: &str| ClientCertificate {
+        certificate: dir.path().join(format!("{name}.pem")),
+        key: dir.path().join(format!("{name}.key")),
+    };
+    let blob = pattern(1000);
+    let reads = |alert| {
+        let tls = server(&file("one"), &file("client"));
+        let stored = blob.clone();
+        let server = Faulty::start_tls_after(vec![alert], tls, move |seen| seen.serve(&stored));
+        let place = format!("[::ffff:127.0.0.1]:{}", server.address.port());
+        let client = Client::new(certified(dir.path(), &place)).unwrap();
+        (read(&client, &place, &blob), server.connections())
+    };
+    assert_eq!(reads(INTERNAL_ERROR), (Ok(blob[..10].to_vec()), 2));
+    let (said, connections) = reads(HANDSHAKE_FAILURE);
+    let said = said.unwrap_err();
+    assert!(said.contains("HandshakeFailure"), "{said}");
+    assert_eq!(connections, 1, "it would be said again");
+}
+
+#[test]
 fn nothing_leads_from_tls_to_plain_http() {
     let dir = tempfile::tempdir().unwrap();
     self_signed(dir.path(), "client");

@@ -163,7 +163,23 @@ impl Faulty {
         tls: Arc<ServerConfig>,
         handler: impl Fn(&Seen) -> Reply + Send + Sync + 'static,
     ) -> Self {
-        let connect = move |socket| -> Box<dyn Wire> {
+        Self::start_tls_after(Vec::new(), tls, handler)
+    }
+
+    /// The first handshakes end with these alerts, the last of them first.
+    pub fn start_tls_after(
+        alerts: Vec<u8>,
+        tls: Arc<ServerConfig>,
+        handler: impl Fn(&Seen) -> Reply + Send + Sync + 'static,
+    ) -> Self {
+        let alerts = Mutex::new(alerts);
+        let connect = move |mut socket: TcpStream| -> Box<dyn Wire> {
+            if let Some(alert) = alerts.lock().unwrap().pop() {
+                let _ = socket.read(&mut [0; 16 << 10]);
+                let _ = socket.write_all(&[21, 3, 3, 0, 2, 2, alert]);
+                let _ = socket.shutdown(std::net::Shutdown::Write);
+                return Box::new(socket);
+            }
             let connection = ServerConnection::new(Arc::clone(&tls)).unwrap();
             Box::new(StreamOwned::new(connection, socket))
         };
