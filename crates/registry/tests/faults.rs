@@ -7,7 +7,7 @@ mod support;
 use std::collections::BTreeMap;
 use std::io::Read;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
 use base64::Engine;
@@ -479,6 +479,77 @@ fn streams_over_a_long_link_are_many_requests_at_once() {
     }
     assert!(stream(&*repository, &digest, blob.len()).unwrap() == blob);
     assert_eq!(server.seen().len(), 4);
+}
+
+/// How many requests are being answered.
+#[derive(Default)]
+struct InFlight {
+    now: Mutex<(usize, usize)>,
+    changed: Condvar,
+}
+
+impl InFlight {
+    /// Returns when there were `wanted` at once, or would have been by now.
+    fn wait_for(&self, wanted: usize) {
+        let mut now = self.now.lock().unwrap();
+        now.0 += 1;
+        now.1 = now.1.max(now.0);
+        self.changed.notify_all();
+        let waited = self
+            .changed
+            .wait_timeout_while(now, Duration::from_secs(2), |now| now.1 < wanted);
+        waited.unwrap().0.0 -= 1;
+    }
+
+    fn most(&self) -> usize {
+        self.now.lock().unwrap().1
+    }
+}
+
+#[test]
+fn over_a_fast_and_long_link_more_is_asked_for_than_where_the_rate_is_unknown() {
+    const UNKNOWN: usize = 2;
+    let blob = pattern(16 << 20);
+    for far in [20, 100].map(Duration::from_millis) {
+        let in_flight = Arc::<InFlight>::default();
+        let counted = Arc::clone(&in_flight);
+        let (server, _, digest) = serving(&blob, move |seen, blob| {
+            match seen.range() {
+                // The first segment comes alone, and what lies before it is no stream.
+                Some((first, _)) if first >= 2 << 20 => counted.wait_for(UNKNOWN + 1),
+                _ => std::thread::sleep(far),
+            }
+            seen.serve(blob)
+        });
+        // Nobody loses patience and asks again while answers wait for each other.
+        let patient = Settings {
+            request_timeout: Duration::from_secs(60),
+            ..settings()
+        };
+        let (_, repository) = open(&Client::new(patient).unwrap(), &server.reference("app"));
+        read(&*repository, &digest, (0, 16 << 20)).unwrap();
+        assert!(stream(&*repository, &digest, blob.len()).unwrap() == blob);
+        let most = in_flight.most();
+        assert!((UNKNOWN + 1..=4).contains(&most), "{far:?}: {most}");
+    }
+}
+
+#[test]
+fn over_a_slow_link_one_request_is_enough_however_long_it_is() {
+    let blob = pattern(16 << 20);
+    for far in [20, 100].map(Duration::from_millis) {
+        let (server, repository, digest) = serving(&blob, move |seen, blob| {
+            let reply = seen.serve(blob).after(far);
+            match seen.nth {
+                // 1.6 MB/s, which is less than the segment of a stream in a round trip.
+                0 => reply.trickling(16 << 10, Duration::from_millis(10)),
+                _ => reply,
+            }
+        });
+        read(&*repository, &digest, (0, 640 << 10)).unwrap();
+        assert!(stream(&*repository, &digest, blob.len()).unwrap() == blob);
+        assert_eq!(server.seen().len(), 2, "{far:?}");
+    }
 }
 
 #[test]

@@ -161,6 +161,17 @@ fn range(asked: &Asked) -> Option<Extent> {
     Some(Extent::between(first.parse().ok()?, last + 1))
 }
 
+/// How many requests were on their way at the moment at which most were.
+#[must_use]
+pub fn most_at_once(trips: &[Trip]) -> usize {
+    let at = |now: Instant| {
+        let on_their_way = |trip: &&Trip| trip.came <= now && now < trip.answered;
+        trips.iter().filter(on_their_way).count()
+    };
+    let counts = trips.iter().map(|trip| at(trip.came));
+    counts.max().unwrap_or_default()
+}
+
 /// Length of the longest chain of requests that ends with `last`, each of which came when the one
 /// before it had been answered.
 #[must_use]

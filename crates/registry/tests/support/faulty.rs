@@ -76,6 +76,8 @@ enum Fault {
     Unsized,
     /// The body comes again and again, with a pause before each time.
     Endless(Duration),
+    /// So many bytes of the body, and a pause, until all of it has come.
+    Trickle(usize, Duration),
 }
 
 impl Reply {
@@ -118,6 +120,12 @@ impl Reply {
 
     pub fn without_length(mut self) -> Self {
         self.fault = Fault::Unsized;
+        self
+    }
+
+    /// The body comes in pieces of so many bytes, each after a pause.
+    pub fn trickling(mut self, bytes: usize, every: Duration) -> Self {
+        self.fault = Fault::Trickle(bytes, every);
         self
     }
 
@@ -320,6 +328,10 @@ fn write_reply(
             socket.shutdown(std::net::Shutdown::Both).ok()?;
             None
         }
+        Fault::Trickle(bytes, every) => reply.body.chunks(bytes).try_for_each(|piece| {
+            std::thread::sleep(every);
+            stream.write_all(piece).ok()
+        }),
         Fault::Endless(every) => loop {
             std::thread::sleep(every);
             stream.write_all(&reply.body).ok()?;

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 use thaw_image::media;
 use thaw_testkit::expiring::Expiring;
-use thaw_testkit::far::{Far, Trip, longest_chain};
+use thaw_testkit::far::{Far, Trip, longest_chain, most_at_once};
 use thaw_testkit::image::{Compression, Entry, Image, Layer, write_index};
 use thaw_testkit::registry::Registry;
 use thaw_testkit::scratch;
@@ -401,22 +401,23 @@ fn an_image_that_is_fetched_sooner_than_mounted_is_fetched() {
     }
 }
 
-/// Over a long link one layer is many requests, and several of them are on their way at a time.
+/// Over a long link one layer is many requests, and more of them are on their way at a time than the two
+/// that are made where the rate is not known. So long that a slow machine fills no less of it.
 #[test]
 fn a_full_pull_fills_a_long_link() {
     let scene = Scene::new();
-    let far = Far::new(scene.registry.host(), Duration::from_millis(100)).unwrap();
+    let far = Far::new(scene.registry.host(), Duration::from_millis(300)).unwrap();
     let name = scene.image.split_once('/').unwrap().1;
     thaw()
         .run(["pull", &format!("{}/{name}", far.host())])
         .unwrap();
     let trips = far.trips();
-    let mut blobs: BTreeMap<&str, Vec<&Trip>> = BTreeMap::new();
+    let mut blobs: BTreeMap<String, Vec<Trip>> = BTreeMap::new();
     for trip in trips.iter().filter(|trip| trip.path.contains("/blobs/")) {
-        blobs.entry(&trip.path).or_default().push(trip);
+        let trips = blobs.entry(trip.path.clone()).or_default();
+        trips.push(trip.clone());
     }
     let largest = blobs.values().max_by_key(|trips| trips.len()).unwrap();
-    let at_once = |trip: &&Trip| largest.iter().filter(|it| it.overlaps(trip)).count();
-    let most = largest.iter().map(at_once).max().unwrap();
-    assert!(most >= 2, "{trips:?}");
+    let most = most_at_once(largest);
+    assert!((3..=4).contains(&most), "{most}: {trips:?}");
 }
