@@ -335,10 +335,6 @@ fn retry<T>(mut try_it: impl FnMut() -> Option<T>) -> T {
 }
 
 fn processors_do_not_halt_while_reads_follow_one_another(world: World) {
-    if !Awake::is_of_use() {
-        eprintln!("skipped: nothing brings the processors of this machine back from a halt");
-        return;
-    }
     let rig = Rig::new(world, vec![noise(8, 100 * FILE)]);
     rig.layers[0].fill(Extent::between(0, 50 * FILE));
     let handler = rig.handler();
@@ -356,7 +352,8 @@ fn processors_do_not_halt_while_reads_follow_one_another(world: World) {
         rig.read(0, file, 0, FILE).unwrap();
         held += u32::from(holds());
     }
-    assert!(held > 0, "while files are read");
+    // Where a halt costs nothing, as on a machine of its own, it is never asked for.
+    assert_eq!(held > 0, Awake::is_of_use(), "while files are read");
     retry(|| (!holds()).then_some(()));
     unmount(mount);
     finish(&rig, &keeper);
