@@ -239,6 +239,28 @@ fn another_image_with_the_same_layer_helps_out() {
 }
 
 #[test]
+fn another_image_with_the_same_layer_goes_before_one_whose_registry_hangs() {
+    let (hangs, there) = (Double::new("hangs"), Double::new("there"));
+    let scene = Scene::with(1 << 20, 100_000, std::slice::from_ref(&hangs));
+    hangs.behave(|b| {
+        b.delay = Duration::from_secs(3600);
+        b.heeds_deadline = true;
+    });
+    there.add(&scene.content);
+    let seek = Arc::new(table(&scene.content, 30_000));
+    let one = std::slice::from_ref(&there);
+    let _second = scene
+        .fetcher
+        .attach(scene.layer.clone(), origin(&seek, one));
+    let deadline = Instant::now() + Duration::from_secs(6);
+    scene.demand_by(0, 10, deadline).unwrap();
+    assert_eq!((hangs.calls(), there.calls()), (1, 1));
+    // It rests.
+    scene.demand(900_000, 10).unwrap();
+    assert_eq!((hangs.calls(), there.calls()), (1, 2));
+}
+
+#[test]
 fn no_demand_waits_beyond_its_deadline() {
     let scene = Scene::new(1 << 20, 100_000);
     scene.source.behave(|b| b.delay = Duration::from_secs(3));

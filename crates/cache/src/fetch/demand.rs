@@ -3,7 +3,8 @@
 //! It goes in rounds. A round looks at what is missing now, starts or joins the fetches for it,
 //! and waits for them. What went wrong is another way in the next round: a failed frame becomes
 //! chunks, a failed origin the next one, a fetch that ended with another reader's deadline is
-//! started again.
+//! started again. An origin that does not answer has half of the time that is left, where there is
+//! another one, and then rests: two images may share a layer, and the registry of one may hang.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -21,6 +22,7 @@ use super::{Entry, Shared};
 /// produce what it promises.
 const ROUNDS: usize = 16;
 
+#[derive(Clone, Copy)]
 pub(crate) struct Demand<'a> {
     pub(crate) shared: &'a Shared,
     pub(crate) entry: &'a Entry,
@@ -40,16 +42,24 @@ struct Needs {
 
 impl Demand<'_> {
     pub(crate) fn run(&self) -> Result<(), FetchError> {
-        let mut origins = self.entry.origins.iter();
-        let mut origin = self.entry.first_origin();
-        origins.next();
+        let mut origins = self.entry.in_order().into_iter();
+        let mut origin = origins.next().ok_or(FetchError::Stopped)?;
         for _ in 0..ROUNDS {
             let missing = self.entry.layer.missing(self.extent);
             if missing.is_empty() {
                 return Ok(());
             }
             self.entry.layer.writable()?;
-            match self.round(origin, &missing) {
+            let now = Instant::now();
+            let until = match origins.len() {
+                0 => self.deadline,
+                _ => now + self.deadline.saturating_duration_since(now) / 2,
+            };
+            let turn = Self {
+                deadline: until,
+                ..*self
+            };
+            match turn.round(origin, &missing) {
                 Ok(()) => {}
                 Err(error) if Instant::now() >= self.deadline => {
                     return Err(if error.is_timeout() {
@@ -58,8 +68,13 @@ impl Demand<'_> {
                         error
                     });
                 }
-                Err(error) if error.is_timeout() => {}
-                Err(error) => origin = origins.next().ok_or(error)?,
+                Err(error) if error.is_timeout() && Instant::now() < until => {}
+                Err(error) => {
+                    if error.is_timeout() {
+                        origin.rest();
+                    }
+                    origin = origins.next().ok_or(error)?;
+                }
             }
         }
         Err(FetchError::Incomplete {

@@ -101,8 +101,17 @@ pub(crate) struct Entry {
 }
 
 impl Entry {
+    /// Whom to ask first: the oldest, unless it rests.
     fn first_origin(&self) -> &Arc<Attached> {
-        &self.origins[0]
+        let awake = self.origins.iter().find(|origin| !origin.rests());
+        awake.unwrap_or(&self.origins[0])
+    }
+
+    /// All of them, those that rest last.
+    fn in_order(&self) -> Vec<&Arc<Attached>> {
+        let mut all: Vec<_> = self.origins.iter().collect();
+        all.sort_by_key(|origin| origin.rests());
+        all
     }
 }
 

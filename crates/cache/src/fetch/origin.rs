@@ -1,13 +1,16 @@
 //! Where the bytes of a layer come from, as one image knows it.
 
 use std::fmt;
-use std::sync::{Arc, OnceLock};
-use std::time::Instant;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
 
 use thaw_image::{BlobSource, Digest, SeekTable};
 
 use super::error::FetchError;
 use crate::tar::LayerTar;
+
+/// For how long others go before an origin that did not answer.
+const REST: Duration = Duration::from_secs(60);
 
 /// Gets a seek table: from the store, or from the registry. Called once, on the first need; again
 /// only if it failed. Ends at the instant; where there is none it bounds its own time.
@@ -49,6 +52,8 @@ pub(crate) struct Attached {
     /// Whom its readers wait for.
     pub(crate) host: Arc<str>,
     table: OnceLock<Arc<SeekTable>>,
+    /// Until when others go before it.
+    rests: Mutex<Option<Instant>>,
 }
 
 impl Attached {
@@ -60,7 +65,22 @@ impl Attached {
             origin,
             host: host.unwrap_or_default().into(),
             table: OnceLock::new(),
+            rests: Mutex::default(),
         }
+    }
+
+    /// Lets others go before it for a while: it did not answer.
+    pub(crate) fn rest(&self) {
+        *self.resting() = Some(Instant::now() + REST);
+    }
+
+    /// Whether others go before it.
+    pub(crate) fn rests(&self) -> bool {
+        self.resting().is_some_and(|until| Instant::now() < until)
+    }
+
+    fn resting(&self) -> MutexGuard<'_, Option<Instant>> {
+        self.rests.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The table, if it was loaded.
