@@ -254,8 +254,6 @@ impl TarSink for Unpacking<'_> {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
     use crate::settings::Settings;
 
@@ -263,21 +261,7 @@ mod tests {
     #[test]
     fn where_no_layout_can_be_mounted_directories_are_chosen() {
         let dir = tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR")).unwrap();
-        let node = Node::open(Settings {
-            root: dir.path().to_owned(),
-            registry: thaw_registry::Settings::default(),
-            trusted_repositories: Vec::new(),
-            trust: Vec::new(),
-            runtime: None,
-            fault_timeout: Duration::from_secs(1),
-            search_timeout: Duration::from_secs(1),
-            cache_size: None,
-            direct_reads: false,
-            program: "/nonexistent".into(),
-            arguments: Vec::new(),
-            custodian: None,
-        })
-        .unwrap();
+        let node = Node::open(Settings::of(dir.path())).unwrap();
         let mut can = node.capabilities().as_ref().clone();
         assert!(can.layouts().available, "{can:?}");
         assert_eq!(node.directories(Transport::Auto), None);

@@ -40,6 +40,25 @@ pub struct Settings {
 }
 
 impl Settings {
+    /// Of a store that asks for nothing.
+    #[cfg(test)]
+    pub(crate) fn of(root: &Path) -> Self {
+        Self {
+            root: root.to_owned(),
+            registry: thaw_registry::Settings::default(),
+            trusted_repositories: Vec::new(),
+            trust: Vec::new(),
+            runtime: None,
+            fault_timeout: Duration::from_secs(1),
+            search_timeout: Duration::from_secs(1),
+            cache_size: None,
+            direct_reads: false,
+            program: "/nonexistent".into(),
+            arguments: Vec::new(),
+            custodian: None,
+        }
+    }
+
     /// Where the keeper listens.
     pub(crate) fn keeper_socket(&self) -> PathBuf {
         keeper_socket(&self.root)

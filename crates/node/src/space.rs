@@ -49,11 +49,14 @@ impl Node {
         } else if !options.images.is_empty() && !options.dry_run {
             self.release_ended()?;
         }
+        // The records that are read speak for nothing that is pulled or started from here on.
+        let planning = self.works.planning();
         let mut plan = self.plan(options)?;
         plan.told.dry_run = options.dry_run;
         if !options.dry_run {
             self.carry_out(&plan)?;
         }
+        drop(planning);
         if let Some(size) = options.cache_size.or(self.settings.cache_size) {
             // In a dry run those that go for another reason are still here.
             let planned = plan.layers.iter().map(|layer| layer.0).collect();
@@ -351,5 +354,96 @@ fn removal(what: String, why: &str, bytes: u64) -> Removal {
         what,
         why: why.to_owned(),
         bytes,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+    use std::path::Path;
+
+    use rustix::fs::{CWD, FileType, Mode, mknodat};
+    use thaw_image::Silent;
+    use thaw_testkit::image::{Entry, Image, Layer};
+
+    use super::*;
+    use crate::settings::{ImageWish, Pull, Settings, Transport};
+    use crate::timing::Timing;
+
+    /// An image that is in no registry.
+    fn image(dir: &Path) -> ImageWish {
+        let path = dir.join("image");
+        let layer = Layer::new([Entry::directory("./"), Entry::file("name", "image\n")]);
+        Image::new([layer]).write(&path, "latest").unwrap();
+        ImageWish {
+            reference: format!("oci:{}", path.display()),
+            platform: None,
+            pull: Pull::Full,
+            profile: None,
+            transport: Transport::Fanotify,
+            refresh: false,
+        }
+    }
+
+    /// Does something while `gc` reads the records of images for the last time, having listed them: one of them is a pipe.
+    fn while_it_plans(node: &Node, images: &[String], meanwhile: impl FnOnce()) {
+        let path = node.settings.root.join("images/manifests/pipe");
+        let make = || mknodat(CWD, &path, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
+        let open = || File::options().write(true).open(&path).unwrap();
+        let options = GcOptions {
+            images: images.to_vec(),
+            ..GcOptions::default()
+        };
+        make();
+        std::thread::scope(|scope| {
+            let gc = scope.spawn(|| node.gc(&options).unwrap());
+            // It reads them once for each name.
+            for _ in images {
+                let read = open();
+                std::fs::remove_file(&path).unwrap();
+                make();
+                drop(read);
+            }
+            let read = open();
+            meanwhile();
+            drop(read);
+            gc.join().unwrap();
+        });
+        std::fs::remove_file(&path).unwrap();
+    }
+
+    /// Pulls it; whether all of it was here.
+    fn pull(node: &Node, wish: &ImageWish) -> bool {
+        node.pull(wish, &Silent).unwrap().already_here
+    }
+
+    fn node(dir: &Path) -> Node {
+        Node::open(Settings::of(&dir.join("store"))).unwrap()
+    }
+
+    #[test]
+    fn a_pull_that_ends_while_it_is_planned_what_goes_loses_nothing() {
+        let dir = tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR")).unwrap();
+        let (node, wish) = (node(dir.path()), image(dir.path()));
+        let resolved = node.resolve(&wish, &Timing::default()).unwrap();
+        while_it_plans(&node, &[], || {
+            node.pull_all(&resolved, &Silent).unwrap();
+            drop(resolved);
+        });
+        assert!(pull(&node, &wish));
+    }
+
+    #[test]
+    fn what_is_pulled_while_it_is_planned_what_goes_stays() {
+        let dir = tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR")).unwrap();
+        let (node, wish) = (node(dir.path()), image(dir.path()));
+        while_it_plans(&node, &[], || assert!(!pull(&node, &wish)));
+        assert!(pull(&node, &wish));
+        // So does what was named, and was not in use.
+        let named = [wish.reference.clone()];
+        while_it_plans(&node, &named, || assert!(pull(&node, &wish)));
+        assert!(pull(&node, &wish));
+        while_it_plans(&node, &named, || ());
+        assert!(!pull(&node, &wish));
     }
 }

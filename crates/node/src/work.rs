@@ -2,7 +2,8 @@
 //! that they need what they have in the store, so that whoever gives space back asks here.
 //!
 //! Work begins before the store is asked what it has, and names what it is on when that is known. From then on nobody takes it
-//! away; what was taken away before is not there when the store is asked.
+//! away; what was taken away before is not there when the store is asked. Whoever asks what nobody needs, and takes it away later, has
+//! nobody's work end in between ([`Works::planning`]): the records that he has read do not speak for what it has brought.
 //!
 //! Whoever takes a layer away says so first, and who begins work on that layer waits until it is gone; a start waits for no other layer.
 //! The lock is innermost, but for those of the store, and held over the removal of a blob alone.
@@ -29,6 +30,21 @@ struct State {
     on: BTreeMap<Digest, usize>,
     /// What is being taken away.
     going: BTreeSet<Digest>,
+    /// Plans of what goes, and work that ended under them, which counts still.
+    plans: usize,
+    over: Vec<BTreeSet<Digest>>,
+}
+
+impl State {
+    fn end(&mut self, on: &BTreeSet<Digest>) {
+        self.works -= 1;
+        for it in on {
+            if let Some(count) = self.on.get_mut(it) {
+                *count -= 1;
+            }
+        }
+        self.on.retain(|_, count| *count > 0);
+    }
 }
 
 /// Somebody at work, until it is dropped.
@@ -46,6 +62,12 @@ impl Works {
             works: Arc::clone(self),
             on: BTreeSet::new(),
         }
+    }
+
+    /// Whoever is at work, or begins to be, counts as being so for as long as the value lives.
+    pub(crate) fn planning(&self) -> Planning<'_> {
+        lock(&self.state).plans += 1;
+        Planning(self)
     }
 
     /// Whether anybody is.
@@ -74,6 +96,22 @@ impl Works {
     pub(crate) fn unless_any<T>(&self, take: impl FnOnce() -> T) -> Option<T> {
         let state = lock(&self.state);
         (state.works == 0).then(take)
+    }
+}
+
+/// Somebody plans what goes, until this is dropped.
+#[derive(Debug)]
+pub(crate) struct Planning<'a>(&'a Works);
+
+impl Drop for Planning<'_> {
+    fn drop(&mut self) {
+        let mut state = lock(&self.0.state);
+        state.plans -= 1;
+        if state.plans == 0 {
+            for on in std::mem::take(&mut state.over) {
+                state.end(&on);
+            }
+        }
     }
 }
 
@@ -114,13 +152,11 @@ impl Work {
 impl Drop for Work {
     fn drop(&mut self) {
         let mut state = lock(&self.works.state);
-        state.works -= 1;
-        for it in &self.on {
-            if let Some(count) = state.on.get_mut(it) {
-                *count -= 1;
-            }
+        let on = std::mem::take(&mut self.on);
+        match state.plans {
+            0 => state.end(&on),
+            _ => state.over.push(on),
         }
-        state.on.retain(|_, count| *count > 0);
     }
 }
 
@@ -159,6 +195,24 @@ mod tests {
             (Some(1), Some(1))
         );
         assert!(works.on().is_empty() && !works.any());
+    }
+
+    #[test]
+    fn work_that_ends_while_it_is_planned_what_goes_counts_until_that_is_over() {
+        let (works, a) = (Arc::<Works>::default(), Digest::of(b"a"));
+        let before = works.begin();
+        let (planning, other) = (works.planning(), works.planning());
+        drop((before, works.begin().on_all([a])));
+        drop(other);
+        assert_eq!(
+            (works.unless_any(|| 1), works.unless_on(&a, || 1)),
+            (None, None)
+        );
+        drop(planning);
+        assert_eq!(
+            (works.unless_any(|| 1), works.unless_on(&a, || 1)),
+            (Some(1), Some(1))
+        );
     }
 
     #[test]
