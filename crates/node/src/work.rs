@@ -5,11 +5,12 @@
 //! away; what was taken away before is not there when the store is asked. Whoever asks what nobody needs, and takes it away later, has
 //! nobody's work end in between ([`Works::planning`]): the records that he has read do not speak for what it has brought.
 //!
-//! Whoever takes a layer away says so first, and who begins work on that layer waits until it is gone; a start waits for no other layer.
+//! Whoever takes a layer away says so first, and who begins work on that layer, or means to take it, too, waits until it is gone; a
+//! start waits for no other layer.
 //! The lock is innermost, but for those of the store, and held over the removal of a blob alone.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use thaw_image::Digest;
 
@@ -80,16 +81,25 @@ impl Works {
         lock(&self.state).on.keys().copied().collect()
     }
 
-    /// Takes something away, unless somebody is at work on a manifest or layer: then `None`. Nobody begins with it meanwhile.
+    /// Takes something away, unless somebody is at work on a manifest or layer: then `None`. Nobody begins with it meanwhile. Where
+    /// another one is taking of it, that is waited for.
     pub(crate) fn unless_on<T>(&self, it: &Digest, take: impl FnOnce() -> T) -> Option<T> {
         {
-            let mut state = lock(&self.state);
-            if state.on.contains_key(it) || !state.going.insert(*it) {
+            let mut state = self.when_none_goes(|going| going.contains(it));
+            if state.on.contains_key(it) {
                 return None;
             }
+            state.going.insert(*it);
         }
         let _going = Going { works: self, it };
         Some(take())
+    }
+
+    /// The state when nothing of it is being taken away.
+    fn when_none_goes(&self, of: impl Fn(&BTreeSet<Digest>) -> bool) -> MutexGuard<'_, State> {
+        let goes = |state: &mut State| of(&state.going);
+        let state = self.taken.wait_while(lock(&self.state), goes);
+        state.unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Takes something away, unless anybody is at work.
@@ -137,10 +147,8 @@ impl Work {
 
     fn on_all(mut self, all: impl IntoIterator<Item = Digest>) -> Self {
         self.on.extend(all);
-        let goes = |state: &mut State| self.on.iter().any(|it| state.going.contains(it));
-        let state = lock(&self.works.state);
-        let state = self.works.taken.wait_while(state, goes);
-        let mut state = state.unwrap_or_else(PoisonError::into_inner);
+        let of = |going: &BTreeSet<Digest>| self.on.iter().any(|it| going.contains(it));
+        let mut state = self.works.when_none_goes(of);
         for it in &self.on {
             *state.on.entry(*it).or_default() += 1;
         }
@@ -215,32 +223,56 @@ mod tests {
         );
     }
 
+    /// Does something while `it` is being taken away; then, when that goes on, `waits` has to see it gone.
+    fn while_it_goes(
+        works: &Arc<Works>,
+        it: &Digest,
+        meanwhile: impl FnOnce(),
+        waits: impl FnOnce(&AtomicBool) -> bool + Send,
+    ) {
+        let (gone, (begin, begun), (end, ended)) = (AtomicBool::new(false), channel(), channel());
+        std::thread::scope(|scope| {
+            let gone = &gone;
+            let take = move || {
+                begin.send(()).unwrap();
+                ended.recv().unwrap();
+                gone.store(true, Ordering::SeqCst);
+            };
+            scope.spawn(move || works.unless_on(it, take).unwrap());
+            begun.recv().unwrap();
+            meanwhile();
+            let waits = scope.spawn(move || waits(gone));
+            std::thread::sleep(Duration::from_millis(20));
+            assert!(!waits.is_finished());
+            end.send(()).unwrap();
+            assert!(waits.join().unwrap(), "it was not gone yet");
+        });
+    }
+
     #[test]
     fn who_begins_waits_for_what_is_taken_away_and_for_nothing_else() {
         let (works, [a, b]) = (
             Arc::<Works>::default(),
             [b"a", b"b"].map(|it| Digest::of(it)),
         );
-        let (gone, (begin, begun), (end, ended)) = (AtomicBool::new(false), channel(), channel());
-        std::thread::scope(|scope| {
-            let (works, gone) = (&works, &gone);
-            let take = move || {
-                begin.send(()).unwrap();
-                ended.recv().unwrap();
-                gone.store(true, Ordering::SeqCst);
-            };
-            scope.spawn(move || works.unless_on(&a, take).unwrap());
-            begun.recv().unwrap();
-            drop(works.begin().on_all([b]));
-            assert_eq!(works.unless_on(&a, || ()), None, "by two at once");
-            let waits = scope.spawn(move || {
-                let _work = works.begin().on_all([a, b]);
-                gone.load(Ordering::SeqCst)
-            });
-            std::thread::sleep(Duration::from_millis(20));
-            assert!(!waits.is_finished());
-            end.send(()).unwrap();
-            assert!(waits.join().unwrap(), "it was not gone yet");
+        let of_another = || drop(works.begin().on_all([b]));
+        while_it_goes(&works, &a, of_another, |gone| {
+            let _work = works.begin().on_all([a, b]);
+            gone.load(Ordering::SeqCst)
         });
+    }
+
+    #[test]
+    fn who_takes_what_another_one_is_taking_waits_and_takes_what_is_left() {
+        let (works, a) = (Arc::<Works>::default(), Digest::of(b"a"));
+        while_it_goes(
+            &works,
+            &a,
+            || (),
+            |gone| {
+                let taken = works.unless_on(&a, || gone.load(Ordering::SeqCst));
+                taken.expect("nobody is at work on it")
+            },
+        );
     }
 }
