@@ -127,6 +127,12 @@ impl Layers {
         lock(&slot).upgrade()
     }
 
+    /// Whether the layer has a directory here.
+    #[must_use]
+    pub fn contains(&self, diff_id: &DiffId) -> bool {
+        self.dir(diff_id).is_dir()
+    }
+
     /// The layers that have a directory here, in no order.
     ///
     /// # Errors

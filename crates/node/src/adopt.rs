@@ -150,7 +150,7 @@ impl Node {
             platform: thaw_registry::Platform::host(),
             config: record.config,
             fresh: Vec::new(),
-            _work: Arc::new(self.works.begin().on(&image)),
+            work: Arc::new(self.works.begin().on(&image)),
             image: Arc::new(image),
         };
         if kind == "overlay" {

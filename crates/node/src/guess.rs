@@ -44,15 +44,21 @@ impl Node {
         if !image.layers.iter().all(readable) || self.is_recorded(resolved, wish, target)? {
             return Ok(None);
         }
+        // Whoever brings layers from here on counts below, also when he is done by then.
+        let _planning = self.works.planning();
         let before: BTreeSet<DiffId> = self.store.layers().list()?.into_iter().collect();
         let names = self.claim(resolved, &found, &Silent, &Timing::default())?;
         let parts = self.parts(resolved, &found, names)?;
         let outcome = self.guess_from(resolved, &parts.layers, &found, wish, target);
         drop(parts);
         for layer in layer_refs(image) {
-            // One that somebody else uses by now stays.
-            let is_new = !before.contains(&layer.diff_id);
-            if is_new && self.store.layers().remove(&layer.diff_id).is_ok() {
+            // One that somebody else uses by now, or has pulled, stays.
+            if before.contains(&layer.diff_id) {
+                continue;
+            }
+            let remove = || self.store.layers().remove(&layer.diff_id);
+            let removed = resolved.work.unless_others_on(&layer.diff_id.0, remove);
+            if removed.is_some_and(|removed| removed.is_ok()) {
                 self.records.remove_words(&layer.diff_id);
             }
         }
@@ -127,5 +133,65 @@ fn start_of(image: &Image) -> closure::Start {
         path: variable("PATH"),
         library_path: variable("LD_LIBRARY_PATH"),
         directory: directory.unwrap_or_else(|| "/".to_owned()).into_bytes(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::{self, File};
+    use std::io::Write;
+
+    use rustix::fs::{CWD, FileType, Mode, mknodat};
+    use thaw_testkit::image::{Entry, Layer};
+
+    use super::*;
+    use crate::settings::{Pull, Settings, Transport};
+
+    /// What a layout directory below `dir` has.
+    fn wish(dir: &std::path::Path, name: &str, layers: &[&Layer]) -> ImageWish {
+        let path = dir.join(name);
+        let image = thaw_testkit::image::Image::new(layers.iter().copied().cloned());
+        let image = image.config("Cmd", vec!["/bin/program"]);
+        image.write(&path, "latest").unwrap();
+        ImageWish {
+            reference: format!("oci:{}", path.display()),
+            platform: None,
+            pull: Pull::Full,
+            profile: Some("default".to_owned()),
+            transport: Transport::Fanotify,
+            refresh: false,
+        }
+    }
+
+    #[test]
+    fn a_layer_that_is_pulled_while_a_working_set_is_guessed_stays() {
+        let dir = tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR")).unwrap();
+        let node = Node::open(Settings::of(&dir.path().join("store"))).unwrap();
+        let root = || Entry::directory("./");
+        let program = Entry::file("bin/program", "#!/bin/sh\n").mode(0o755);
+        let shared = Layer::new([root(), Entry::directory("bin"), program]);
+        let own = Layer::new([root(), Entry::file("own", "own\n")]);
+        let guessed = wish(dir.path(), "guessed", &[&shared, &own]);
+        let pulled = wish(dir.path(), "pulled", &[&shared]);
+        let resolved = node.resolve(&guessed, &Timing::default()).unwrap();
+        node.prepare_image(&resolved, false, &Silent).unwrap();
+
+        // To read a layer it needs the seek table, which is a pipe.
+        let layer = resolved.image.layers[0].diff_id;
+        let (table, _) = node.layer_record(&layer).unwrap().index.unwrap();
+        let path = node.store.blobs().path(&table);
+        let bytes = fs::read(&path).unwrap();
+        fs::remove_file(&path).unwrap();
+        mknodat(CWD, &path, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
+        std::thread::scope(|scope| {
+            let guess = scope.spawn(|| node.guess(&resolved, &guessed, &Target::default()));
+            let mut asked = File::options().write(true).open(&path).unwrap();
+            node.pull(&pulled, &Silent).unwrap();
+            asked.write_all(&bytes).unwrap();
+            drop(asked);
+            assert!(guess.join().unwrap().unwrap().is_some());
+        });
+        assert_eq!(node.store.layers().list().unwrap(), [layer]);
+        assert!(node.pull(&pulled, &Silent).unwrap().already_here);
     }
 }

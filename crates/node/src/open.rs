@@ -391,6 +391,10 @@ impl Node {
         let Some(record) = self.layer_record(diff_id) else {
             return Ok(None);
         };
+        // To open one that is not here makes it.
+        if !self.store.layers().contains(diff_id) {
+            return Ok(None);
+        }
         let layer = self.store.layers().open(diff_id, record.tar_size)?;
         Ok(Some(layer).filter(|layer| layer.is_whole()))
     }

@@ -32,7 +32,7 @@ pub(crate) struct Resolved {
     /// Bytes of manifest and configuration that are not in the store yet.
     pub(crate) fresh: Vec<(Digest, Vec<u8>)>,
     /// What it needs stays in the store.
-    pub(crate) _work: Arc<Work>,
+    pub(crate) work: Arc<Work>,
 }
 
 /// What a reference was found to mean.
@@ -126,7 +126,7 @@ impl Node {
                 platform,
                 config,
                 fresh,
-                _work: work,
+                work,
             })));
         }
         repository.connect();
@@ -190,7 +190,7 @@ impl Node {
             platform,
             config,
             fresh,
-            _work: work,
+            work,
         })
     }
 

@@ -49,7 +49,7 @@ impl Settings {
             trusted_repositories: Vec::new(),
             trust: Vec::new(),
             runtime: None,
-            fault_timeout: Duration::from_secs(1),
+            fault_timeout: Duration::from_secs(60),
             search_timeout: Duration::from_secs(1),
             cache_size: None,
             direct_reads: false,

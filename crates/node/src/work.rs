@@ -84,9 +84,13 @@ impl Works {
     /// Takes something away, unless somebody is at work on a manifest or layer: then `None`. Nobody begins with it meanwhile. Where
     /// another one is taking of it, that is waited for.
     pub(crate) fn unless_on<T>(&self, it: &Digest, take: impl FnOnce() -> T) -> Option<T> {
+        self.unless_more_on(it, 0, take)
+    }
+
+    fn unless_more_on<T>(&self, it: &Digest, may: usize, take: impl FnOnce() -> T) -> Option<T> {
         {
             let mut state = self.when_none_goes(|going| going.contains(it));
-            if state.on.contains_key(it) {
+            if state.on.get(it).is_some_and(|on| *on > may) {
                 return None;
             }
             state.going.insert(*it);
@@ -143,6 +147,11 @@ impl Work {
     pub(crate) fn on(self, image: &Image) -> Self {
         let layers = image.layers.iter().map(|layer| layer.diff_id.0);
         self.on_all(layers.chain([image.digest]))
+    }
+
+    /// Takes away something that this work is on, unless somebody else is, too: then `None`.
+    pub(crate) fn unless_others_on<T>(&self, it: &Digest, take: impl FnOnce() -> T) -> Option<T> {
+        self.works.unless_more_on(it, 1, take)
     }
 
     fn on_all(mut self, all: impl IntoIterator<Item = Digest>) -> Self {
