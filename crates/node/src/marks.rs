@@ -174,8 +174,8 @@ impl Node {
         }
     }
 
-    /// Does what nobody asks for, and never takes long: has layers checked whose last block has
-    /// come, and takes the marks off those that are whole. To be called now and then.
+    /// Does what nobody asks for: has layers checked whose last block has come, and takes the marks off
+    /// those that are whole. To be called now and then, by whom nobody waits for: it makes layers durable.
     pub fn tend(&self) {
         self.trim_now_and_then();
         self.choose_reads();

@@ -202,10 +202,13 @@ impl Server {
                     server
                         .shared
                         .iter()
-                        .for_each(|shared| server.accept(shared))
+                        .for_each(|shared| server.accept(shared, &mut || ()))
                 })?;
         }
-        self.accept(&self.listener);
+        // Whoever answers says that we live: what the node does besides may wait for the disk.
+        let mut manager = Manager::of_environment();
+        let mut alive = || manager.iter_mut().for_each(Manager::alive);
+        self.accept(&self.listener, &mut alive);
         if !self.is_activated {
             std::fs::remove_file(&self.socket).ok();
         }
@@ -215,8 +218,8 @@ impl Server {
         Ok(())
     }
 
-    /// Answers whoever connects, until told to stop.
-    fn accept(self: &Arc<Self>, listener: &UnixListener) {
+    /// Answers whoever connects, until told to stop; says now and then that it does.
+    fn accept(self: &Arc<Self>, listener: &UnixListener, alive: &mut dyn FnMut()) {
         let look = rustix::time::Timespec::try_from(LOOK_PAUSE).ok();
         loop {
             let mut waiting = [PollFd::new(listener, PollFlags::IN)];
@@ -224,6 +227,7 @@ impl Server {
             if self.stopping.load(Ordering::Acquire) {
                 break;
             }
+            alive();
             if came == Ok(0) || came == Err(Errno::INTR) {
                 continue;
             }
@@ -235,17 +239,21 @@ impl Server {
                     continue;
                 }
             };
-            if let Err(error) = self.receive(stream) {
+            if let Err(error) = self.receive(stream, alive) {
                 tracing::warn!(error = format!("{error:#}"), "a connection is dropped");
             }
         }
     }
 
     /// Answers a connection in a thread of its own, once there is room.
-    fn receive(self: &Arc<Self>, stream: UnixStream) -> anyhow::Result<()> {
+    fn receive(
+        self: &Arc<Self>,
+        stream: UnixStream,
+        alive: &mut dyn FnMut(),
+    ) -> anyhow::Result<()> {
         let peer = Peer::of(&stream)?;
         let right = self.access.right(&peer);
-        let Some(place) = self.room(right) else {
+        let Some(place) = self.room(right, alive) else {
             // Whoever asks hears nothing, and asks the next daemon.
             if self.stopping.load(Ordering::Acquire) {
                 return Ok(());
@@ -267,8 +275,8 @@ impl Server {
     }
 
     /// Room for one connection of somebody with that right. Those who may change things wait for it, unless the
-    /// end comes first.
-    fn room(&self, right: Right) -> Option<Place> {
+    /// end comes first: that many may be served for long.
+    fn room(&self, right: Right, alive: &mut dyn FnMut()) -> Option<Place> {
         if right < Right::Change {
             return self.others.enter();
         }
@@ -277,6 +285,7 @@ impl Server {
             if place.is_some() || self.stopping.load(Ordering::Acquire) {
                 return place;
             }
+            alive();
             std::thread::sleep(ROOM_PAUSE);
         }
     }
@@ -376,13 +385,9 @@ impl Server {
     /// Has the node do what nobody asks for, and ends it when it was idle for long enough.
     fn tend(&self, idle: Option<Duration>) {
         let mut since = Instant::now();
-        let mut manager = Manager::of_environment();
         while !self.stopping.load(Ordering::Acquire) {
             std::thread::sleep(idle.unwrap_or(TEND_PAUSE).min(TEND_PAUSE));
             self.node.tend();
-            if let Some(manager) = &mut manager {
-                manager.alive();
-            }
             if self.connections() > 0 || self.node.busy() {
                 since = Instant::now();
             }

@@ -10,8 +10,9 @@ use std::sync::atomic::AtomicUsize;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use rustix::fs::{FlockOperation, flock};
+use rustix::fs::{CWD, FileType, FlockOperation, Mode, OFlags, flock, mknodat, open};
 use thaw_testkit::far::Far;
+use thaw_testkit::image::{Entry, Image, Layer};
 use thaw_testkit::scratch;
 use thaw_testkit::thaw::Thaw;
 
@@ -154,6 +155,46 @@ fn a_service_manager_is_told_and_its_socket_is_used() {
     let asked = node.command(["images"]).stdout(Stdio::null()).spawn();
     let mut daemon = start(listener);
     assert!(asked.unwrap().wait().unwrap().success());
+    node.run(["daemon", "--stop"]).unwrap();
+    assert!(daemon.wait().unwrap().success());
+}
+
+/// What the node does besides its commands may wait for the disk for longer than the watchdog does.
+#[test]
+fn a_service_manager_hears_of_a_daemon_whose_upkeep_waits_that_it_lives() {
+    let dir = scratch::directory().unwrap();
+    let layer = Layer::new([Entry::directory("./"), Entry::file("file", [7; 4096])]);
+    let image = Image::new([layer]).write(&dir.path().join("image"), "latest");
+    let node = thaw();
+    node.run(["pull", &image.unwrap().reference()]).unwrap();
+    node.run(["daemon", "--stop"]).unwrap();
+
+    // The cache is too large, and to see what may go one reads the records of images: one is a pipe.
+    let config = dir.path().join("config.toml");
+    fs::write(&config, "cache-size = \"1\"\n").unwrap();
+    let pipe = node.root().join("images/manifests/pipe");
+    mknodat(CWD, &pipe, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
+    let manager = UnixDatagram::bind(dir.path().join("notify")).unwrap();
+    let mut daemon = node.command(["daemon", "--config", config.to_str().unwrap()]);
+    let daemon = daemon
+        .env("NOTIFY_SOCKET", dir.path().join("notify"))
+        .env("WATCHDOG_USEC", "200000")
+        .stderr(Stdio::null());
+    let mut daemon = daemon.spawn().unwrap();
+    let mut upkeep = None;
+    eventually("upkeep that reads", || {
+        upkeep = open(&pipe, OFlags::WRONLY | OFlags::NONBLOCK, Mode::empty()).ok();
+        upkeep.is_some()
+    });
+    manager.set_nonblocking(true).unwrap();
+    while manager.recv(&mut [0; 256]).is_ok() {}
+    manager.set_nonblocking(false).unwrap();
+    manager.set_read_timeout(Some(BOUND)).unwrap();
+    hear(&manager, "WATCHDOG=1");
+    hear(&manager, "WATCHDOG=1");
+
+    fs::remove_file(&pipe).unwrap();
+    drop(upkeep);
     node.run(["daemon", "--stop"]).unwrap();
     assert!(daemon.wait().unwrap().success());
 }
