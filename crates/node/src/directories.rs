@@ -70,7 +70,7 @@ impl Node {
         std::fs::create_dir_all(&dir).map_err(NodeError::dir("make", &dir))?;
         let root = timing.span("mount", || directories.mount(&dir, &dir))?;
         self.remember(resolved)?;
-        self.settle_soon();
+        self.settle_soon(Vec::new());
         let way = Way {
             how: How::Full,
             why,

@@ -227,10 +227,10 @@ impl Node {
             How::Full => way,
         };
         self.remember(resolved)?;
-        self.settle_soon();
         let profile = wish.profile.clone();
         let (body, root) = (Body::Layout(parts), Root::Layout(mount));
         let mount = ImageMount::new(resolved, profile, way, body, root, dir);
+        self.settle_soon(mount.diff_ids());
         mount.memo().leave(&mount.dir);
         if let Some(profile) = &wish.profile {
             mount.streams.add(profile, stream);

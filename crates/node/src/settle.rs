@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use thaw_cache::Store;
+use thaw_image::DiffId;
 
 use crate::Node;
 use crate::records::Records;
@@ -17,13 +18,15 @@ impl Node {
         settle(&self.store, &self.records, &self.registry);
     }
 
-    /// Makes durable what was written in haste, when the start is over.
-    pub(crate) fn settle_soon(&self) {
+    /// Makes durable what was written in haste, when the start is over: those of `layers`, too, that are whole by then. What is not
+    /// waits for its unmount.
+    pub(crate) fn settle_soon(&self, layers: Vec<DiffId>) {
         let (store, records) = (self.store.clone(), self.records.clone());
         let registry = self.registry.clone();
         let settle = move || {
             std::thread::sleep(SETTLE_AFTER);
             settle(&store, &records, &registry);
+            settle_layers(&store, &layers);
         };
         let thread = std::thread::Builder::new().name("settle".into());
         if let Err(error) = thread.spawn(settle) {
@@ -45,4 +48,14 @@ fn settle(store: &Store, records: &Records, registry: &thaw_registry::Client) {
     let links = registry.links();
     records.measure(|measured| measured.links.extend(links));
     records.settle();
+}
+
+/// Makes durable the layers that are whole. One that nobody has open any more was made so when it was unmounted.
+fn settle_layers(store: &Store, layers: &[DiffId]) {
+    let open = layers.iter().filter_map(|id| store.layers().in_use(id));
+    for layer in open.filter(|layer| layer.is_whole()) {
+        if let Err(error) = layer.sync() {
+            tracing::warn!(layer = %layer.diff_id(), error = chain(&error), "not durable");
+        }
+    }
 }

@@ -47,11 +47,18 @@ impl Watched {
         calls.lines().filter_map(path).collect()
     }
 
+    /// The names of an image's layers in the store.
+    fn layers(&self, image: &str) -> Vec<String> {
+        let facts = json(&self.node.run(["inspect", "--json", image]).unwrap());
+        let layers = facts["layers"].as_array().unwrap().iter();
+        let name = |layer: &str| layer.strip_prefix("sha256:").unwrap().to_owned();
+        let layers = layers.map(|layer| name(layer["diff_id"].as_str().unwrap()));
+        layers.collect()
+    }
+
     /// Checks the order for the layer that is never whole: what a whole one has is nobody's word.
     fn check(&self, image: &str) {
-        let facts = json(&self.node.run(["inspect", "--json", image]).unwrap());
-        let layer = facts["layers"][1]["diff_id"].as_str().unwrap();
-        let name = layer.strip_prefix("sha256:").unwrap();
+        let name = &self.layers(image)[1];
         let synced = self.synced();
         let first = |path: String| synced.iter().position(|it| *it == path);
         let layer = first(format!("layers/{name}/tar")).expect("the layer was synced");
@@ -107,4 +114,20 @@ fn words_are_durable_before_layers_that_a_daemon_leaves_to_the_next() {
     kill_process(Pid::from_raw(daemon).unwrap(), Signal::TERM).unwrap();
     until("its end", || watched.node.daemon().is_none());
     watched.check(&scene.image);
+}
+
+#[test]
+fn what_a_full_pull_brought_is_durable_while_it_is_mounted() {
+    let scene = Scene::new();
+    let watched = Watched::new();
+    let dir = crate::support::target(&watched.node);
+    let fully = ["mount", "--pull", "full", &scene.image, &dir];
+    watched.node.run(fully).unwrap();
+    let layers = watched.layers(&scene.image);
+    until("all of it is synced", || {
+        let synced = watched.synced();
+        let is_synced = |name: &String| synced.contains(&format!("layers/{name}/tar"));
+        layers.iter().all(is_synced)
+    });
+    watched.node.run(["unmount", &dir]).unwrap();
 }
