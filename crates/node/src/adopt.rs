@@ -21,7 +21,7 @@ use crate::reports::{How, Way};
 use crate::resolve::Resolved;
 use crate::root::{Body, Root};
 use crate::source::chain;
-use crate::words::Names;
+use crate::words::{Names, unknown};
 
 /// What was found of those who served the mounts that are there.
 #[derive(Clone, Copy, Default, Debug)]
@@ -166,13 +166,22 @@ impl Node {
         let found = self
             .known(&resolved.image)?
             .ok_or(NodeError::Unknown(digest))?;
-        let left = Memo::of(dir).map(|memo| memo.names).unwrap_or_default();
-        let mut names: Vec<_> = left.iter().filter_map(|name| name.parse().ok()).collect();
+        let memo = Memo::of(dir);
+        let left = memo.iter().flat_map(|memo| &memo.names);
+        let mut names: Vec<_> = left.filter_map(|name| name.parse().ok()).collect();
         if names.is_empty() {
             names.push(reference);
         }
         let names = Names::of(names);
-        let parts = self.parts(&resolved, &found, Arc::clone(&names))?;
+        let mut parts = self.parts(&resolved, &found, Arc::clone(&names))?;
+        match memo.and_then(|memo| Some((memo.by?, memo.heard))) {
+            Some((by, heard)) => {
+                names.hear(&heard);
+                parts.by = by;
+            }
+            // What is remembered of the image may be younger than its mount.
+            None => names.hear(&[unknown(digest)]),
+        }
         self.goes_on(&names, &parts.layers);
         let safe = |layer: &Arc<LayerTar>| {
             let alone = layer.is_whole() && !served.over_a_dead_fuse;
@@ -222,6 +231,8 @@ impl Node {
             way: Way { how, why },
             profile: None,
             names: Vec::new(),
+            by: None,
+            heard: Vec::new(),
             fill: false,
         });
         let (profile, way) = (memo.profile, memo.way);

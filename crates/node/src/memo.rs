@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::records;
+use crate::records::{self, ArtifactRecord};
 use crate::reports::Way;
 
 /// How an image was mounted.
@@ -19,6 +19,12 @@ pub(crate) struct Memo {
     /// The names that the image was started by.
     #[serde(default)]
     pub(crate) names: Vec<String>,
+    /// The acceleration that it was made of, where it has a layout: by now another one may be remembered of the image.
+    #[serde(default)]
+    pub(crate) by: Option<ArtifactRecord>,
+    /// By whose word something came into its layers.
+    #[serde(default)]
+    pub(crate) heard: Vec<ArtifactRecord>,
     /// Whether it is to be completed while nobody waits.
     #[serde(default)]
     pub(crate) fill: bool,

@@ -101,14 +101,17 @@ impl ImageMount {
 
     /// For the next node.
     pub(crate) fn memo(&self) -> Memo {
-        let names = match &self.body {
-            Body::Layout(parts) => parts.names.list(),
-            Body::Directories(_) => Vec::new(),
+        let parts = match &self.body {
+            Body::Layout(parts) => Some(parts),
+            Body::Directories(_) => None,
         };
+        let names = parts.map(|parts| parts.names.list()).unwrap_or_default();
         Memo {
             way: self.way.clone(),
             profile: self.profile.clone(),
             names: names.iter().map(ToString::to_string).collect(),
+            by: parts.map(|parts| parts.by.clone()),
+            heard: parts.map(|parts| parts.names.heard()).unwrap_or_default(),
             fill: false,
         }
     }

@@ -22,7 +22,7 @@ use std::sync::{Arc, Mutex, Weak};
 
 use thaw_accelerate::LayerRef;
 use thaw_cache::{LayerTar, RemoveError};
-use thaw_image::{DiffId, ImageReference, Progress};
+use thaw_image::{DiffId, Digest, ImageReference, Progress};
 
 use crate::Node;
 use crate::error::NodeError;
@@ -76,7 +76,12 @@ impl Names {
         Joined::New
     }
 
-    fn hear(&self, words: &[ArtifactRecord]) {
+    /// All words.
+    pub(crate) fn heard(&self) -> Vec<ArtifactRecord> {
+        lock(&self.heard).clone()
+    }
+
+    pub(crate) fn hear(&self, words: &[ArtifactRecord]) {
         add(&mut lock(&self.heard), words);
     }
 }
@@ -93,9 +98,9 @@ fn add(all: &mut Vec<ArtifactRecord>, words: &[ArtifactRecord]) {
 }
 
 /// Somebody's whom nobody knows.
-fn unknown(layer: &DiffId) -> ArtifactRecord {
+pub(crate) const fn unknown(of: Digest) -> ArtifactRecord {
     ArtifactRecord {
-        manifest: layer.0,
+        manifest: of,
         repository: Some(String::new()),
         signed: None,
     }
@@ -233,7 +238,7 @@ impl Node {
             match self.records.words(&id) {
                 Some(words) => names.hear(&words),
                 None if layer.is_whole() => {}
-                None => names.hear(&[unknown(&id)]),
+                None => names.hear(&[unknown(id.0)]),
             }
             if !layer.is_whole() {
                 join(&mut readers, id, names);
@@ -262,7 +267,7 @@ impl Node {
         }
         self.records
             .words(&id)
-            .unwrap_or_else(|| vec![unknown(&id)])
+            .unwrap_or_else(|| vec![unknown(id.0)])
     }
 
     fn note(

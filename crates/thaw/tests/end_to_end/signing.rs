@@ -616,6 +616,43 @@ fn what_a_tag_was_trusted_for_is_not_what_a_pinned_digest_gets() {
 }
 
 #[test]
+fn a_mount_is_what_it_was_made_of_whatever_the_next_daemon_remembers_of_its_image() {
+    let signed = Signed::new();
+    let (tag, pinned) = (&signed.scene.image, signed.pinned());
+    let node = thaw();
+    // With all layers here, by another image, nobody's word is remembered of them.
+    let directory = scratch::directory().unwrap();
+    let other = image(Compression::Gzip(6)).config("User", "33");
+    let other = other.write(directory.path(), "latest").unwrap();
+    node.run(["pull", &other.reference()]).unwrap();
+    let dirs = ["1", "2"].map(|name| format!("{}-{name}", target(&node)));
+    for dir in &dirs {
+        fs::create_dir(dir).unwrap();
+    }
+    node.run(["mount", "--pull", "lazy", tag, &dirs[0]])
+        .unwrap();
+    node.run(["accelerate", "--local", tag]).unwrap();
+    let memo = node.root().join("mounts");
+    let memo = memo.join(format!("{}.json", signed.scene.layout.digest().hex()));
+    let untrusted = || {
+        let (_, said) = refused(&node, &["mount", &pinned, &dirs[1]]);
+        assert!(said.contains("is not trusted for it as it is"), "{said}");
+    };
+    untrusted();
+    kill_daemon(&node);
+    untrusted();
+    // By whose word it is there, nobody knows any more.
+    kill_daemon(&node);
+    fs::remove_file(memo).unwrap();
+    untrusted();
+    node.run(["mount", tag, &dirs[1]]).unwrap();
+    node.run(["unmount", "--all"]).unwrap();
+    node.run(["mount", "--pull", "lazy", &pinned, &dirs[1]])
+        .unwrap();
+    node.run(["unmount", "--all"]).unwrap();
+}
+
+#[test]
 fn a_signed_start_makes_no_round_trip_more() {
     let keys = Keys::new(&["ours"]);
     let scene = Scene::new();
