@@ -51,11 +51,21 @@ impl Node {
         if Arc::strong_count(mount) <= 2 {
             return Ok(false);
         }
-        let from = by.repository.unwrap_or_default();
+        let (from, reason) = match by.repository.filter(|name| !name.is_empty()) {
+            Some(name) => {
+                let reason = policy.refusal(&name);
+                (name, reason)
+            }
+            None => (
+                "somewhere".to_owned(),
+                "it was mounted by a daemon that did not note where".to_owned(),
+            ),
+        };
+        let image = resolved.image.reference.to_string();
         Err(NodeError::Untrusted {
-            image: resolved.image.reference.to_string(),
-            reason: policy.refusal(&from),
+            image,
             from,
+            reason,
         })
     }
 
