@@ -1,10 +1,11 @@
 //! Copying a directory of an image into a fresh volume: owners, modes, times, extended attributes,
-//! symlinks and devices. Both trees are walked by descriptors, and no symlink is followed.
+//! symlinks and devices. Both trees are walked by descriptors, and no symlink is followed: other
+//! containers may have the volume already, and change it meanwhile.
 
 use std::ffi::{CStr, CString};
 use std::fs::File;
 use std::io::{self, Read, Seek};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
@@ -75,16 +76,29 @@ fn copy_entry(source: &OwnedFd, target: &OwnedFd, name: &CStr) -> io::Result<boo
         }
         // A socket without its listener is of no use.
         FileType::Socket | FileType::Unknown => return Ok(false),
-        kind => {
-            sys::mknodat(target, name, kind, mode(&stat), stat.st_rdev)?;
-            // mknod(2) applies the umask.
-            sys::chmodat(target, name, mode(&stat), AtFlags::empty())?;
-        }
+        kind => sys::mknodat(target, name, kind, mode(&stat), stat.st_rdev)?,
     }
-    let nofollow = AtFlags::SYMLINK_NOFOLLOW;
-    sys::chownat(target, name, Some(uid(&stat)), Some(gid(&stat)), nofollow)?;
-    sys::utimensat(target, name, &times(&stat), nofollow)?;
-    Ok(false)
+    dress(target, name, &stat).map(|()| false)
+}
+
+/// Gives a symlink or node that was just made the owner, mode and times of `stat`. By a descriptor of
+/// the node itself: by its name chmod(2) would follow a symlink that somebody puts there.
+fn dress(target: &OwnedFd, name: &CStr, stat: &Stat) -> io::Result<()> {
+    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let node = sys::openat(target, name, flags, Mode::empty())?;
+    let is = |stat: &Stat| (FileType::from_raw_mode(stat.st_mode), stat.st_rdev);
+    if is(&sys::fstat(&node)?) != is(stat) {
+        let reason = format!("{name:?} was replaced while the volume was filled");
+        return Err(io::Error::other(reason));
+    }
+    let itself = AtFlags::EMPTY_PATH;
+    sys::chownat(&node, c"", Some(uid(stat)), Some(gid(stat)), itself)?;
+    if FileType::from_raw_mode(stat.st_mode) != FileType::Symlink {
+        // mknod(2) applies the umask, and fchmod(2) takes no such descriptor.
+        let node = format!("/proc/self/fd/{}", node.as_raw_fd());
+        sys::chmodat(sys::CWD, node, mode(stat), AtFlags::empty())?;
+    }
+    Ok(sys::utimensat(&node, c"", &times(stat), itself)?)
 }
 
 fn copy_file(source: &OwnedFd, target: &OwnedFd, name: &CStr, stat: &Stat) -> io::Result<()> {
@@ -189,13 +203,21 @@ mod tests {
         fs::set_permissions(from.join("sub/deep/file"), mode).unwrap();
         sys::setxattr(from.join("sub"), "user.note", b"x", XattrFlags::empty()).unwrap();
         symlink("/etc/passwd", from.join("link")).unwrap();
-        let fifo = Mode::from_raw_mode(0o622);
-        sys::mknodat(sys::CWD, from.join("fifo"), FileType::Fifo, fifo, 0).unwrap();
+        sys::mknodat(
+            sys::CWD,
+            from.join("fifo"),
+            FileType::Fifo,
+            Mode::empty(),
+            0,
+        )
+        .unwrap();
+        let mode = fs::Permissions::from_mode(0o622);
+        fs::set_permissions(from.join("fifo"), mode).unwrap();
         fs::set_permissions(&from, fs::Permissions::from_mode(0o1777)).unwrap();
         let root = File::open(&from).unwrap();
         copy_tree(root.as_fd(), File::open(&to).unwrap().as_fd()).unwrap();
 
-        for path in ["", "sub", "sub/deep", "sub/deep/file", "link"] {
+        for path in ["", "sub", "sub/deep", "sub/deep/file", "link", "fifo"] {
             let old = fs::symlink_metadata(from.join(path)).unwrap();
             let new = fs::symlink_metadata(to.join(path)).unwrap();
             let facts =
@@ -216,6 +238,29 @@ mod tests {
             1
         );
         assert!(!is_empty(File::open(&to).unwrap().as_fd()).unwrap());
+    }
+
+    #[test]
+    fn what_a_symlink_in_the_place_of_a_node_leads_to_stays_as_it_is() {
+        let dir = tempfile::tempdir_in("/var/tmp").unwrap();
+        let (outside, to) = (dir.path().join("outside"), dir.path().join("to"));
+        fs::write(&outside, "").unwrap();
+        fs::set_permissions(&outside, fs::Permissions::from_mode(0o600)).unwrap();
+        fs::create_dir(&to).unwrap();
+        let target = OwnedFd::from(File::open(&to).unwrap());
+        let all = Mode::from_raw_mode(0o666);
+        sys::mknodat(&target, "fifo", FileType::Fifo, all, 0).unwrap();
+        let node = sys::statat(&target, "fifo", AtFlags::SYMLINK_NOFOLLOW).unwrap();
+        fs::remove_file(to.join("fifo")).unwrap();
+        symlink(&outside, to.join("fifo")).unwrap();
+        let facts = || {
+            let meta = fs::metadata(&outside).unwrap();
+            (meta.mode(), meta.ctime(), meta.ctime_nsec())
+        };
+        let before = facts();
+        let error = dress(&target, c"fifo", &node).unwrap_err();
+        assert!(error.to_string().contains("replaced"), "{error}");
+        assert_eq!(facts(), before);
     }
 
     #[test]
