@@ -31,10 +31,12 @@ const LEVEL: i32 = 9;
 const MAX_LAYOUT: u64 = 256 << 20;
 /// Most bytes that are reserved before any were unpacked.
 const FIRST_CAPACITY: usize = 16 << 20;
-/// Most bytes of the tar of a layer: of a device of a layout.
-const MAX_TAR: u64 = u32::MAX as u64 * BLOCK;
-/// Most bytes of a seek table.
-const MAX_TABLE: u64 = 128 << 20;
+/// Most bytes of the tars of all layers: of each block a node has a bit in memory and on the disk before any
+/// of it is fetched, which makes 64 MiB of these.
+const MAX_TARS: u64 = 256 << 30;
+/// Most bytes of the seek tables of all layers. Those of that many bytes of tar have 38 MiB, or 75 MiB where
+/// the layers are not compressed.
+const MAX_TABLES: u64 = 128 << 20;
 /// Most bytes of a windows blob.
 const MAX_WINDOWS: u64 = 64 << 30;
 
@@ -246,6 +248,7 @@ fn parse(manifest: &Manifest, subject: &Digest, layers: &[LayerRef]) -> Result<P
         .collect();
     let (mut layout, mut generated) = (None, None);
     let (mut tables, mut windows) = (HashMap::new(), HashMap::new());
+    let (mut table_bytes, mut tar_bytes) = (0u64, 0u64);
     for descriptor in content.layers {
         match descriptor.media_type.as_str() {
             media::LAYOUT if layout.is_none() => layout = Some(packed(descriptor, MAX_LAYOUT)?),
@@ -259,16 +262,21 @@ fn parse(manifest: &Manifest, subject: &Digest, layers: &[LayerRef]) -> Result<P
                 if diff_ids.get(&blob) != Some(&DiffId(diff_id)) {
                     return Err(format!("it has a seek table for a foreign layer {blob}"));
                 }
-                let too_large = descriptor.size > MAX_TABLE || tar_size > MAX_TAR;
+                table_bytes = table_bytes.saturating_add(descriptor.size);
+                tar_bytes = tar_bytes.saturating_add(tar_size);
+                if table_bytes > MAX_TABLES || tar_bytes > MAX_TARS {
+                    return Err(format!(
+                        "its seek tables are over the limit of {MAX_TABLES} bytes in all, or of \
+                         {MAX_TARS} bytes of tar"
+                    ));
+                }
                 let entry = TableRef {
                     table: descriptor,
                     windows: None,
                     tar_size,
                 };
-                if too_large || tables.insert(blob, entry).is_some() {
-                    return Err(format!(
-                        "it has a bad or second seek table for layer {blob}"
-                    ));
+                if tables.insert(blob, entry).is_some() {
+                    return Err(format!("it has a second seek table for layer {blob}"));
                 }
             }
             media::WINDOWS if descriptor.size <= MAX_WINDOWS => {

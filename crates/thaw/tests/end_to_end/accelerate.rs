@@ -4,11 +4,13 @@ use std::fs;
 use std::process::Command;
 
 use serde_json::Value;
+use thaw_image::media;
 use thaw_testkit::process;
 use thaw_testkit::registry::{Options, Registry};
 use thaw_testkit::scratch;
 use thaw_testkit::thaw::Thaw;
 
+use crate::signing::Signed;
 use crate::support::{Scene, busybox, json, kill_daemon, refused, run, stdout, target, thaw};
 
 #[test]
@@ -83,6 +85,37 @@ fn a_recorded_start_waits_for_nothing_and_moves_little() {
             .contains("working set"),
         "{why}"
     );
+}
+
+#[test]
+fn one_that_promises_more_than_any_image_has_is_not_used_and_costs_nothing() {
+    let signed = Signed::of(Scene::accelerated());
+    signed.forge(|content| {
+        let layers = content.layers.iter_mut();
+        for table in layers.filter(|layer| layer.media_type == media::SEEK_TABLE) {
+            let size = (200u64 << 30).to_string();
+            let key = media::ANNOTATION_TAR_SIZE.to_owned();
+            table.annotations.insert(key, size);
+        }
+    });
+    let (node, image) = (thaw(), &signed.scene.image);
+    let dir = target(&node);
+    let lazily = ["mount", "--pull", "lazy", image, &dir];
+    let (_, said) = refused(&node, &lazily);
+    assert!(said.contains("over the limit"), "{said}");
+    let layers = || fs::read_dir(node.root().join("layers")).unwrap();
+    assert_eq!(layers().count(), 0);
+    let said = json(&node.run(["mount", "--json", image, &dir]).unwrap());
+    assert_eq!(said["way"]["how"], "full", "{said}");
+    let why = said["way"]["why"].as_str().unwrap();
+    assert!(why.contains("over the limit"), "{why}");
+    let message = fs::read_to_string(format!("{dir}/srv/message")).unwrap();
+    assert_eq!(message, "read from the second layer\n");
+    for layer in layers() {
+        let presence = layer.unwrap().path().join("presence");
+        let bytes = fs::metadata(presence).unwrap().len();
+        assert!(bytes < 1 << 20, "{bytes} bytes");
+    }
 }
 
 #[test]

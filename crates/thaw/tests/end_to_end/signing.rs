@@ -111,6 +111,15 @@ impl Signed {
         *self.acceleration.digest()
     }
 
+    /// Has the acceleration say something else.
+    pub(crate) fn forge(&self, change: impl FnOnce(&mut ManifestContent)) {
+        let mut content = self.acceleration.content().unwrap();
+        change(&mut content);
+        let forged = Manifest::parse(content.to_bytes(), None).unwrap();
+        self.repository.delete_manifest(&self.digest()).unwrap();
+        self.repository.add_referrer(&forged).unwrap();
+    }
+
     /// The image by its digest alone.
     pub(crate) fn pinned(&self) -> String {
         let (name, _) = self.scene.image.rsplit_once(':').unwrap();
