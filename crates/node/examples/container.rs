@@ -117,7 +117,7 @@ fn run(
         image: rootfs.display().to_string(),
         options,
     })?;
-    let prepared = match container.prepare(rootfs, &image) {
+    let prepared = match container.prepare(rootfs, &image, &thaw_image::Silent) {
         Ok(prepared) => prepared,
         Err(error) => {
             container.remove(true)?;

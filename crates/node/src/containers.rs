@@ -45,6 +45,14 @@ pub(crate) struct Spent {
     pub(crate) waits: u64,
 }
 
+/// What a start began with, what it takes, and who waits for it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Beginning<'a> {
+    pub(crate) before: Spent,
+    pub(crate) timing: &'a Timing,
+    pub(crate) progress: &'a dyn Progress,
+}
+
 #[derive(Debug)]
 enum Mounts {
     /// A container's root filesystem, and the filesystem that holds its writable part where that is bounded.
@@ -140,7 +148,12 @@ impl Node {
         let before = self.spent();
         let image = self.mounted(wish, progress, &timing)?;
         image.warm();
-        let prepared = self.prepare_over(&image, wish, options, storage, before, &timing)?;
+        let beginning = Beginning {
+            before,
+            timing: &timing,
+            progress,
+        };
+        let prepared = self.prepare_over(&image, wish, options, storage, beginning)?;
         tracing::info!(
             container = prepared.id,
             way = %prepared.way.how,
@@ -163,15 +176,15 @@ impl Node {
         wish: &ImageWish,
         options: container::Options,
         storage: Option<Storage>,
-        before: Spent,
-        timing: &Timing,
+        beginning: Beginning<'_>,
     ) -> Result<PreparedContainer, NodeError> {
+        let timing = beginning.timing;
         let reference = wish.reference.clone();
         let container = self.containers.create(NewContainer {
             image: reference,
             options,
         })?;
-        let made = self.make_root(image, &container, wish, storage, before, timing);
+        let made = self.make_root(image, &container, wish, storage, beginning);
         if made.is_err() {
             lock(&self.held).remove(container.id().as_str());
             container.remove(true).ok();
@@ -198,9 +211,13 @@ impl Node {
         container: &Container,
         wish: &ImageWish,
         storage: Option<Storage>,
-        before: Spent,
-        timing: &Timing,
+        beginning: Beginning<'_>,
     ) -> Result<(Vec<container::Span>, Vec<String>), NodeError> {
+        let Beginning {
+            before,
+            timing,
+            progress,
+        } = beginning;
         let lead = timing.elapsed();
         let dir = container.dir();
         let life = self.lives.begin(container.id().as_str(), image.diff_ids());
@@ -220,7 +237,7 @@ impl Node {
         let served = image.body.layers().iter();
         let served = served.filter(|layer| self.marks.contain(&layer.diff_id()));
         crate::keepsake::leave(dir, served, &self.settings)?;
-        let prepared = container.prepare(&dir.join("rootfs"), &image.image.config)?;
+        let prepared = container.prepare(&dir.join("rootfs"), &image.image.config, progress)?;
         Ok((prepared.spans.0, prepared.warnings))
     }
 

@@ -17,6 +17,7 @@ use thaw_image::{DiffId, Digest, Extent, Progress};
 use crate::Node;
 use crate::accelerate::{Target, publish};
 use crate::container;
+use crate::containers::Beginning;
 use crate::error::NodeError;
 use crate::launch::Launched;
 use crate::open::ImageMount;
@@ -153,7 +154,14 @@ impl Node {
             let entries = transport.trace(&image.diff_ids())?.entries.into_iter();
             Ok(entries.map(|entry| (entry.layer, entry.extent)).collect())
         };
-        let outcome = self.observe(&image, wish, (container, storage), (until, &read), &timing);
+        let outcome = self.observe(
+            &image,
+            wish,
+            (container, storage),
+            (until, &read),
+            &timing,
+            progress,
+        );
         image.unmount()?;
         let (ready_after, trace) = outcome?;
         progress.say("packing the working set");
@@ -181,9 +189,14 @@ impl Node {
         (options, storage): (container::Options, Option<Storage>),
         (until, read): (Until<'_>, &dyn Fn() -> Result<Reads, NodeError>),
         timing: &Timing,
+        progress: &dyn Progress,
     ) -> Result<(Duration, Reads), NodeError> {
-        let before = self.spent();
-        let prepared = self.prepare_over(image, wish, options, storage, before, timing)?;
+        let beginning = Beginning {
+            before: self.spent(),
+            timing,
+            progress,
+        };
+        let prepared = self.prepare_over(image, wish, options, storage, beginning)?;
         let id = prepared.id.clone();
         let begin = Instant::now();
         let outcome = self.run(prepared).and_then(|mut launched| {

@@ -13,6 +13,7 @@ use std::path::Path;
 
 use oci_spec::image::ImageConfiguration;
 use serde_json::Value;
+use thaw_image::Progress;
 
 use super::host::Host;
 use super::network::Endpoint;
@@ -36,6 +37,8 @@ pub(super) struct Bundle<'a> {
     pub(super) image: &'a ImageConfiguration,
     pub(super) options: &'a Options,
     pub(super) endpoint: Option<&'a Endpoint>,
+    /// Who waits for it.
+    pub(super) progress: &'a dyn Progress,
 }
 
 impl Bundle<'_> {
@@ -98,7 +101,8 @@ impl Bundle<'_> {
             named: self.volumes,
             own: &own,
         };
-        volumes::mounts(root, &of_image.unwrap_or_default(), self.options, &places)
+        let of_image = of_image.unwrap_or_default();
+        volumes::mounts(root, &of_image, self.options, &places, self.progress)
     }
 
     /// Writes the files of `/etc`, and says how they are mounted.

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use jiff::Timestamp;
 use oci_spec::image::ImageConfiguration;
 use rustix::fs::{FlockOperation, flock};
+use thaw_image::Progress;
 
 use super::bundle::Bundle;
 use super::cgroup::Cgroup;
@@ -285,7 +286,8 @@ impl Container {
     }
 
     /// Writes the bundle for the root filesystem mounted at `rootfs`, and sets up the network
-    /// meanwhile. The calling process becomes responsible for the container.
+    /// meanwhile. The calling process becomes responsible for the container. Volumes are filled as long as
+    /// that is wanted.
     ///
     /// # Errors
     /// Any; nothing is left in the network then.
@@ -293,6 +295,7 @@ impl Container {
         &self,
         rootfs: &Path,
         image: &ImageConfiguration,
+        progress: &dyn Progress,
     ) -> Result<Prepared, ContainerError> {
         let rootfs = &path::absolute(rootfs).map_err(ContainerError::file("find", rootfs))?;
         let mut state = self.state()?;
@@ -302,7 +305,7 @@ impl Container {
             endpoint.isolated = state.options.net == Network::Isolated;
             state.endpoint = Some(endpoint);
         }
-        let prepared = self.write_bundle(rootfs, image, &state, &bridge);
+        let prepared = self.write_bundle(rootfs, image, &state, &bridge, progress);
         let prepared = prepared.and_then(|prepared| {
             if state.options.stop_signal.is_none()
                 && let Some(signal) = process::stop_signal(image)?
@@ -331,6 +334,7 @@ impl Container {
         image: &ImageConfiguration,
         state: &State,
         bridge: &Bridge,
+        progress: &dyn Progress,
     ) -> Result<Prepared, ContainerError> {
         let endpoint = state.endpoint.as_ref();
         let bundle = Bundle {
@@ -341,6 +345,7 @@ impl Container {
             image,
             options: &state.options,
             endpoint,
+            progress,
         };
         let mut spans = Spans::default();
         let (network, written) = thread::scope(|scope| {

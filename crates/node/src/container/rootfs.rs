@@ -54,6 +54,25 @@ impl RootFs {
         }
     }
 
+    /// Where the directory `path` inside lies when all symlinks are followed, without the `/` before it;
+    /// `None` where there is none.
+    pub(super) fn place(&self, path: &str) -> Result<Option<PathBuf>, ContainerError> {
+        let of = |dir: &OwnedFd| {
+            let link = format!("/proc/self/fd/{}", dir.as_raw_fd());
+            let place = std::fs::read_link(link);
+            place.map_err(|error| self.error("find", path, error))
+        };
+        let dir = match self.open_at(path, DIR) {
+            Ok(dir) => dir,
+            Err(Errno::NOENT | Errno::NOTDIR) => return Ok(None),
+            Err(error) => return Err(self.error("open", path, error)),
+        };
+        let place = of(&dir)?;
+        let inside = place.strip_prefix(of(&self.dir)?);
+        let inside = inside.map_err(|_| self.error("find", path, Errno::XDEV))?;
+        Ok(Some(inside.to_owned()))
+    }
+
     /// The content of the regular file `path` inside, of at most `limit` bytes; `None` where there
     /// is none.
     pub(super) fn read(&self, path: &str, limit: u64) -> Result<Option<Vec<u8>>, ContainerError> {

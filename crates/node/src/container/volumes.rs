@@ -1,12 +1,15 @@
 //! Volumes become bind mounts: paths of the host, named volumes of the store, and fresh directories that live as
 //! long as the container, where one was asked for and for each VOLUME of the image that nothing else covers.
 //!
-//! A new volume begins with what the image has at its place, as users of Docker expect.
+//! A new volume begins with what the image has at its place, as users of Docker expect. VOLUMEs that lie in one
+//! another, or are one directory by several names, are one volume: what they have is copied once.
 
 use std::fs::{self, File};
 use std::os::fd::AsFd;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
+
+use thaw_image::{Progress, Silent};
 
 use super::ContainerError;
 use super::copy;
@@ -17,6 +20,8 @@ use super::spec::Mount;
 
 /// Most VOLUMEs of an image.
 const MAX_VOLUMES: usize = 256;
+
+const OF_IMAGE: &str = "VOLUME of the image";
 
 /// Where volumes live.
 #[derive(Debug)]
@@ -40,6 +45,7 @@ pub(super) fn mounts(
     image_volumes: &[String],
     options: &Options,
     places: &Places<'_>,
+    progress: &dyn Progress,
 ) -> Result<Vec<Mount>, ContainerError> {
     let mut mounts: Vec<Mount> = options.tmpfs.iter().map(Mount::tmpfs).collect();
     let mut own = places.own_ones();
@@ -47,7 +53,7 @@ pub(super) fn mounts(
         let source = match &volume.source {
             VolumeSource::Own => {
                 let path = own.next().unwrap_or_default();
-                fill(root, &volume.target, &path)?;
+                fill(root, "volume", &volume.target, &path, progress)?;
                 path
             }
             VolumeSource::Host(path) if !path.exists() => {
@@ -56,7 +62,8 @@ pub(super) fn mounts(
             VolumeSource::Host(path) => path.clone(),
             VolumeSource::Named(name) => {
                 let path = places.named.join(parse::name("volume name", name)?);
-                fill(root, &volume.target, &path)?;
+                // It stays: half of what the image has would be taken for all of it later.
+                fill(root, "volume", &volume.target, &path, &Silent)?;
                 path
             }
         };
@@ -64,16 +71,44 @@ pub(super) fn mounts(
         mounts.push(Mount::bind(utf8(&source)?, &target, volume.read_only));
     }
     refuse_doubles(&mounts)?;
-    for target in image_volumes.iter().take(MAX_VOLUMES) {
-        let target = parse::target("VOLUME of the image", target)?;
-        if mounts.iter().any(|mount| mount.target() == target) {
-            continue;
-        }
+    for target in uncovered(root, image_volumes, &mounts)? {
         let path = own.next().unwrap_or_default();
-        fill(root, &target, &path)?;
+        fill(root, OF_IMAGE, &target, &path, progress)?;
         mounts.push(Mount::bind(utf8(&path)?, &target, false));
     }
     Ok(mounts)
+}
+
+/// The VOLUMEs of an image that need a volume: where nothing else is mounted, and none is in another's.
+fn uncovered(
+    root: &RootFs,
+    image_volumes: &[String],
+    mounts: &[Mount],
+) -> Result<Vec<String>, ContainerError> {
+    let mut volumes = Vec::new();
+    for target in image_volumes.iter().take(MAX_VOLUMES) {
+        let target = parse::target(OF_IMAGE, target)?;
+        volumes.push((root.place(&target)?, target));
+    }
+    // A directory comes before those in it.
+    volumes.sort();
+    let mut taken = Vec::new();
+    for mount in mounts {
+        taken.extend(root.place(mount.target())?);
+    }
+    let (mut places, mut targets) = (Vec::<PathBuf>::new(), Vec::<String>::new());
+    for (place, target) in volumes {
+        let is_same = mounts.iter().any(|mount| mount.target() == target);
+        let is_there = |place: &PathBuf| {
+            taken.contains(place) || places.iter().any(|other| place.starts_with(other))
+        };
+        if is_same || targets.contains(&target) || place.as_ref().is_some_and(is_there) {
+            continue;
+        }
+        places.extend(place);
+        targets.push(target);
+    }
+    Ok(targets)
 }
 
 fn refuse_doubles(mounts: &[Mount]) -> Result<(), ParseError> {
@@ -88,7 +123,18 @@ fn refuse_doubles(mounts: &[Mount]) -> Result<(), ParseError> {
 }
 
 /// Makes the volume at `path` if it is missing; an empty one gets what the image has at `target`.
-fn fill(root: &RootFs, target: &str, path: &Path) -> Result<(), ContainerError> {
+fn fill(
+    root: &RootFs,
+    what: &'static str,
+    target: &str,
+    path: &Path,
+    progress: &dyn Progress,
+) -> Result<(), ContainerError> {
+    let place = root.place(target)?;
+    if place.is_some_and(|place| place.as_os_str().is_empty()) {
+        let reason = "it leads to the root itself, which cannot be mounted over";
+        return Err(ParseError::new(what, target, reason).into());
+    }
     let made = fs::DirBuilder::new()
         .recursive(true)
         .mode(0o755)
@@ -102,7 +148,8 @@ fn fill(root: &RootFs, target: &str, path: &Path) -> Result<(), ContainerError> 
     let Some(image) = root.directory(target)? else {
         return Ok(());
     };
-    copy::copy_tree(image.as_fd(), volume.as_fd()).map_err(ContainerError::file(
+    let copied = copy::copy_tree(image.as_fd(), volume.as_fd(), progress);
+    copied.map_err(ContainerError::file(
         "copy the image's files to volume",
         path,
     ))
@@ -114,4 +161,91 @@ pub(super) fn utf8(path: &Path) -> Result<&str, ContainerError> {
         let text = PathBuf::from(path).to_string_lossy().into_owned();
         ParseError::new("path", &text, "it is not UTF-8").into()
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::super::options::Volume;
+    use super::*;
+
+    /// A root filesystem with a directory of several names, in a directory that also gets the volumes.
+    fn root() -> (tempfile::TempDir, RootFs) {
+        let dir = tempfile::tempdir_in("/var/tmp").unwrap();
+        let root = dir.path().join("root");
+        fs::create_dir_all(root.join("data/sub")).unwrap();
+        fs::create_dir(root.join("data2")).unwrap();
+        fs::write(root.join("data/sub/file"), "x").unwrap();
+        symlink("/data", root.join("a")).unwrap();
+        symlink("data", root.join("b")).unwrap();
+        symlink("/", root.join("all")).unwrap();
+        let opened = RootFs::open(&root).unwrap();
+        (dir, opened)
+    }
+
+    fn mounted(
+        root: &RootFs,
+        dir: &Path,
+        of_image: &[&str],
+        options: &Options,
+    ) -> Result<Vec<String>, ContainerError> {
+        let of_image: Vec<String> = of_image.iter().map(ToString::to_string).collect();
+        let places = Places {
+            named: &dir.join("named"),
+            own: &dir.join("own"),
+        };
+        let mounts = mounts(root, &of_image, options, &places, &Silent)?;
+        Ok(mounts.iter().map(|it| it.target().to_owned()).collect())
+    }
+
+    #[test]
+    fn volumes_that_are_one_directory_or_lie_in_another_are_one() {
+        let (dir, root) = root();
+        let of_image = [
+            "/data/sub",
+            "/b/sub",
+            "/b",
+            "/a",
+            "/data",
+            "/data2",
+            "/none",
+            "/none/",
+        ];
+        let all = mounted(&root, dir.path(), &of_image, &Options::default()).unwrap();
+        assert_eq!(all, ["/none", "/a", "/data2"]);
+        let copies: Vec<_> = (0..3)
+            .map(|number| dir.path().join(format!("own/{number}/sub/file")))
+            .collect();
+        let copied = copies.iter().filter(|file| file.exists());
+        assert_eq!(copied.count(), 1);
+        assert!(!dir.path().join("own/3").exists());
+    }
+
+    #[test]
+    fn what_was_asked_for_stands_for_the_image_s() {
+        let (dir, root) = root();
+        let options = Options {
+            volumes: vec!["cache:/a".parse::<Volume>().unwrap()],
+            ..Options::default()
+        };
+        // What is in it is the image's own, as it is where the names are the same.
+        let all = mounted(&root, dir.path(), &["/data", "/data/sub"], &options).unwrap();
+        assert_eq!(all, ["/a", "/data/sub"]);
+        assert!(dir.path().join("named/cache/sub/file").exists());
+    }
+
+    #[test]
+    fn the_root_by_another_name_is_no_volume() {
+        let (dir, root) = root();
+        let error = mounted(&root, dir.path(), &["/all"], &Options::default()).unwrap_err();
+        assert!(error.to_string().contains("the root itself"), "{error}");
+        let options = Options {
+            volumes: vec!["cache:/all".parse().unwrap()],
+            ..Options::default()
+        };
+        let error = mounted(&root, dir.path(), &[], &options).unwrap_err();
+        assert!(error.to_string().contains("the root itself"), "{error}");
+        assert!(!dir.path().join("own").exists() && !dir.path().join("named").exists());
+    }
 }

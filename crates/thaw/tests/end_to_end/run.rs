@@ -7,13 +7,13 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use serde_json::Value;
-use thaw_testkit::image::Compression;
+use serde_json::{Value, json};
+use thaw_testkit::image::{Compression, Entry, Image, Layer};
 use thaw_testkit::scratch;
 use thaw_testkit::terminal::Session;
 use thaw_testkit::thaw::Thaw;
 
-use crate::support::{Scene, image, json, refused, run, sh, stdout, thaw};
+use crate::support::{BUSYBOX, Scene, image, json, refused, run, sh, stdout, thaw};
 
 const RUNTIMES: [&str; 2] = ["crun", "runc"];
 
@@ -297,6 +297,57 @@ fn volumes_are_the_host_s_the_store_s_and_the_image_s() {
     let (code, said) = refused(&node, &["run", "--rm", "-v", "/no/such:/x", &image]);
     assert_eq!(code, 125);
     assert!(said.contains("/no/such does not exist"), "{said}");
+}
+
+#[test]
+fn what_an_image_s_volumes_begin_with_is_no_more_than_what_the_image_has() {
+    let program = fs::read(BUSYBOX).unwrap();
+    let layer = Layer::new([
+        Entry::directory("bin"),
+        Entry::file("bin/busybox", program).mode(0o755),
+        Entry::symlink("bin/sh", "busybox"),
+        Entry::directory("data"),
+        Entry::file("data/file", vec![b'x'; 1 << 20]),
+        Entry::directory("data/sub"),
+        Entry::hard_link("data/sub/link", "data/file"),
+        Entry::sparse("data/sparse", 64 << 20, vec![(1 << 20, vec![7; 512])]),
+        Entry::symlink("alias", "data"),
+        Entry::symlink("all", "/"),
+    ]);
+    let of = |volumes: Value| Image::new([layer.clone()]).config("Volumes", volumes);
+    let registry = thaw_testkit::registry::Registry::start().unwrap();
+    let directory = scratch::directory().unwrap();
+    let push = |name: &str, volumes: Value| {
+        let image = of(volumes).write(&directory.path().join(name), "latest");
+        image
+            .unwrap()
+            .push(&registry, &format!("{name}:1"))
+            .unwrap()
+    };
+    let volumes = push(
+        "volumes",
+        json!({ "/data": {}, "/data/sub": {}, "/alias": {} }),
+    );
+    let all = push("all", json!({ "/all": {} }));
+    let script = "busybox stat -c '%h' data/file data/sub/link; \
+                  busybox test data/file -ef data/sub/link && echo one; \
+                  busybox du -k data/sparse; busybox grep -c ' /data' /proc/mounts";
+    for transport in ["auto", "directories"] {
+        let node = thaw();
+        let flags = ["--transport", transport, "-w", "/"];
+        let seen = sh(&node, &flags, &volumes, script);
+        let lines: Vec<&str> = seen.lines().collect();
+        assert_eq!(lines[..3], ["2", "2", "one"], "{transport}: {seen}");
+        let taken: u64 = lines[3].split('\t').next().unwrap().parse().unwrap();
+        assert!(taken < 1 << 10, "{transport}: {seen}");
+        assert_eq!(lines[4], "1", "{transport}: {seen}");
+        let (code, said) = refused(
+            &node,
+            &["run", "--rm", "--transport", transport, &all, "sh"],
+        );
+        assert_eq!(code, 125);
+        assert!(said.contains("the root itself"), "{said}");
+    }
 }
 
 const MESSAGE: &str = "read from the second layer\n";
