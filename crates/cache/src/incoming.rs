@@ -47,7 +47,8 @@ impl Incoming {
     /// [`LayerTar::sync`].
     ///
     /// Where the layer is in use already, the blocks that it lacks are copied into it, and then all
-    /// of it is checked, for what it had came from elsewhere. If that was wrong, it is replaced.
+    /// of it is checked, for what it had came from elsewhere. If that was wrong, it is replaced. If even its
+    /// size was, this is the layer from now on, and reads of what is open fail.
     ///
     /// # Errors
     /// [`TarError::NotItsDiffId`] and [`TarError::Size`] for the proof of another tar (nothing is
@@ -69,7 +70,21 @@ impl Incoming {
         layers.install(&diff_id, self.written, self)
     }
 
-    /// Puts the file in the place of the layer's tar, which nobody has open.
+    /// Makes `layer`, which is in use and has the same size, whole.
+    pub(crate) fn complete(&self, layer: &LayerTar) -> Result<(), TarError> {
+        self.copy_into(layer)?;
+        match layer.verify_whole(&|| true) {
+            // What it had was wrong and is forgotten: now all of it is what was proven.
+            Err(TarError::NotItsDiffId { .. }) => {
+                layer.begin_again();
+                self.copy_into(layer)?;
+                layer.verify_whole(&|| true)
+            }
+            verified => verified,
+        }
+    }
+
+    /// Puts the file in the place of the layer's tar, which nobody has open who goes on with it.
     pub(crate) fn replace(self, dir: &Path, subject: Subject) -> Result<(), FileError> {
         let target = LayerTar::path_in(dir);
         self.temp
@@ -84,7 +99,7 @@ impl Incoming {
     }
 
     /// Writes what `layer` lacks.
-    pub(crate) fn copy_into(&self, layer: &LayerTar) -> Result<(), TarError> {
+    fn copy_into(&self, layer: &LayerTar) -> Result<(), TarError> {
         let mut buffer = vec![0; COPY_BYTES];
         for absent in layer.missing(Extent::between(0, self.written)) {
             let mut offset = absent.offset;

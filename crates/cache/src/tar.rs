@@ -475,6 +475,24 @@ impl LayerTar {
         *lock(&self.refusal) = None;
     }
 
+    /// Leaves its place to the tar that was proven to be the layer, of `proven` bytes: whoever gave the size of
+    /// this one was wrong. What has it open reads nothing of it any more, and nothing comes.
+    pub(crate) fn make_way(&self, proven: u64) -> Result<(), TarError> {
+        // Whoever makes something durable does so in the place that it leaves.
+        let _syncing = lock(&self.syncing);
+        lock(&self.refusal).replace(Refusal {
+            why: TarError::Size {
+                diff_id: self.diff_id,
+                known: proven,
+                asked: self.size,
+            },
+            until: None,
+        });
+        self.presence
+            .evict()
+            .map_err(|error| self.file_error(error))
+    }
+
     pub(crate) fn set_whole(&self) -> Result<(), TarError> {
         self.presence
             .set_whole()

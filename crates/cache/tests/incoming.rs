@@ -7,7 +7,7 @@ use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
 
 use common::{scratch, store, stream, tar_of, verified};
-use thaw_cache::TarError;
+use thaw_cache::{PresenceReader, TarError};
 use thaw_image::{BlobSource, DiffId, Digest, Extent};
 
 #[test]
@@ -94,6 +94,52 @@ fn a_layer_in_use_that_is_wrong_is_replaced() {
     let mut bytes = vec![0; content.len()];
     layer.read_at(&mut bytes, 0).unwrap();
     assert!(bytes == content);
+}
+
+#[test]
+fn a_layer_in_use_of_a_wrong_size_makes_way() {
+    let content = tar_of(5, 100_000);
+    let size = content.len() as u64;
+    let id = DiffId(Digest::of(&content));
+    for wrong in [size - 1, size - 50_000, size + 1, size + 50_000] {
+        let dir = scratch();
+        let one = store(dir.path(), 1);
+        let open = one.layers().open(&id, wrong).unwrap();
+        open.write(0, &verified(&[7; 30_000])).unwrap();
+        open.sync().unwrap();
+        let keeper = PresenceReader::open(open.presence_path()).unwrap();
+        let begin = Extent {
+            offset: 0,
+            len: 512,
+        };
+        assert!(keeper.contains(begin).unwrap());
+
+        let mut incoming = one.layers().incoming(&id).unwrap();
+        let proof = stream(&content, &mut incoming);
+        let layer = incoming.commit(&proof).unwrap();
+        assert!(layer.is_whole());
+        let mut bytes = vec![0; content.len()];
+        layer.read_at(&mut bytes, 0).unwrap();
+        assert!(bytes == content);
+        layer.sync().unwrap();
+
+        // Whoever read the other one finds nothing, in this process and elsewhere, and nothing comes.
+        assert_eq!(open.present_bytes(), 0);
+        assert!(!keeper.contains(begin).unwrap());
+        let error = open.write(0, &verified(&[7; 512])).unwrap_err();
+        assert!(matches!(error, TarError::Refused { .. }), "{error}");
+        open.sync().unwrap();
+        open.punch(&[], || Ok::<_, TarError>(())).unwrap();
+        drop((open, layer));
+        let error = one.layers().open(&id, wrong).unwrap_err();
+        assert!(
+            matches!(error, TarError::Size { known, .. } if known == size),
+            "{error}"
+        );
+        let store = store(dir.path(), 2);
+        let layer = store.layers().open(&id, size).unwrap();
+        assert!(layer.is_whole(), "it survives a reboot");
+    }
 }
 
 #[test]

@@ -174,6 +174,11 @@ impl Node {
         }
         let names = Names::of(names);
         let mut parts = self.parts(&resolved, &found, Arc::clone(&names))?;
+        if !found.has_sizes_of(&resolved.image, &parts.layers) {
+            // What it reads has made way for the layer, which is whole, and nobody serves it.
+            drop(Root::adopt(dir)?);
+            return Err(NodeError::Lost(dir.to_owned()));
+        }
         match memo.and_then(|memo| Some((memo.by?, memo.heard))) {
             Some((by, heard)) => {
                 names.hear(&heard);

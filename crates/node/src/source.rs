@@ -76,6 +76,13 @@ impl Accelerated {
         format!("acceleration from {}{signer}{set}{whole}", self.from)
     }
 
+    /// Whether the layers of an image have the sizes that it gives.
+    pub(crate) fn has_sizes_of(&self, image: &Image, tars: &[Arc<LayerTar>]) -> bool {
+        let given = |layer: &Layer| self.acceleration.tables.get(&layer.blob);
+        let mut pairs = image.layers.iter().map(given).zip(tars);
+        pairs.all(|(table, tar)| table.is_none_or(|table| table.tar_size == tar.tar_size()))
+    }
+
     /// Whether a layer can be fetched in parts.
     fn has_table(&self, layer: &Layer) -> bool {
         self.acceleration.tables.contains_key(&layer.blob)

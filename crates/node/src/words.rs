@@ -11,7 +11,8 @@
 //!   as it reads a layer, no other words bring anything into it.
 //!
 //! Where that keeps an image from having a layer in common with others, a layer that nobody reads is
-//! begun afresh, and any other is fetched whole before the image is mounted, which checks it. A mount is
+//! begun afresh, and any other is fetched whole before the image is mounted, which checks it. The same is done
+//! where two images say two sizes of a layer: one of them is wrong, and when it is whole they know which. A mount is
 //! shared by those names only for which all counts that it ever read by.
 //!
 //! Lock: `readers` is a leaf but for the locks of layers. A record is written under it, so that none
@@ -21,7 +22,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, Weak};
 
 use thaw_accelerate::LayerRef;
-use thaw_cache::{LayerTar, RemoveError};
+use thaw_cache::{LayerTar, RemoveError, TarError};
 use thaw_image::{DiffId, Digest, ImageReference, Progress};
 
 use crate::Node;
@@ -161,7 +162,17 @@ impl Node {
             let Some(table) = found.acceleration.tables.get(&layer.blob) else {
                 continue;
             };
-            let tar = self.store.layers().open(&layer.diff_id, table.tar_size)?;
+            let layers = self.store.layers();
+            let tar = match layers.open(&layer.diff_id, table.tar_size) {
+                // Two say two sizes. Where the layer is whole it has the one that it should have.
+                Err(TarError::Size { known, .. }) => {
+                    if !layers.open(&layer.diff_id, known)?.is_whole() {
+                        apart.push(layer);
+                    }
+                    continue;
+                }
+                tar => tar?,
+            };
             if tar.is_whole() {
                 continue;
             }

@@ -86,6 +86,19 @@ impl Thaw {
         is_of(pid, &self.real_root()).then_some(pid)
     }
 
+    /// Processes of the store whose command line has `word`: `keeper`, `monitor`.
+    #[must_use]
+    pub fn processes(&self, word: &str) -> Vec<u32> {
+        let has_word = |pid: &u32| {
+            let line = command_line(*pid);
+            line.split(|byte| *byte == 0)
+                .any(|it| it == word.as_bytes())
+        };
+        let mut all = processes(&self.real_root());
+        all.retain(has_word);
+        all
+    }
+
     /// By which its processes and mounts name the store: without symbolic links.
     fn real_root(&self) -> PathBuf {
         self.root

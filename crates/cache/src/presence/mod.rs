@@ -90,6 +90,8 @@ pub(crate) struct Presence {
     file: File,
     pub(crate) map: BlockMap,
     whole: AtomicBool,
+    /// The directory is another tar's.
+    evicted: AtomicBool,
     /// Held while bits are in memory, and not yet in the file that others read.
     publishing: RwLock<()>,
 }
@@ -198,6 +200,7 @@ impl Presence {
             path,
             file,
             whole: AtomicBool::new(whole),
+            evicted: AtomicBool::new(false),
             publishing: RwLock::default(),
         };
         if !live {
@@ -261,7 +264,7 @@ impl Presence {
     /// Forgets that the blocks of `runs` are there, for good, before their bytes go: first what
     /// was durable, then the bits that others read. A layer that was whole is so no more.
     pub(crate) fn clear(&self, runs: &[BlockRun]) -> Result<(), FileError> {
-        Self::remove_durable(&self.dir)?;
+        self.forget_durable()?;
         self.whole.store(false, Ordering::Release);
         self.write_header(false)?;
         for run in runs {
@@ -317,6 +320,9 @@ impl Presence {
         tmp: &Path,
         (bits, whole): &(Vec<u8>, bool),
     ) -> Result<(), FileError> {
+        if self.evicted.load(Ordering::Acquire) {
+            return Ok(());
+        }
         let header = self.subject.header(*whole).encode();
         let mut hasher = thaw_image::Hasher::new();
         hasher.update(&header);
@@ -337,8 +343,23 @@ impl Presence {
 
     /// Forgets everything, what was durable too: the bytes are not what they should be.
     pub(crate) fn forget(&self) -> Result<(), FileError> {
-        Self::remove_durable(&self.dir)?;
+        self.forget_durable()?;
         self.fall_back()
+    }
+
+    /// Forgets everything and leaves the directory to another tar: whoever has the file open finds no
+    /// block in it, and no name leads to it.
+    pub(crate) fn evict(&self) -> Result<(), FileError> {
+        self.forget()?;
+        self.evicted.store(true, Ordering::Release);
+        file::remove(&self.path)
+    }
+
+    fn forget_durable(&self) -> Result<(), FileError> {
+        match self.evicted.load(Ordering::Acquire) {
+            true => Ok(()),
+            false => Self::remove_durable(&self.dir),
+        }
     }
 
     /// Removes `presence.durable`, durably: before the tar that it speaks of changes or goes.

@@ -137,9 +137,9 @@ impl Layers {
                 // Whoever opened it again has closed what they had before: to keep that open would
                 // be to be its other opener, and it could never be released. It may also have been
                 // removed and made anew: then what was present is not.
-                known.presence = match PresenceReader::open(&spec.presence) {
+                known.presence = match presence_of(&spec) {
                     Ok(presence) => presence,
-                    Err(error) => return refused(&error),
+                    Err(refused) => return refused,
                 };
                 known.tar = tar;
                 known.released = None;
@@ -147,9 +147,9 @@ impl Layers {
             Some(known) if known.spec == spec => {}
             Some(_) => return Reply::Refused("this file is attached otherwise".to_owned()),
             None => {
-                let presence = match PresenceReader::open(&spec.presence) {
+                let presence = match presence_of(&spec) {
                     Ok(presence) => presence,
-                    Err(error) => return refused(&error),
+                    Err(refused) => return refused,
                 };
                 self.insert(file, spec, tar, presence);
             }
@@ -254,5 +254,18 @@ impl Layers {
         layer.map_or(Reply::Unknown, |layer| {
             Reply::Trace(layer.recorder.page(from))
         })
+    }
+}
+
+/// What is present of a layer.
+fn presence_of(spec: &LayerSpec) -> Result<PresenceReader, Reply> {
+    let presence = PresenceReader::open(&spec.presence);
+    let presence = presence.map_err(|error| Reply::Refused(error.to_string()))?;
+    // Another tar may have taken its place, of which all is present.
+    match presence.tar_size() == spec.size {
+        true => Ok(presence),
+        false => Err(Reply::Refused(
+            "its presence file is of another tar".to_owned(),
+        )),
     }
 }

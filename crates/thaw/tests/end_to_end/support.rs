@@ -72,9 +72,14 @@ pub(crate) struct Scene {
 
 impl Scene {
     pub(crate) fn new() -> Self {
+        Self::with(image(Compression::Gzip(6)))
+    }
+
+    pub(crate) fn with(image: Image) -> Self {
         let registry = Registry::start().unwrap();
         let directory = scratch::directory().unwrap();
-        let layout = busybox(&directory.path().join("layout"));
+        let layout = image.write(&directory.path().join("layout"), "latest");
+        let layout = layout.unwrap();
         let image = layout.push(&registry, "busybox:1").unwrap();
         Self {
             registry,
@@ -128,7 +133,16 @@ pub(crate) fn refused(node: &Thaw, args: &[&str]) -> (i32, String) {
 
 /// Kills the daemon, and waits until all of its threads are gone.
 pub(crate) fn kill_daemon(node: &Thaw) {
-    let pid = node.daemon().unwrap().cast_signed();
+    kill(node.daemon().unwrap());
+}
+
+/// Kills the keeper alike.
+pub(crate) fn kill_keeper(node: &Thaw) {
+    node.processes("keeper").into_iter().for_each(kill);
+}
+
+fn kill(pid: u32) {
+    let pid = pid.cast_signed();
     let process = pidfd_open(Pid::from_raw(pid).unwrap(), PidfdFlags::empty()).unwrap();
     pidfd_send_signal(&process, Signal::KILL).unwrap();
     poll(&mut [PollFd::new(&process, PollFlags::IN)], None).unwrap();

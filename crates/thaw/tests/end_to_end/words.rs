@@ -14,7 +14,7 @@ use thaw_testkit::scratch;
 use thaw_testkit::thaw::Thaw;
 
 use crate::signing::{Keys, Signed};
-use crate::support::{Scene, image, json, kill_daemon, refused, target, thaw};
+use crate::support::{Scene, image, json, kill_daemon, kill_keeper, refused, target, thaw};
 
 const TRUTH: &str = "read from the second layer\n";
 const LIE: &str = "READ FROM THE SECOND LAYER\n";
@@ -204,4 +204,104 @@ fn images_that_trust_the_same_words_have_their_layers_in_common() {
     let fetched = requests[before..].iter().filter(|it| it.method == "GET");
     let blobs: Vec<_> = fetched.filter(|it| it.uri.contains("/blobs/")).collect();
     assert!(blobs.is_empty(), "{blobs:?}");
+}
+
+/// An image with a signed acceleration, and another one with the same layers, whose acceleration says of the upper
+/// one that it has a byte less: its layout fits, and none of its blocks can be brought.
+struct Sizes {
+    keys: Keys,
+    signed: Signed,
+    liar: Signed,
+}
+
+impl Sizes {
+    fn new() -> Self {
+        let keys = Keys::new(&["ours"]);
+        let scene = Scene::new();
+        let sign = ["accelerate", "--sign", &keys.private("ours"), &scene.image];
+        thaw().run(sign).unwrap();
+        let other = image(Compression::Gzip(6)).config("User", "33");
+        let liar = Scene::with(other);
+        thaw().run(["accelerate", &liar.image]).unwrap();
+        let liar = Signed::of(liar);
+        liar.forge(|content| {
+            let layers = content.layers.iter_mut().rev();
+            let mut tables = layers.filter(|layer| layer.media_type == media::SEEK_TABLE);
+            let annotations = &mut tables.next().unwrap().annotations;
+            let size = annotations.get_mut(media::ANNOTATION_TAR_SIZE).unwrap();
+            *size = (size.parse::<u64>().unwrap() - 1).to_string();
+        });
+        let signed = Signed::of(scene);
+        Self { keys, signed, liar }
+    }
+
+    fn mount(&self, node: &Thaw, transport: &str, image: &str, dir: &str) -> String {
+        fs::create_dir_all(dir).unwrap();
+        let config = self.keys.config(&["ours"], "");
+        let mount = ["--config", &config, "mount", "--json", "--pull", "lazy"];
+        let more = ["--transport", transport, image, dir];
+        let said = node.run(mount.into_iter().chain(more)).unwrap();
+        json(&said)["way"]["how"].as_str().unwrap().to_owned()
+    }
+}
+
+#[test]
+fn a_lie_about_a_size_keeps_no_other_image_from_starting() {
+    let sizes = Sizes::new();
+    for transport in ["fanotify", "fuse"] {
+        let node = thaw();
+        let config = sizes.keys.config(&["ours"], "");
+        node.run(["--config", &config, "images"]).unwrap();
+        let dirs = ["1", "2", "3"].map(|dir| format!("{}-{dir}", target(&node)));
+        let mount = |image: &str, dir: &str| sizes.mount(&node, transport, image, dir);
+        let liar = &sizes.liar.scene.image;
+        assert_eq!(mount(liar, &dirs[0]), "lazy");
+        // By its digest and by its tag; whoever is lied to reads nothing, from the next keeper too.
+        mount(&sizes.signed.pinned(), &dirs[1]);
+        assert_eq!(message(&dirs[1]), TRUTH);
+        let unread = || fs::read(Path::new(&dirs[0]).join("srv/message")).unwrap_err();
+        unread();
+        kill_keeper(&node);
+        unread();
+        node.run(["unmount", &dirs[1]]).unwrap();
+        mount(&sizes.signed.scene.image, &dirs[2]);
+        assert_eq!(message(&dirs[2]), TRUTH);
+        node.run(["unmount", &dirs[2]]).unwrap();
+        // And from the next daemon, where nobody else was left.
+        kill_daemon(&node);
+        kill_keeper(&node);
+        node.run(["images"]).unwrap();
+        unread();
+        node.run(["unmount", "--all"]).unwrap();
+        mount(liar, &dirs[0]);
+        assert_eq!(message(&dirs[0]), TRUTH, "what is whole has one size");
+        node.run(["unmount", "--all"]).unwrap();
+    }
+}
+
+#[test]
+fn a_lie_about_a_size_keeps_nobody_from_a_full_pull() {
+    let sizes = Sizes::new();
+    let node = thaw();
+    let (liar, dir) = (target(&node), format!("{}-2", target(&node)));
+    sizes.mount(&node, "auto", &sizes.liar.scene.image, &liar);
+    let image = &sizes.signed.scene.image;
+    node.run(["pull", image]).unwrap();
+    sizes.mount(&node, "auto", image, &dir);
+    assert_eq!(message(&dir), TRUTH);
+    node.run(["unmount", "--all"]).unwrap();
+}
+
+/// Two that say two sizes, and the one that is right came first.
+#[test]
+fn a_lie_about_a_size_that_comes_later_takes_nothing_away() {
+    let sizes = Sizes::new();
+    let node = thaw();
+    let (liar, dir) = (target(&node), format!("{}-2", target(&node)));
+    let image = &sizes.signed.scene.image;
+    assert_eq!(sizes.mount(&node, "auto", image, &dir), "lazy");
+    sizes.mount(&node, "auto", &sizes.liar.scene.image, &liar);
+    assert_eq!(message(&dir), TRUTH);
+    assert_eq!(message(&liar), TRUTH, "the layer was fetched whole");
+    node.run(["unmount", "--all"]).unwrap();
 }
