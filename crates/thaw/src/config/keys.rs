@@ -59,7 +59,7 @@ keys! {
     /// The store: images, containers, and the socket of the daemon that owns them. THAW_ROOT goes
     /// before it, and --root before both, as in the units for systemd, whose socket lies in it.
     root: PathBuf, default "/var/lib/thaw", example "\"/var/lib/thaw\"";
-    /// Hosts that are spoken to in plain HTTP (loopback ones are, where [registry] does not say otherwise). --plain-http adds to them.
+    /// Hosts that are spoken to in plain HTTP (loopback ones are, where their own table does not say otherwise). --plain-http adds to them.
     plain_http: Vec<String>, default "none", example "[\"registry.internal:5000\"]";
     /// Repositories whose accelerations are trusted for every image.
     trusted_repositories: Vec<String>, default "none", example "[\"registry.example/accel\"]";
