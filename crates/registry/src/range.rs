@@ -128,7 +128,11 @@ impl RangeRead {
 
     /// All of it.
     pub(crate) async fn collect(mut self) -> Result<Vec<u8>, RegistryError> {
-        let remote = Arc::clone(&self.remote);
+        // Whoever is being asked when the time is over: it is the registry that was to give it.
+        let remote = match self.others.iter().find(|place| !place.is_mirror()) {
+            Some(registry) if self.remote.is_mirror() => Arc::clone(registry),
+            _ => Arc::clone(&self.remote),
+        };
         let what = self.what();
         let deadline = match self.patience {
             Patience::Until(deadline) => deadline,
