@@ -42,7 +42,7 @@ impl Node {
         // Not for longer: an image that somebody has is not unmounted.
         let (images, saved) = {
             let mounts = self.opened();
-            (loads(&mounts), saved(&mounts))
+            (self.loads(&mounts), saved(&mounts))
         };
         Ok(Measures {
             transport: self
@@ -106,6 +106,28 @@ impl Node {
         opened.collect()
     }
 
+    /// How much of each is here and was read, by reference.
+    fn loads(&self, mounts: &[Arc<ImageMount>]) -> Vec<ImageLoad> {
+        let mut loads: Vec<ImageLoad> = mounts.iter().map(|mount| self.load_of(mount)).collect();
+        loads.sort_by(|a, b| (&a.reference, a.manifest).cmp(&(&b.reference, b.manifest)));
+        loads
+    }
+
+    fn load_of(&self, mount: &ImageMount) -> ImageLoad {
+        let (present, size) = mount.present_of_size();
+        let manifest = mount.image.digest;
+        let profiles = mount.profiles();
+        let read = profiles.iter().map(|it| self.read_here(&manifest, it));
+        ImageLoad {
+            reference: mount.image.reference.to_string(),
+            manifest,
+            how: mount.way.how,
+            present,
+            read: read.max().unwrap_or(0),
+            size,
+        }
+    }
+
     fn container_counts(&self) -> Result<ContainerCounts, NodeError> {
         let mut counts = ContainerCounts::default();
         for state in self.containers.list()? {
@@ -116,13 +138,6 @@ impl Node {
         }
         Ok(counts)
     }
-}
-
-/// How much of each is here, by reference.
-fn loads(mounts: &[Arc<ImageMount>]) -> Vec<ImageLoad> {
-    let mut loads: Vec<ImageLoad> = mounts.iter().map(|mount| load(mount)).collect();
-    loads.sort_by(|a, b| (&a.reference, a.manifest).cmp(&(&b.reference, b.manifest)));
-    loads
 }
 
 /// Compressed bytes of their layers that are not here. It is a state and no sum of what has happened:
@@ -147,17 +162,6 @@ fn missing(compressed: u64, present: u64, tar: u64) -> u64 {
     let absent = u128::from(tar.saturating_sub(present));
     let share = u128::from(compressed) * absent / u128::from(tar.max(1));
     u64::try_from(share).unwrap_or(u64::MAX)
-}
-
-fn load(mount: &ImageMount) -> ImageLoad {
-    let (present, size) = mount.present_of_size();
-    ImageLoad {
-        reference: mount.image.reference.to_string(),
-        manifest: mount.image.digest,
-        how: mount.way.how,
-        present,
-        size,
-    }
 }
 
 impl ImageMount {

@@ -3,7 +3,7 @@
 
 use std::fmt::Write as _;
 
-use thaw_node::{How, Measures};
+use thaw_node::{How, ImageLoad, Measures};
 
 /// The content type of [`text`].
 pub(crate) const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -83,6 +83,10 @@ const SAVED: Family = gauge(
 const PRESENT: Family = gauge(
     "thaw_image_present_bytes",
     "Bytes of a mounted image's layer tars that are here.",
+);
+const READ: Family = gauge(
+    "thaw_image_read_bytes",
+    "Bytes of a mounted image's layer tars that starts here have read, each once; noted when a container ends.",
 );
 const SIZE: Family = gauge(
     "thaw_image_size_bytes",
@@ -201,7 +205,13 @@ impl Page {
     }
 
     fn images(&mut self, measures: &Measures) {
-        for family in [&PRESENT, &SIZE] {
+        type Value = fn(&ImageLoad) -> u64;
+        let values: [(_, Value); 3] = [
+            (&PRESENT, |image| image.present),
+            (&READ, |image| image.read),
+            (&SIZE, |image| image.size),
+        ];
+        for (family, value) in values {
             self.family(family);
             for image in &measures.images {
                 let manifest = image.manifest.to_string();
@@ -214,11 +224,7 @@ impl Page {
                     ("reference", &image.reference),
                     ("how", how),
                 ];
-                let value = match family.name == PRESENT.name {
-                    true => image.present,
-                    false => image.size,
-                };
-                self.sample(family, &labels, value);
+                self.sample(family, &labels, value(image));
             }
         }
     }
@@ -239,11 +245,11 @@ fn escaped(label: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use thaw_node::{ContainerCounts, ImageLoad, Reads};
+    use thaw_node::{ContainerCounts, Reads};
 
     use super::*;
 
-    const FAMILIES: [&Family; 18] = [
+    const FAMILIES: [&Family; 19] = [
         &INFO,
         &HITS,
         &FAULTS,
@@ -259,6 +265,7 @@ mod tests {
         &STARTED,
         &SAVED,
         &PRESENT,
+        &READ,
         &SIZE,
         &CONTAINERS,
         &MOUNTS,
@@ -289,6 +296,7 @@ mod tests {
                 manifest: thaw_image::Digest::of(b"x"),
                 how: How::Lazy,
                 present: 5,
+                read: 4,
                 size: 8,
             }],
             containers: ContainerCounts {
@@ -382,6 +390,7 @@ mod tests {
                 manifest: thaw_image::Digest::of(b"x"),
                 how: How::Full,
                 present: 155,
+                read: 160,
                 size: 156,
             }],
             containers: ContainerCounts {
@@ -416,6 +425,7 @@ mod tests {
             ("thaw_lazy_image_bytes_total".to_owned(), 153),
             ("thaw_saved_bytes".to_owned(), 154),
             (format!("thaw_image_present_bytes{image}"), 155),
+            (format!("thaw_image_read_bytes{image}"), 160),
             (format!("thaw_image_size_bytes{image}"), 156),
             ("thaw_containers{state=\"running\"}".to_owned(), 157),
             ("thaw_containers{state=\"ended\"}".to_owned(), 158),

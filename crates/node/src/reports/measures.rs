@@ -90,6 +90,9 @@ pub struct ImageLoad {
     pub how: How,
     /// Bytes of its tars that are here.
     pub present: u64,
+    /// Bytes of its tars that starts of one profile here have read, each once: of the profile with the most, as it was
+    /// noted when a container ended.
+    pub read: u64,
     /// Bytes of its tars.
     pub size: u64,
 }

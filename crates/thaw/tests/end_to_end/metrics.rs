@@ -272,6 +272,15 @@ fn each_cause_by(transport: &str) {
     assert!(filled["thaw_filled_bytes_total{cause=\"fill\"}"] > 1e6);
     assert_eq!(saved(&filled), 0.0, "all of it is here");
     assert_eq!(filled["thaw_mounts"], 1.0);
+    // The load rate is what was read, and not what was filled.
+    let of_image = |name: &str| {
+        let mut values = filled.iter().filter(|(it, _)| it.starts_with(name));
+        *values.next().unwrap().1
+    };
+    let size = of_image("thaw_image_size_bytes{");
+    assert_eq!(of_image("thaw_image_present_bytes{"), size);
+    let read = of_image("thaw_image_read_bytes{");
+    assert!(read > 0.0 && read < size / 2.0, "{read} of {size}");
     drop(file);
 }
 
