@@ -67,7 +67,6 @@ fn a_stopped_daemon_costs_errors_after_the_bound(transport: &str) {
     drop_pages(&inside.join("srv/f0-1"));
     scene.read(&inside, "srv/f0-1").unwrap();
     signal(daemon, Signal::CONT);
-    scene.read(&inside, "srv/f1-3").unwrap();
     end(&scene, &node, &inside);
 }
 

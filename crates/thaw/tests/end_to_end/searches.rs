@@ -69,8 +69,12 @@ fn a_repository_that_was_not_heard_is_asked_for_a_working_set_again() {
         start();
         assert!(withheld.asked() > 0, "not asked");
     }
-    start();
-    let withheld = far.withhold(&hex);
-    start();
-    assert_eq!(withheld.asked(), 0, "asked again after it was heard");
+    // Once it was heard, and a busy machine may take more than a second for that, it is asked no more.
+    let is_asked = |_| {
+        start();
+        let withheld = far.withhold(&hex);
+        start();
+        withheld.asked() > 0
+    };
+    assert!(!(0..10).all(is_asked), "asked again after it was heard");
 }
