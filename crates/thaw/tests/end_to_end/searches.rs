@@ -55,12 +55,11 @@ fn a_repository_that_was_not_heard_is_asked_for_a_working_set_again() {
     let config = node.root().with_extension("toml");
     let config = impatient(config.to_str().unwrap(), &trusted);
     let start = || {
-        sh(
-            &node,
-            &["--config", &config],
-            &scene.image,
-            "cat /srv/message",
-        )
+        // For this profile the image's own repository has no working set.
+        let flags = ["--pull", "lazy", "--profile", "other", "--config", &config];
+        sh(&node, &flags, &scene.image, "cat /srv/message");
+        // Else the next one has the same mount.
+        node.run(["gc", "--cache-size", "1k"]).unwrap();
     };
     // What is asked of it says which image is meant.
     let hex = scene.layout.digest().hex();
