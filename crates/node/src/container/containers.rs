@@ -25,6 +25,11 @@ use super::{ContainerError, ContainerId, id, parse, process};
 /// For how long a container that was killed may take to be gone, and its monitor to write that down.
 const PATIENCE: Duration = Duration::from_secs(10);
 
+/// The directory of a container that is being made, until it has a state.
+const NEW: &str = ".new";
+/// What the directory of a container begins with that is being removed.
+const GONE: &str = ".gone-";
+
 /// All containers of a store.
 #[derive(Clone, Debug)]
 pub struct Containers {
@@ -115,10 +120,12 @@ impl Containers {
             let id = other.id.short().to_owned();
             return Err(ContainerError::NameTaken { name, id });
         }
+        self.sweep()?;
+        let unnamed = self.dir().join(NEW);
         fs::DirBuilder::new()
             .mode(0o711)
-            .create(&dir)
-            .map_err(ContainerError::file("make directory", &dir))?;
+            .create(&unnamed)
+            .map_err(ContainerError::file("make directory", &unnamed))?;
         let state = State {
             id: id.clone(),
             name,
@@ -135,7 +142,8 @@ impl Containers {
             endpoint: None,
             published: Vec::new(),
         };
-        state.write(&dir)?;
+        state.write(&unnamed)?;
+        fs::rename(&unnamed, &dir).map_err(ContainerError::file("make directory", &dir))?;
         Ok(Container { id, dir })
     }
 
@@ -181,11 +189,13 @@ impl Containers {
         Container { id, dir }
     }
 
-    /// Takes away what containers left in the network that ended without their monitor.
+    /// Takes away what containers left in the network that ended without their monitor, and of whom nothing is known.
     ///
     /// # Errors
     /// [`ContainerError::Network`].
     pub fn reconcile(&self) -> Result<(), ContainerError> {
+        let _lock = self.lock()?;
+        self.sweep()?;
         Bridge::new(&self.settings).reconcile()
     }
 
@@ -216,6 +226,20 @@ impl Containers {
         Ok(ids)
     }
 
+    /// Removes what somebody left who was killed while they made a container, or removed one. Called with the lock.
+    fn sweep(&self) -> Result<(), ContainerError> {
+        let dir = self.dir();
+        let failed = |error: io::Error| ContainerError::file("list", &dir)(error);
+        for entry in fs::read_dir(&dir).map_err(failed)? {
+            let name = entry.map_err(failed)?.file_name();
+            let is_left = |name: &str| name == NEW || name.starts_with(GONE);
+            if name.to_str().is_some_and(is_left) {
+                remove_dir(&dir.join(name))?;
+            }
+        }
+        Ok(())
+    }
+
     fn dir(&self) -> PathBuf {
         self.root.join("containers")
     }
@@ -225,6 +249,16 @@ impl Containers {
         let file = File::create(&path).map_err(ContainerError::file("open", &path))?;
         flock(&file, FlockOperation::LockExclusive).map_err(ContainerError::file("lock", &path))?;
         Ok(file)
+    }
+}
+
+/// Removes a directory, which somebody else may be removing.
+fn remove_dir(dir: &Path) -> Result<(), ContainerError> {
+    match fs::remove_dir_all(dir) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(ContainerError::file("remove", dir)(error))
+        }
+        _ => Ok(()),
     }
 }
 
@@ -425,7 +459,10 @@ impl Container {
         if let Some(state) = self.finish(force)? {
             self.clean_up(&state)?;
         }
-        fs::remove_dir_all(&self.dir).map_err(ContainerError::file("remove", &self.dir))?;
+        // From now on it is none, also if we are killed before all of it is gone.
+        let gone = self.dir.with_file_name(format!("{GONE}{}", self.id));
+        fs::rename(&self.dir, &gone).map_err(ContainerError::file("remove", &self.dir))?;
+        remove_dir(&gone)?;
         drop(alone);
         Ok(())
     }
@@ -543,5 +580,35 @@ impl std::fmt::Display for Status {
             Self::Exited { code } => write!(f, "exited ({code})"),
             Self::Dead => f.write_str("dead"),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_half_made_or_half_removed_goes() {
+        let root = tempfile::tempdir().unwrap();
+        let containers = Containers::open(root.path(), Settings::default()).unwrap();
+        let new = || NewContainer {
+            image: "image".to_owned(),
+            options: Options::default(),
+        };
+        let made = containers.create(new()).unwrap();
+        let names = || {
+            let all = fs::read_dir(root.path().join("containers")).unwrap();
+            let names = all.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+            names.filter(|name| name != ".lock").collect::<Vec<_>>()
+        };
+        assert_eq!(names(), [made.id().as_str()]);
+        let left = [NEW, ".gone-abc"].map(|name| root.path().join("containers").join(name));
+        for dir in &left {
+            fs::create_dir_all(dir.join("writable/etc")).unwrap();
+        }
+        let next = containers.create(new()).unwrap();
+        assert_eq!(names().len(), 2);
+        made.remove(true).unwrap();
+        assert_eq!(names(), [next.id().as_str()]);
     }
 }
