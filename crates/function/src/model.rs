@@ -172,10 +172,11 @@ impl Default for Config {
 }
 
 impl Config {
-    /// Processors of an instance: at least as many as go with its memory, one for each 2 GiB.
+    /// Processors of an instance: at least as many as go with its memory, one for each 2 GiB. In thousandths:
+    /// with all the digits of a fraction, what is shown may not be read as the same again.
     pub(crate) fn cpus(&self) -> f64 {
-        self.cpu
-            .unwrap_or_else(|| (f64::from(self.memory) / 2048.0).max(0.5))
+        let of_memory = || (f64::from(self.memory) / 2048.0).max(0.5);
+        (self.cpu.unwrap_or_else(of_memory) * 1000.0).round() / 1000.0
     }
 }
 
