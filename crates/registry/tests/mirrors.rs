@@ -5,10 +5,13 @@
 mod support;
 
 use std::io::Read;
-use std::sync::Arc;
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use rustix::net::{AddressFamily, SocketType};
 use support::faulty::{Faulty, Reply, Seen};
 use support::{open, pattern, settings};
 use thaw_image::{Digest, Extent, SourceError, media};
@@ -64,7 +67,14 @@ fn asked(servers: &[&Faulty]) -> Vec<usize> {
 
 /// An address where nobody listens.
 fn nobody() -> String {
-    honest().address.to_string()
+    // Bound as long as the tests run, so that no other server gets its port, and nobody listens.
+    static TAKEN: Mutex<Vec<OwnedFd>> = Mutex::new(Vec::new());
+    let socket = rustix::net::socket(AddressFamily::INET, SocketType::STREAM, None).unwrap();
+    rustix::net::bind(&socket, &SocketAddrV4::new(Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let address = rustix::net::getsockname(&socket).unwrap();
+    let address = SocketAddr::try_from(address).unwrap().to_string();
+    TAKEN.lock().unwrap().push(socket);
+    address
 }
 
 #[test]
