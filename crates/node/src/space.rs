@@ -242,6 +242,7 @@ impl Node {
         for id in &plan.containers {
             self.release(id, true)?;
         }
+        self.containers.sweep()?;
         for record in &plan.images {
             let remove = || self.records.remove_image(&record.manifest);
             let removed = self.works.unless_on(&record.manifest, remove);

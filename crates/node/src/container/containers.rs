@@ -120,8 +120,7 @@ impl Containers {
             let id = other.id.short().to_owned();
             return Err(ContainerError::NameTaken { name, id });
         }
-        self.sweep()?;
-        let unnamed = self.dir().join(NEW);
+        let unnamed = self.unnamed()?;
         fs::DirBuilder::new()
             .mode(0o711)
             .create(&unnamed)
@@ -189,13 +188,11 @@ impl Containers {
         Container { id, dir }
     }
 
-    /// Takes away what containers left in the network that ended without their monitor, and of whom nothing is known.
+    /// Takes away what containers left in the network that ended without their monitor.
     ///
     /// # Errors
     /// [`ContainerError::Network`].
     pub fn reconcile(&self) -> Result<(), ContainerError> {
-        let _lock = self.lock()?;
-        self.sweep()?;
         Bridge::new(&self.settings).reconcile()
     }
 
@@ -226,14 +223,28 @@ impl Containers {
         Ok(ids)
     }
 
-    /// Removes what somebody left who was killed while they made a container, or removed one. Called with the lock.
-    fn sweep(&self) -> Result<(), ContainerError> {
+    /// Where the next container is made: what somebody left there who was killed while they made one goes. Called with
+    /// the lock.
+    fn unnamed(&self) -> Result<PathBuf, ContainerError> {
+        let unnamed = self.dir().join(NEW);
+        remove_dir(&unnamed)?;
+        Ok(unnamed)
+    }
+
+    /// Removes what somebody left who was killed while they made a container, or removed one. That may be large: no start
+    /// waits for it.
+    ///
+    /// # Errors
+    /// [`ContainerError::File`].
+    pub fn sweep(&self) -> Result<(), ContainerError> {
+        let lock = self.lock()?;
+        self.unnamed()?;
+        drop(lock);
         let dir = self.dir();
         let failed = |error: io::Error| ContainerError::file("list", &dir)(error);
         for entry in fs::read_dir(&dir).map_err(failed)? {
             let name = entry.map_err(failed)?.file_name();
-            let is_left = |name: &str| name == NEW || name.starts_with(GONE);
-            if name.to_str().is_some_and(is_left) {
+            if name.to_str().is_some_and(|name| name.starts_with(GONE)) {
                 remove_dir(&dir.join(name))?;
             }
         }
@@ -607,8 +618,13 @@ mod tests {
             fs::create_dir_all(dir.join("writable/etc")).unwrap();
         }
         let next = containers.create(new()).unwrap();
-        assert_eq!(names().len(), 2);
         made.remove(true).unwrap();
-        assert_eq!(names(), [next.id().as_str()]);
+        let next = next.id().as_str();
+        let mut all = names();
+        all.sort();
+        assert_eq!(all, [".gone-abc", next], "a start waits for no removal");
+        fs::create_dir(&left[0]).unwrap();
+        containers.sweep().unwrap();
+        assert_eq!(names(), [next]);
     }
 }
