@@ -20,7 +20,7 @@ use super::parse::ParseError;
 use super::runtime::{RuncLike, Runtime};
 use super::span::Spans;
 use super::state::{Phase, ProcessId, Settings, State, Status};
-use super::{ContainerError, ContainerId, id, parse, process};
+use super::{ContainerError, ContainerId, id, parse, process, volumes};
 
 /// For how long a container that was killed may take to be gone, and its monitor to write that down.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -231,8 +231,8 @@ impl Containers {
         Ok(unnamed)
     }
 
-    /// Removes what somebody left who was killed while they made a container, or removed one. That may be large: no start
-    /// waits for it.
+    /// Removes what somebody left who was killed while they made a container or volume, or removed a container. That may
+    /// be large: no start waits for it.
     ///
     /// # Errors
     /// [`ContainerError::File`].
@@ -240,6 +240,7 @@ impl Containers {
         let lock = self.lock()?;
         self.unnamed()?;
         drop(lock);
+        volumes::sweep(&self.root.join("volumes"))?;
         let dir = self.dir();
         let failed = |error: io::Error| ContainerError::file("list", &dir)(error);
         for entry in fs::read_dir(&dir).map_err(failed)? {
@@ -264,7 +265,7 @@ impl Containers {
 }
 
 /// Removes a directory, which somebody else may be removing.
-fn remove_dir(dir: &Path) -> Result<(), ContainerError> {
+pub(super) fn remove_dir(dir: &Path) -> Result<(), ContainerError> {
     match fs::remove_dir_all(dir) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {
             Err(ContainerError::file("remove", dir)(error))

@@ -302,7 +302,7 @@ fn times(stat: &Stat) -> Timestamps {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::fs;
     use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, lchown, symlink};
 
@@ -444,7 +444,7 @@ mod tests {
 
     /// Who has gone before it began.
     #[derive(Debug)]
-    struct Gone;
+    pub(in super::super) struct Gone;
 
     impl Progress for Gone {
         fn begin(&self, _: &str, _: Option<u64>) {}

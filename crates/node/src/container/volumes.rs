@@ -2,21 +2,27 @@
 //! long as the container, where one was asked for and for each VOLUME of the image that nothing else covers.
 //!
 //! A new volume begins with what the image has at its place, as users of Docker expect. VOLUMEs that lie in one
-//! another, or are one directory by several names, are one volume: what they have is copied once.
+//! another, or are one directory by several names, are one volume: what they have is copied once. A named volume
+//! stays, and half of what the image has would be taken for all of it later: it has its name when it is whole.
 
 use std::fs::{self, File};
+use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
+use rustix::fs::{FlockOperation, flock};
 use thaw_image::{Progress, Silent};
 
-use super::ContainerError;
 use super::copy;
 use super::options::{Options, VolumeSource};
 use super::parse::{self, ParseError};
 use super::rootfs::RootFs;
 use super::spec::Mount;
+use super::{ContainerError, containers::remove_dir};
+
+/// A named volume that is being made.
+const NEW: &str = ".new";
 
 /// Most VOLUMEs of an image.
 const MAX_VOLUMES: usize = 256;
@@ -61,10 +67,8 @@ pub(super) fn mounts(
             }
             VolumeSource::Host(path) => path.clone(),
             VolumeSource::Named(name) => {
-                let path = places.named.join(parse::name("volume name", name)?);
-                // It stays: half of what the image has would be taken for all of it later.
-                fill(root, "volume", &volume.target, &path, &Silent)?;
-                path
+                let name = parse::name("volume name", name)?;
+                fill_named(root, &volume.target, places.named, &name, progress)?
             }
         };
         let target = parse::target("volume", &volume.target)?;
@@ -155,6 +159,50 @@ fn fill(
     ))
 }
 
+/// [`fill`] for the volume of this name. One at a time: who comes second would take half of it for all.
+fn fill_named(
+    root: &RootFs,
+    target: &str,
+    volumes: &Path,
+    name: &str,
+    progress: &dyn Progress,
+) -> Result<PathBuf, ContainerError> {
+    let _lock = lock(volumes, FlockOperation::LockExclusive)?;
+    let path = volumes.join(name);
+    let exists = path.try_exists();
+    if exists.map_err(ContainerError::file("open volume", &path))? {
+        // An empty one may be in use, so it cannot be another directory; that nobody waits any more is no reason to
+        // leave half in it.
+        return fill(root, "volume", target, &path, &Silent).map(|()| path);
+    }
+    let new = volumes.join(NEW);
+    remove_dir(&new)?;
+    fill(root, "volume", target, &new, progress).inspect_err(|_| {
+        // What cannot be removed now is removed later.
+        let _ = remove_dir(&new);
+    })?;
+    fs::rename(&new, &path).map_err(ContainerError::file("make volume", &path))?;
+    Ok(path)
+}
+
+/// Removes what somebody left who was killed while they made a named volume, unless one is being made.
+pub(super) fn sweep(volumes: &Path) -> Result<(), ContainerError> {
+    match lock(volumes, FlockOperation::NonBlockingLockExclusive) {
+        Ok(_lock) => remove_dir(&volumes.join(NEW)),
+        Err(ContainerError::File { source, .. }) if source.kind() == io::ErrorKind::WouldBlock => {
+            Ok(())
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// Keeps others from making named volumes.
+fn lock(volumes: &Path, how: FlockOperation) -> Result<File, ContainerError> {
+    let dir = File::open(volumes).map_err(ContainerError::file("open", volumes))?;
+    flock(&dir, how).map_err(ContainerError::file("lock", volumes))?;
+    Ok(dir)
+}
+
 /// The runtime-spec is JSON, which has no other paths.
 pub(super) fn utf8(path: &Path) -> Result<&str, ContainerError> {
     path.to_str().ok_or_else(|| {
@@ -167,12 +215,14 @@ pub(super) fn utf8(path: &Path) -> Result<&str, ContainerError> {
 mod tests {
     use std::os::unix::fs::symlink;
 
+    use super::super::copy::tests::Gone;
     use super::super::options::Volume;
     use super::*;
 
     /// A root filesystem with a directory of several names, in a directory that also gets the volumes.
     fn root() -> (tempfile::TempDir, RootFs) {
         let dir = tempfile::tempdir_in("/var/tmp").unwrap();
+        fs::create_dir(dir.path().join("named")).unwrap();
         let root = dir.path().join("root");
         fs::create_dir_all(root.join("data/sub")).unwrap();
         fs::create_dir(root.join("data2")).unwrap();
@@ -235,6 +285,54 @@ mod tests {
         assert!(dir.path().join("named/cache/sub/file").exists());
     }
 
+    fn names(dir: &Path) -> Vec<String> {
+        let all = fs::read_dir(dir).unwrap();
+        let names = all.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        names.collect()
+    }
+
+    #[test]
+    fn a_named_volume_has_all_or_is_not_there() {
+        let (dir, root) = root();
+        let options = Options {
+            volumes: vec!["cache:/data".parse::<Volume>().unwrap()],
+            ..Options::default()
+        };
+        let named = dir.path().join("named");
+        let places = Places {
+            named: &named,
+            own: &dir.path().join("own"),
+        };
+        let mounts = |progress: &dyn Progress| mounts(&root, &[], &options, &places, progress);
+        let error = mounts(&Gone).unwrap_err();
+        assert!(
+            error.to_string().contains("copy the image's files"),
+            "{error}"
+        );
+        assert_eq!(names(&named), [""; 0]);
+        // Somebody was killed half way.
+        fs::create_dir_all(named.join(".new/half")).unwrap();
+        mounts(&Silent).unwrap();
+        assert_eq!(names(&named), ["cache"]);
+        assert_eq!(names(&named.join("cache")), ["sub"]);
+        fs::create_dir(named.join(".new")).unwrap();
+        let alone = lock(&named, FlockOperation::LockExclusive).unwrap();
+        sweep(&named).unwrap();
+        assert!(named.join(".new").exists(), "somebody is making one");
+        drop(alone);
+        sweep(&named).unwrap();
+        assert_eq!(names(&named), ["cache"]);
+        // One that is there is filled where it is: it may be somebody's.
+        fs::create_dir(named.join("empty")).unwrap();
+        let empty = File::open(named.join("empty")).unwrap();
+        let options = Options {
+            volumes: vec!["empty:/data".parse::<Volume>().unwrap()],
+            ..Options::default()
+        };
+        super::mounts(&root, &[], &options, &places, &Gone).unwrap();
+        assert!(!copy::is_empty(empty.as_fd()).unwrap());
+    }
+
     #[test]
     fn the_root_by_another_name_is_no_volume() {
         let (dir, root) = root();
@@ -246,6 +344,7 @@ mod tests {
         };
         let error = mounted(&root, dir.path(), &[], &options).unwrap_err();
         assert!(error.to_string().contains("the root itself"), "{error}");
-        assert!(!dir.path().join("own").exists() && !dir.path().join("named").exists());
+        assert!(!dir.path().join("own").exists());
+        assert_eq!(names(&dir.path().join("named")), [""; 0]);
     }
 }
