@@ -372,6 +372,17 @@ pub struct Collected {
     pub dry_run: bool,
 }
 
+impl Collected {
+    /// What was to be removed, and is left.
+    pub(crate) fn leave(&mut self, what: &str, why: &str) {
+        if let Some(at) = self.removals.iter().position(|it| it.what == what) {
+            let mut left = self.removals.remove(at);
+            why.clone_into(&mut left.why);
+            self.kept.push(left);
+        }
+    }
+}
+
 /// How to record a start.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct RecordOptions {

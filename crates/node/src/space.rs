@@ -2,6 +2,7 @@
 //! refers to it.
 
 use std::collections::BTreeSet;
+use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -54,7 +55,7 @@ impl Node {
         let mut plan = self.plan(options)?;
         plan.told.dry_run = options.dry_run;
         if !options.dry_run {
-            self.carry_out(&plan)?;
+            self.carry_out(&mut plan)?;
         }
         drop(planning);
         if let Some(size) = options.cache_size.or(self.settings.cache_size) {
@@ -97,9 +98,7 @@ impl Node {
                 Some(_) => None,
             };
             if let Some(why) = why {
-                plan.told
-                    .removals
-                    .push(removal(format!("image {}", record.reference), why, 0));
+                plan.told.removals.push(removal(of_image(&record), why, 0));
                 plan.images.push(record);
                 continue;
             }
@@ -112,7 +111,7 @@ impl Node {
                     .map(|l| l.diff_id),
             );
             if options.all {
-                let name = format!("image {}", record.reference);
+                let name = of_image(&record);
                 let why = match is_wanted {
                     true => AT_WORK,
                     false => "a container or a mount uses it",
@@ -124,7 +123,7 @@ impl Node {
         used_images.extend(at_work);
         for (diff_id, bytes) in self.disk_usage()? {
             if !used_layers.contains(&diff_id) {
-                let name = format!("layer {diff_id}");
+                let name = of_layer(&diff_id);
                 plan.told
                     .removals
                     .push(removal(name, "no image has it", bytes));
@@ -133,7 +132,7 @@ impl Node {
         }
         for (manifest, bytes) in self.store.corrections().list()? {
             if !used_images.contains(&manifest) {
-                let name = format!("directories of image {manifest}");
+                let name = of_corrections(&manifest);
                 plan.told
                     .removals
                     .push(removal(name, "no image has it", bytes));
@@ -143,7 +142,7 @@ impl Node {
         let wanted = self.works.any();
         for (digest, bytes) in self.store.blobs().list()? {
             if !used_blobs.contains(&digest) {
-                let name = format!("blob {digest}");
+                let name = of_blob(&digest);
                 if wanted {
                     plan.told.kept.push(removal(name, AT_WORK, bytes));
                     continue;
@@ -230,47 +229,64 @@ impl Node {
         let dir = self.settings.root.join("volumes");
         let list = std::fs::read_dir(&dir).map_err(NodeError::dir("list", &dir))?;
         for volume in list {
-            let volume = volume.map_err(NodeError::dir("list", &dir))?;
-            let name = format!("volume {}", volume.file_name().display());
+            let volume = volume.map_err(NodeError::dir("list", &dir))?.file_name();
+            // One that is only being made, or was.
+            if volume.as_bytes().starts_with(b".") {
+                continue;
+            }
+            let name = format!("volume {}", volume.display());
             let why = "its data is yours: remove its directory by hand";
             plan.told.kept.push(removal(name, why, 0));
         }
         Ok(())
     }
 
-    fn carry_out(&self, plan: &Plan) -> Result<(), NodeError> {
+    fn carry_out(&self, plan: &mut Plan) -> Result<(), NodeError> {
         for id in &plan.containers {
             self.release(id, true)?;
         }
         self.containers.sweep()?;
+        // Removed, or left to those who are at work on it since it was planned.
+        let mut left = Vec::new();
+        let mut unless_left = |removed: Option<()>, name: String, why| {
+            left.extend(removed.is_none().then_some((name, why)));
+        };
         for record in &plan.images {
             let remove = || self.records.remove_image(&record.manifest);
             let removed = self.works.unless_on(&record.manifest, remove);
-            removed.transpose().map_err(NodeError::records)?;
+            let removed = removed.transpose().map_err(NodeError::records)?;
+            unless_left(removed.map(drop), of_image(record), AT_WORK);
         }
         for manifest in &plan.corrections {
-            self.unless_wanted(manifest, || self.store.corrections().remove(manifest))?;
+            let remove = || self.store.corrections().remove(manifest);
+            let removed = self.unless_wanted(manifest, remove)?;
+            unless_left(removed, of_corrections(manifest), AT_WORK);
         }
         self.let_go(&plan.layers);
         for diff_id in &plan.layers {
             if self.marks.contain(diff_id) {
                 tracing::warn!(layer = %diff_id, "stays: something still has it open");
+                unless_left(None, of_layer(diff_id), "something still has it open");
                 continue;
             }
-            self.remove_layer(diff_id)?;
+            unless_left(self.remove_layer(diff_id)?, of_layer(diff_id), AT_WORK);
             let forget = || self.records.remove_layer(diff_id);
             let forgotten = self.works.unless_on(&diff_id.0, forget);
             forgotten.transpose().map_err(NodeError::records)?;
         }
         for digest in &plan.blobs {
             let remove = || self.store.blobs().remove(digest);
-            self.works.unless_any(remove).transpose()?;
+            let removed = self.works.unless_any(remove).transpose()?;
+            unless_left(removed.map(drop), of_blob(digest), AT_WORK);
         }
         for trace in &plan.traces {
             std::fs::remove_file(trace).map_err(NodeError::dir("remove", trace))?;
         }
         if plan.network {
             self.containers.remove_network()?;
+        }
+        for (name, why) in left {
+            plan.told.leave(&name, why);
         }
         Ok(())
     }
@@ -301,27 +317,27 @@ impl Node {
         slot.is_some_and(|slot| try_lock(&slot).is_none_or(|mount| mount.is_some()))
     }
 
-    /// Removes a layer that nothing mounted uses. Work in the background may have it for a moment.
-    fn remove_layer(&self, layer: &DiffId) -> Result<(), NodeError> {
+    /// Removes a layer that nothing mounted uses. Work in the background may have it for a moment. `None` where it stays.
+    fn remove_layer(&self, layer: &DiffId) -> Result<Option<()>, NodeError> {
         self.stop_fill(layer);
         self.unless_wanted(&layer.0, || self.store.trees().remove(&layer.0))?;
         self.unless_wanted(&layer.0, || self.store.layers().remove(layer))
     }
 
     /// Removes what work in the background may have for a moment: filling it, or making it durable. What somebody is at work on
-    /// since it was planned stays.
+    /// since it was planned stays: `None`.
     fn unless_wanted(
         &self,
         it: &Digest,
         remove: impl Fn() -> Result<(), RemoveError>,
-    ) -> Result<(), NodeError> {
+    ) -> Result<Option<()>, NodeError> {
         let begin = Instant::now();
         loop {
             match self.works.unless_on(it, &remove) {
                 Some(Err(RemoveError::InUse { .. })) if begin.elapsed() < BACKGROUND_PATIENCE => {
                     std::thread::sleep(Duration::from_millis(5));
                 }
-                other => return Ok(other.transpose().map(drop)?),
+                other => return Ok(other.transpose()?),
             }
         }
     }
@@ -348,6 +364,22 @@ impl Node {
         }
         Ok(blobs)
     }
+}
+
+fn of_image(record: &ImageRecord) -> String {
+    format!("image {}", record.reference)
+}
+
+fn of_layer(layer: &DiffId) -> String {
+    format!("layer {layer}")
+}
+
+fn of_corrections(manifest: &Digest) -> String {
+    format!("directories of image {manifest}")
+}
+
+fn of_blob(digest: &Digest) -> String {
+    format!("blob {digest}")
 }
 
 fn removal(what: String, why: &str, bytes: u64) -> Removal {
@@ -387,7 +419,7 @@ mod tests {
     }
 
     /// Does something while `gc` reads the records of images for the last time, having listed them: one of them is a pipe.
-    fn while_it_plans(node: &Node, images: &[String], meanwhile: impl FnOnce()) {
+    fn while_it_plans(node: &Node, images: &[String], meanwhile: impl FnOnce()) -> Collected {
         let path = node.settings.root.join("images/manifests/pipe");
         let make = || mknodat(CWD, &path, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
         let open = || File::options().write(true).open(&path).unwrap();
@@ -396,7 +428,7 @@ mod tests {
             ..GcOptions::default()
         };
         make();
-        std::thread::scope(|scope| {
+        let collected = std::thread::scope(|scope| {
             let gc = scope.spawn(|| node.gc(&options).unwrap());
             // It reads them once for each name.
             for _ in images {
@@ -408,9 +440,14 @@ mod tests {
             let read = open();
             meanwhile();
             drop(read);
-            gc.join().unwrap();
+            gc.join().unwrap()
         });
         std::fs::remove_file(&path).unwrap();
+        collected
+    }
+
+    fn has_image(list: &[Removal]) -> bool {
+        list.iter().any(|it| it.what.starts_with("image "))
     }
 
     /// Pulls it; whether all of it was here.
@@ -442,9 +479,11 @@ mod tests {
         assert!(pull(&node, &wish));
         // So does what was named, and was not in use.
         let named = [wish.reference.clone()];
-        while_it_plans(&node, &named, || assert!(pull(&node, &wish)));
+        let collected = while_it_plans(&node, &named, || assert!(pull(&node, &wish)));
+        assert!(has_image(&collected.kept) && !has_image(&collected.removals));
         assert!(pull(&node, &wish));
-        while_it_plans(&node, &named, || ());
+        let collected = while_it_plans(&node, &named, || ());
+        assert!(!has_image(&collected.kept) && has_image(&collected.removals));
         assert!(!pull(&node, &wish));
     }
 }
