@@ -2,8 +2,9 @@
 //!
 //! A host that hangs, or says that it is busy, keeps every thread that it has until the readers'
 //! deadline. So threads are kept back for others, who may come any moment: a host gets one more only
-//! while it has fewer than are idle. Alone it has half of them, the next one half of what that
-//! leaves, and so on; hosts that are busy for long come to have the same.
+//! while it has fewer than half of those that are idle. Alone it has a third of them, the next one a
+//! third of what that leaves, and so on, so that 64 do for ten hosts that hang; hosts that are busy
+//! for long come to have the same.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -28,7 +29,7 @@ impl Shares {
     /// Whether a job of `host` may have a thread now.
     #[must_use]
     pub fn has_room(&self, host: &str) -> bool {
-        self.held.get(host).copied().unwrap_or_default() < self.idle
+        2 * self.held.get(host).copied().unwrap_or_default() < self.idle
     }
 
     /// A thread begins with a job of `host`, which has room.
@@ -62,27 +63,28 @@ mod tests {
 
     #[test]
     fn whoever_takes_all_there_is_leaves_room_for_the_next() {
-        let mut shares = Shares::of(32);
-        let taken = ["a", "b", "c", "d", "e", "f", "g"].map(|host| flood(&mut shares, host));
-        assert_eq!(taken, [16, 8, 4, 2, 1, 1, 0]);
+        let mut shares = Shares::of(64);
+        let hosts = "abcdefghijk".split_inclusive(|_: char| true);
+        let taken: Vec<_> = hosts.map(|host| flood(&mut shares, host)).collect();
+        assert_eq!(taken, [22, 14, 10, 6, 4, 3, 2, 1, 1, 1, 0]);
         assert_eq!(flood(&mut Shares::of(1), "a"), 1, "one thread serves one");
     }
 
     #[test]
     fn those_who_are_busy_for_long_have_the_same() {
-        let mut shares = Shares::of(32);
+        let mut shares = Shares::of(64);
         flood(&mut shares, "a");
-        for _ in 0..16 {
+        for _ in 0..32 {
             flood(&mut shares, "b");
             shares.give_back("a");
             flood(&mut shares, "b");
             flood(&mut shares, "a");
         }
         let held = ["a", "b"].map(|host| shares.held[host]);
-        assert!(held.iter().all(|held| (10..=11).contains(held)), "{held:?}");
+        assert!(held.iter().all(|held| (16..=17).contains(held)), "{held:?}");
         for host in ["a", "b"] {
             (0..shares.held[host]).for_each(|_| shares.give_back(host));
         }
-        assert_eq!((shares.idle, shares.held.len()), (32, 0));
+        assert_eq!((shares.idle, shares.held.len()), (64, 0));
     }
 }

@@ -92,7 +92,7 @@ pub struct KeeperSettings {
     pub fault_timeout: Duration,
     /// After how long a keeper ends by itself that has no daemon and no layer.
     pub idle_timeout: Duration,
-    /// Number of threads that call the fault handler; half as many for one host.
+    /// Number of threads that call the fault handler; a third as many for one host.
     pub threads: usize,
     /// Processes that may hold a [`Keepsake`].
     pub holders: Vec<i32>,
@@ -101,7 +101,7 @@ pub struct KeeperSettings {
 }
 
 impl KeeperSettings {
-    /// Settings with pre-content events, a timeout of 30 s, 64 threads, no holders
+    /// Settings with pre-content events, a timeout of 30 s, 128 threads, no holders
     /// and no custodian.
     #[must_use]
     pub fn new(exe: PathBuf, args: Vec<OsString>, socket: PathBuf) -> Self {
@@ -112,7 +112,7 @@ impl KeeperSettings {
             transport: Some(TransportKind::Fanotify),
             fault_timeout: Duration::from_secs(30),
             idle_timeout: Duration::from_secs(10),
-            threads: 64,
+            threads: 128,
             holders: Vec::new(),
             custodian: None,
         }

@@ -63,8 +63,8 @@ pub use stream::{Frames, Prefetch, PrefetchProgress};
 /// How much is done at once.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Settings {
-    /// Threads that fetch what readers wait for: as many requests are in flight at most, and half
-    /// as many to one host ([`Shares`](crate::Shares)).
+    /// Threads that fetch what readers wait for: as many requests are in flight at most, and a
+    /// third as many to one host ([`Shares`](crate::Shares)).
     pub demand_threads: usize,
     /// Threads that unpack working sets.
     pub background_threads: usize,
@@ -82,7 +82,7 @@ pub struct Settings {
 impl Default for Settings {
     fn default() -> Self {
         Self {
-            demand_threads: 32,
+            demand_threads: 64,
             background_threads: 2,
             merge_gap: 64 << 10,
             merge_bytes: 4 << 20,
