@@ -260,6 +260,140 @@ fn another_image_with_the_same_layer_goes_before_one_whose_registry_hangs() {
     assert_eq!((hangs.calls(), there.calls()), (1, 2));
 }
 
+/// A scene whose layer has a second origin.
+fn with_another(first: &Arc<Double>, second: &Arc<Double>) -> (Scene, Attachment) {
+    let scene = Scene::with(1 << 20, 100_000, std::slice::from_ref(first));
+    let seek = Arc::new(table(&scene.content, 30_000));
+    let layer = scene.layer.clone();
+    let attached = scene
+        .fetcher
+        .attach(layer, origin(&seek, std::slice::from_ref(second)));
+    (scene, attached)
+}
+
+fn in_4_s() -> Instant {
+    Instant::now() + Duration::from_secs(4)
+}
+
+#[test]
+fn another_image_of_the_same_registry_takes_no_time_from_it() {
+    let slow = Double::new("slow");
+    let (scene, _other) = with_another(&slow, &slow);
+    slow.behave(|b| {
+        b.delay = Duration::from_millis(2500);
+        b.heeds_deadline = true;
+    });
+    slow.add(&scene.content);
+    scene.demand_by(0, 10, in_4_s()).unwrap();
+    assert_eq!(slow.calls(), 1);
+}
+
+/// One who asks mirrors, too, tries no more where the next try would be cut off.
+#[test]
+fn a_registry_that_gives_up_a_little_early_has_had_its_time() {
+    let (hangs, there) = (Double::new("hangs"), Double::new("there"));
+    let (scene, _other) = with_another(&hangs, &there);
+    hangs.behave(|b| {
+        b.delay = Duration::from_secs(3600);
+        b.heeds_deadline = true;
+        b.early = Duration::from_millis(100);
+    });
+    there.add(&scene.content);
+    scene.demand_by(0, 10, in_4_s()).unwrap();
+    assert_eq!((hangs.calls(), there.calls()), (1, 1));
+}
+
+#[test]
+fn a_registry_that_is_gone_rests_too() {
+    let (gone, there) = (Double::new("gone"), Double::new("there"));
+    let (scene, _other) = with_another(&gone, &there);
+    gone.behave(|b| b.failures = usize::MAX);
+    there.add(&scene.content);
+    scene.demand(0, 10).unwrap();
+    let calls = gone.calls();
+    scene.demand(900_000, 10).unwrap();
+    assert_eq!((gone.calls(), there.calls()), (calls, 2));
+}
+
+#[test]
+fn a_registry_that_hung_is_asked_again_where_the_other_has_nothing() {
+    let (hangs, empty) = (Double::new("hangs"), Double::new("empty"));
+    let (scene, _other) = with_another(&hangs, &empty);
+    hangs.add(&scene.content);
+    hangs.behave(|b| {
+        b.delay = Duration::from_secs(3600);
+        b.heeds_deadline = true;
+    });
+    std::thread::scope(|scope| {
+        let reader = scope.spawn(|| scene.demand_by(0, 10, in_4_s()));
+        while hangs.calls() == 0 {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        hangs.behave(|b| b.delay = Duration::ZERO);
+        reader.join().unwrap().unwrap();
+    });
+    assert_eq!((hangs.calls(), empty.calls()), (2, 1));
+}
+
+#[test]
+fn what_has_come_is_decoded_though_its_registry_has_no_more_room() {
+    let dir = scratch();
+    let store = common::store(dir.path(), 1);
+    let settings = Settings {
+        demand_threads: 14,
+        ..Settings::default()
+    };
+    let fetcher = Fetcher::new(settings).unwrap();
+    let mut seed = 0;
+    let mut attach = |source: &Arc<Double>| {
+        seed += 1;
+        attach_to(&fetcher, &store, seed, source)
+    };
+    let hanging = ["one", "two", "three"].map(|host| {
+        let source = Double::new(host);
+        source.behave(|b| b.holds = true);
+        let layers = [(); 3].map(|()| attach(&source));
+        (source, layers)
+    });
+    let well = Double::new("one");
+    let (id, _attached) = attach(&well);
+    well.behave(|b| b.holds = true);
+    let demand = |id: &DiffId, len| {
+        let deadline = Instant::now() + Duration::from_secs(60);
+        fetcher.demand_only(id, Extent { offset: 0, len }, deadline)
+    };
+    let asked = |source: &Double, calls| {
+        while source.calls() < calls {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    };
+    std::thread::scope(|scope| {
+        let demand = &demand;
+        let mut flood = |(source, layers): &(Arc<Double>, [(DiffId, Attachment); 3])| {
+            for (id, _) in layers {
+                let id = *id;
+                scope.spawn(move || demand(&id, 1));
+            }
+            asked(source, 3);
+        };
+        hanging[..2].iter().for_each(&mut flood);
+        let reader = scope.spawn(move || demand(&id, 400_000));
+        asked(&well, 1);
+        flood(&hanging[2]);
+        well.behave(|b| b.holds = false);
+        let begin = Instant::now();
+        while !reader.is_finished() && begin.elapsed() < Duration::from_secs(20) {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        let is_served = reader.is_finished();
+        for (source, _) in &hanging {
+            source.behave(|b| b.holds = false);
+        }
+        assert!(is_served && reader.join().unwrap().is_ok());
+    });
+    assert_eq!(well.calls(), 1);
+}
+
 #[test]
 fn no_demand_waits_beyond_its_deadline() {
     let scene = Scene::new(1 << 20, 100_000);
@@ -396,6 +530,61 @@ fn attach_to(
     let layer = store.layers().open(&seek.diff_id, seek.tar_size).unwrap();
     let attachment = fetcher.attach(layer, origin(&seek, std::slice::from_ref(source)));
     (seek.diff_id, attachment)
+}
+
+#[test]
+fn tables_that_do_not_come_hold_up_nobody_who_needs_none() {
+    let dir = scratch();
+    let store = common::store(dir.path(), 1);
+    let settings = Settings {
+        demand_threads: 12,
+        ..Settings::default()
+    };
+    let fetcher = Fetcher::new(settings).unwrap();
+    let source = Double::new("well");
+    let (waiting, released) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+    let waits: Vec<_> = (1..=16)
+        .map(|seed| {
+            let content = noise(seed, 1 << 20);
+            let seek = Arc::new(table(&content, 65_536));
+            source.add(&content);
+            let layer = store.layers().open(&seek.diff_id, seek.tar_size).unwrap();
+            let mut origin = origin(&seek, std::slice::from_ref(&source));
+            origin.table_host = "tables".into();
+            let (table, waiting, released) = (seek.clone(), waiting.clone(), released.clone());
+            origin.table = Box::new(move |_| {
+                waiting.fetch_add(1, Ordering::SeqCst);
+                while released.load(Ordering::SeqCst) == 0 {
+                    std::thread::sleep(Duration::from_millis(1));
+                }
+                Ok(table.clone())
+            });
+            (seek.diff_id, fetcher.attach(layer, origin))
+        })
+        .collect();
+    let (id, _attached) = attach_to(&fetcher, &store, 17, &source);
+    let demand = |id: &DiffId| {
+        let deadline = Instant::now() + Duration::from_secs(20);
+        fetcher.demand_only(id, Extent { offset: 0, len: 1 }, deadline)
+    };
+    assert_eq!(
+        (&*fetcher.host(&waits[0].0), &*fetcher.host(&id)),
+        ("tables", "")
+    );
+    std::thread::scope(|scope| {
+        for (id, _) in &waits {
+            scope.spawn(|| demand(id));
+        }
+        while waiting.load(Ordering::SeqCst) < 4 {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        // All there may be, or nearly.
+        std::thread::sleep(Duration::from_millis(100));
+        let got = demand(&id);
+        released.store(1, Ordering::SeqCst);
+        got.unwrap();
+    });
+    assert_eq!(&*fetcher.host(&id), "well", "its table is here");
 }
 
 #[test]

@@ -92,6 +92,7 @@ fn a_gzip_layer_fills_from_blob_and_windows() {
                 let table = table.clone();
                 move |_| Ok(table.clone())
             }),
+            table_host: String::new(),
             windows: Some((Arc::new(store.blobs().clone()), seek.windows)),
         },
     );

@@ -173,6 +173,22 @@ fn a_frame_that_cannot_be_fetched_becomes_chunks() {
 }
 
 #[test]
+fn who_has_the_set_and_does_not_answer_fails_no_read() {
+    let set = Set::new();
+    set.source.behave(|b| b.stream_rate = Some(200_000));
+    let prefetch = set.start();
+    std::thread::sleep(Duration::from_millis(50));
+    set.source.behave(|b| b.holds = true);
+    let deadline = Instant::now() + Duration::from_secs(4);
+    let read = set.scene.demand_by(63 * 256 * 512, 4_096, deadline);
+    let asked = (set.source.calls(), set.scene.source.calls());
+    set.source.behave(|b| b.holds = false);
+    read.unwrap();
+    assert_eq!(asked, (1, 1));
+    drop(prefetch);
+}
+
+#[test]
 fn a_broken_stream_goes_on_where_it_stopped() {
     let set = Set::new();
     let size = usize::try_from(set.set.data_size()).unwrap();

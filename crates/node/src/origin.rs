@@ -114,11 +114,18 @@ impl Node {
                 .map(|l| l.diff_id),
             image: image.clone(),
         };
+        let table_host = match &found.repository {
+            Some(repository) if !self.store.blobs().contains(&table.table.digest) => {
+                repository.host()
+            }
+            _ => self.store.blobs().host(),
+        };
         Origin {
             image,
             blobs: vec![Arc::clone(&resolved.repository) as Arc<dyn BlobSource>],
             layer_blob: blob,
             table: Box::new(move |deadline| load.load(deadline)),
+            table_host,
             windows,
         }
     }

@@ -123,9 +123,8 @@ impl Job {
     /// Whom it waits for.
     pub(crate) fn host(&self) -> &Arc<str> {
         match self {
-            Self::Table(attached, ..) | Self::Chunks(attached, ..) | Self::Ahead(attached, _) => {
-                &attached.host
-            }
+            Self::Table(attached, ..) => &attached.table_host,
+            Self::Chunks(attached, ..) | Self::Ahead(attached, _) => &attached.host,
             Self::Decode(loaded, _) => loaded.host(),
             Self::Frame(claim, _) => &claim.set.host,
         }
@@ -304,6 +303,15 @@ impl Board {
             state.idle.pop_front();
         }
         self.work.notify_one();
+    }
+
+    /// What is left to be decoded of what came from `host`, for whoever has ended a job of it and has its
+    /// thread still: its bytes are in memory, and wait for no room.
+    pub(crate) fn next_decode(&self, host: &str) -> Option<Job> {
+        let mut state = lock(&self.state);
+        let is_one = |job: &Job| matches!(job, Job::Decode(..)) && **job.host() == *host;
+        let at = state.queue.iter().position(is_one)?;
+        state.queue.remove(at)
     }
 
     /// A job of `host` is done; of those of [`Board::push_idle`] if it `was_idle`.

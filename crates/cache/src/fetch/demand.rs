@@ -3,8 +3,9 @@
 //! It goes in rounds. A round looks at what is missing now, starts or joins the fetches for it,
 //! and waits for them. What went wrong is another way in the next round: a failed frame becomes
 //! chunks, a failed origin the next one, a fetch that ended with another reader's deadline is
-//! started again. An origin that does not answer has half of the time that is left, where there is
-//! another one, and then rests: two images may share a layer, and the registry of one may hang.
+//! started again. Two images may share a layer, and the registry of one may hang, or where its
+//! acceleration comes from: who does not answer has half of the time that is left, where there is
+//! somebody else to be asked, and an origin then [rests](Attached::rest).
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -33,6 +34,76 @@ pub(crate) struct Demand<'a> {
     pub(crate) ahead: bool,
 }
 
+/// Whom to ask, and until when.
+struct Turns<'a> {
+    now: &'a Arc<Attached>,
+    /// When its time began, and ends.
+    time: (Instant, Instant),
+    left: Vec<&'a Arc<Attached>>,
+    /// Who was asked first and did not answer, to be asked again where nobody else can.
+    late: Option<&'a Arc<Attached>>,
+    deadline: Instant,
+}
+
+impl<'a> Turns<'a> {
+    fn of(entry: &'a Entry, deadline: Instant) -> Option<Self> {
+        let mut left = entry.in_order();
+        left.reverse();
+        let now = left.pop()?;
+        let begin = Instant::now();
+        let mut turns = Self {
+            now,
+            time: (begin, deadline),
+            left,
+            late: None,
+            deadline,
+        };
+        turns.begin(now);
+        Some(turns)
+    }
+
+    fn begin(&mut self, origin: &'a Arc<Attached>) {
+        let begin = Instant::now();
+        let others = self.left.iter().any(|other| other.host != origin.host);
+        let end = match others {
+            true => begin + self.deadline.saturating_duration_since(begin) / 2,
+            false => self.deadline,
+        };
+        (self.now, self.time) = (origin, (begin, end));
+    }
+
+    /// Whether its time is over, or nearly: who tries on and on ends before a try would be cut off. The last one
+    /// has all there is.
+    fn is_over(&self) -> bool {
+        let (begin, end) = self.time;
+        end < self.deadline && Instant::now() + (end - begin) / 8 >= end
+    }
+
+    /// The next one, after `error`; the error where there is none.
+    fn next(&mut self, error: FetchError) -> Result<(), FetchError> {
+        let is_late = error.is_timeout();
+        if error.may_pass() {
+            self.now.rest();
+        }
+        if is_late {
+            self.late = self.late.or(Some(self.now));
+            // The same registry has no other answer to another image.
+            let host = &self.now.host;
+            self.left.retain(|other| other.host != *host);
+        }
+        let next = self.left.pop();
+        // Others have had no more to say: it has all the time that is left.
+        let again = || self.late.take().filter(|_| !is_late);
+        match next.or_else(again) {
+            Some(origin) => {
+                self.begin(origin);
+                Ok(())
+            }
+            None => Err(error),
+        }
+    }
+}
+
 /// What one round needs.
 #[derive(Default)]
 struct Needs {
@@ -42,24 +113,20 @@ struct Needs {
 
 impl Demand<'_> {
     pub(crate) fn run(&self) -> Result<(), FetchError> {
-        let mut origins = self.entry.in_order().into_iter();
-        let mut origin = origins.next().ok_or(FetchError::Stopped)?;
+        let mut turns = Turns::of(self.entry, self.deadline).ok_or(FetchError::Stopped)?;
+        let mut with_frames = true;
+        let mut last = None;
         for _ in 0..ROUNDS {
             let missing = self.entry.layer.missing(self.extent);
             if missing.is_empty() {
                 return Ok(());
             }
             self.entry.layer.writable()?;
-            let now = Instant::now();
-            let until = match origins.len() {
-                0 => self.deadline,
-                _ => now + self.deadline.saturating_duration_since(now) / 2,
-            };
             let turn = Self {
-                deadline: until,
+                deadline: turns.time.1,
                 ..*self
             };
-            match turn.round(origin, &missing) {
+            match turn.round(turns.now, &missing, &mut with_frames) {
                 Ok(()) => {}
                 Err(error) if Instant::now() >= self.deadline => {
                     return Err(if error.is_timeout() {
@@ -68,19 +135,19 @@ impl Demand<'_> {
                         error
                     });
                 }
-                Err(error) if error.is_timeout() && Instant::now() < until => {}
-                Err(error) => {
-                    if error.is_timeout() {
-                        origin.rest();
-                    }
-                    origin = origins.next().ok_or(error)?;
-                }
+                Err(error) if error.is_timeout() && !turns.is_over() => last = Some(error),
+                Err(error) => turns.next(error)?,
             }
         }
-        Err(FetchError::Incomplete {
+        Err(last.unwrap_or_else(|| FetchError::Incomplete {
             layer: self.entry.layer.diff_id(),
             extent: self.extent,
-        })
+        }))
+    }
+
+    fn half_time(&self) -> Instant {
+        let now = Instant::now();
+        now + self.deadline.saturating_duration_since(now) / 2
     }
 
     fn late(&self) -> FetchError {
@@ -91,8 +158,14 @@ impl Demand<'_> {
         }
     }
 
-    fn round(&self, origin: &Arc<Attached>, missing: &[Extent]) -> Result<(), FetchError> {
-        let needs = self.needs(origin, missing)?;
+    /// Frames are not looked at, `with_frames` or not, where who has them does not answer.
+    fn round(
+        &self,
+        origin: &Arc<Attached>,
+        missing: &[Extent],
+        with_frames: &mut bool,
+    ) -> Result<(), FetchError> {
+        let needs = self.needs(origin, missing, *with_frames)?;
         let (flights, joined) =
             self.shared
                 .board
@@ -107,7 +180,17 @@ impl Demand<'_> {
             .map(|(set, frame, _)| self.start_frame(set, frame))
             .collect();
         for (set, frame, patience) in waits {
-            self.await_frame(&set, frame, patience)?;
+            let until = match set.host == origin.host {
+                true => self.deadline,
+                false => self.half_time(),
+            };
+            match self.await_frame(&set, frame, patience, until) {
+                // The origin has the same bytes.
+                Err(error) if error.is_timeout() && Instant::now() < self.deadline => {
+                    *with_frames = false;
+                }
+                settled => settled?,
+            }
         }
         flights.iter().try_for_each(|flight| self.land(flight))
     }
@@ -120,11 +203,17 @@ impl Demand<'_> {
 
     /// Which frames and chunks have what is missing. A frame is left out where chunks that are
     /// needed anyway have its blocks, too.
-    fn needs(&self, origin: &Arc<Attached>, missing: &[Extent]) -> Result<Needs, FetchError> {
+    fn needs(
+        &self,
+        origin: &Arc<Attached>,
+        missing: &[Extent],
+        with_frames: bool,
+    ) -> Result<Needs, FetchError> {
         let layer = self.entry.layer.diff_id();
         let mut needs = Needs::default();
         let mut rest = missing.to_vec();
-        for set in self.shared.sets_of(&layer) {
+        let sets = with_frames.then(|| self.shared.sets_of(&layer));
+        for set in sets.unwrap_or_default() {
             let mut frames = Vec::new();
             for extent in std::mem::take(&mut rest) {
                 set.split(&layer, extent, &mut frames, &mut rest);
@@ -176,15 +265,16 @@ impl Demand<'_> {
         set: &Arc<ActiveSet>,
         frame: usize,
         patience: Instant,
+        until: Instant,
     ) -> Result<(), FetchError> {
-        let mut state = set.wait_frame(frame, patience.min(self.deadline));
+        let mut state = set.wait_frame(frame, patience.min(until));
         if state == FrameState::Absent
             && let Some(claim) = set.claim(frame)
         {
             self.push_frame(claim);
         }
         if matches!(state, FrameState::Absent | FrameState::Claimed) {
-            state = set.wait_frame(frame, self.deadline);
+            state = set.wait_frame(frame, until);
         }
         match state {
             FrameState::Done | FrameState::Failed => Ok(()),

@@ -171,6 +171,16 @@ impl FetchError {
         errno.raw_os_error()
     }
 
+    /// Whether the source has to recover first: it does not answer, or is gone.
+    pub(crate) fn may_pass(&self) -> bool {
+        match self {
+            Self::Deadline { .. } => true,
+            Self::Source { source, .. } => passes(source),
+            Self::Table { source, .. } => source.downcast_ref().is_some_and(passes),
+            _ => false,
+        }
+    }
+
     /// Whether the same fetch, given more time, might succeed.
     pub(crate) fn is_timeout(&self) -> bool {
         match self {
@@ -180,6 +190,13 @@ impl FetchError {
             _ => false,
         }
     }
+}
+
+const fn passes(error: &SourceError) -> bool {
+    matches!(
+        error,
+        SourceError::TimedOut { .. } | SourceError::Failed { .. }
+    )
 }
 
 const fn is_late(error: &SourceError) -> bool {

@@ -272,7 +272,7 @@ impl Fetcher {
     #[must_use]
     pub fn host(&self, layer: &DiffId) -> Arc<str> {
         let entry = self.shared.entry(layer);
-        entry.map_or_else(|_| Arc::default(), |it| it.first_origin().host.clone())
+        entry.map_or_else(|_| Arc::default(), |it| it.first_origin().awaited().clone())
     }
 
     /// Streams a working set in the background into the layers that are attached *now*: attach
@@ -370,9 +370,13 @@ impl Shared {
         while let Some(job) = self.board.next(merge) {
             let (host, is_ahead) = (job.host().clone(), matches!(job, Job::Ahead(..)));
             let _going = (!is_ahead).then(|| self.gate.demand());
-            let work = std::panic::AssertUnwindSafe(|| self.serve(job));
-            if std::panic::catch_unwind(work).is_err() {
-                tracing::error!("a demand thread panicked; its readers get an error");
+            let mut next = Some(job);
+            while let Some(job) = next {
+                let work = std::panic::AssertUnwindSafe(|| self.serve(job));
+                if std::panic::catch_unwind(work).is_err() {
+                    tracing::error!("a demand thread panicked; its readers get an error");
+                }
+                next = self.board.next_decode(&host);
             }
             self.board.done(&host, is_ahead);
         }

@@ -27,6 +27,8 @@ pub struct Origin {
     pub layer_blob: Digest,
     /// Its seek table.
     pub table: TableSource,
+    /// Who has that, as [`BlobSource::host`] says it.
+    pub table_host: String,
     /// The windows blob and its source, where the format needs one.
     pub windows: Option<(Arc<dyn BlobSource>, Digest)>,
 }
@@ -49,8 +51,10 @@ pub(crate) struct Attached {
     pub(crate) id: u64,
     pub(crate) layer: Arc<LayerTar>,
     pub(crate) origin: Origin,
-    /// Whom its readers wait for.
+    /// Who has its blob.
     pub(crate) host: Arc<str>,
+    /// Who has its table.
+    pub(crate) table_host: Arc<str>,
     table: OnceLock<Arc<SeekTable>>,
     /// Until when others go before it.
     rests: Mutex<Option<Instant>>,
@@ -62,10 +66,19 @@ impl Attached {
         Self {
             id,
             layer,
+            table_host: origin.table_host.as_str().into(),
             origin,
             host: host.unwrap_or_default().into(),
             table: OnceLock::new(),
             rests: Mutex::default(),
+        }
+    }
+
+    /// Whom its readers wait for.
+    pub(crate) fn awaited(&self) -> &Arc<str> {
+        match self.table.get() {
+            Some(_) => &self.host,
+            None => &self.table_host,
         }
     }
 

@@ -27,6 +27,8 @@ pub(crate) struct Behaviour {
     pub(crate) stream_breaks_after: Option<usize>,
     /// Whether the deadline is heeded.
     pub(crate) heeds_deadline: bool,
+    /// How long before it, as one that tries no more where the next try would be cut off.
+    pub(crate) early: Duration,
 }
 
 #[derive(Debug, Default)]
@@ -117,11 +119,14 @@ impl BlobSource for Double {
         let now = self.now.fetch_add(1, Ordering::SeqCst) + 1;
         self.peak.fetch_max(now, Ordering::SeqCst);
         let heeds = self.behaviour.lock().unwrap().heeds_deadline;
-        let delay = self.behaviour.lock().unwrap().delay;
+        let (delay, early) = {
+            let behaviour = self.behaviour.lock().unwrap();
+            (behaviour.delay, behaviour.early)
+        };
         let left = deadline.map(|end| end.saturating_duration_since(Instant::now()));
         let result = match left.filter(|left| heeds && *left < delay) {
             Some(left) => {
-                std::thread::sleep(left);
+                std::thread::sleep(left.saturating_sub(early));
                 Err(SourceError::TimedOut {
                     source_name: self.name.clone(),
                     after: left,

@@ -243,6 +243,7 @@ pub(crate) fn origin(table: &Arc<SeekTable>, sources: &[Arc<Double>]) -> Origin 
             .collect(),
         layer_blob: table.blob,
         table: Box::new(move |_| Ok(loaded.clone())),
+        table_host: String::new(),
         windows: None,
     }
 }
