@@ -15,8 +15,9 @@ use std::sync::mpsc::{Receiver, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use support::{FILE, Layer, Rig, World, connect, finish, noise, start, unmount};
-use thaw_image::Extent;
+use rustix::process::{Pid, Signal, kill_process};
+use support::{FILE, Filler, Layer, Rig, World, connect, finish, noise, start, unmount};
+use thaw_image::{BLOCK, Extent};
 use thaw_mount::{
     Denial, FaultHandler, FaultTransport, Keeper, MountError, Released, TransportKind, Unmount,
 };
@@ -34,6 +35,8 @@ every_world!(
     the_bound_is_that_of_the_daemon_that_serves,
     readers_of_one_page_wait_together,
     a_layer_that_is_made_anew_is_not_what_it_was,
+    a_layer_that_is_made_anew_behind_its_keeper_is_served,
+    what_a_keeper_does_not_know_is_forgotten,
     readers_in_parallel_are_served_in_parallel,
     the_trace_has_each_block_once_in_the_order_of_reads,
     an_image_of_128_layers_is_mounted,
@@ -211,24 +214,66 @@ fn a_layer_that_is_made_anew_is_not_what_it_was(world: World) {
         rig.read(0, file, 0, FILE).unwrap();
     }
     unmount(mount);
-    let (id, size) = (rig.layers[0].id(), rig.layers[0].tar.tar_size());
+    let id = rig.layers[0].id();
     retry(|| keeper.release(&id).ok());
-    handler.layers.lock().unwrap().clear();
     let bytes = Arc::clone(&rig.layers[0].bytes);
-    rig.layers.clear();
-    rig.store.layers().remove(&id).unwrap();
-    let tar = rig.store.layers().open(&id, size).unwrap();
-    handler
-        .layers
-        .lock()
-        .unwrap()
-        .push((Arc::clone(&tar), Arc::clone(&bytes)));
-    rig.layers.push(Layer { tar, bytes });
+    make_anew(&mut rig, &handler, bytes);
     let mount = rig.mount(&rig.attach(&keeper));
     for file in 0..4 {
         rig.read(0, file, 0, FILE).unwrap();
     }
     unmount(mount);
+    finish(&rig, &keeper);
+}
+
+/// Makes the only layer of a rig anew, for a tar of `bytes`.
+fn make_anew(rig: &mut Rig, handler: &Filler, bytes: Arc<Vec<u8>>) {
+    let id = rig.layers[0].id();
+    handler.layers.lock().unwrap().clear();
+    rig.layers.clear();
+    rig.store.layers().remove(&id).unwrap();
+    let tar = rig.store.layers().open(&id, bytes.len() as u64).unwrap();
+    let known = (Arc::clone(&tar), Arc::clone(&bytes));
+    handler.layers.lock().unwrap().push(known);
+    rig.layers.push(Layer { tar, bytes });
+}
+
+/// Nobody has let it go: the new file has nobody who answers for it.
+fn a_layer_that_is_made_anew_behind_its_keeper_is_served(world: World) {
+    let mut rig = Rig::new(world, vec![noise(7, 4 * FILE)]);
+    let handler = rig.handler();
+    let keeper = start(&rig, &handler, LONG);
+    let mount = rig.mount(&rig.attach(&keeper));
+    (0..4).for_each(|file| rig.read(0, file, 0, FILE).unwrap());
+    unmount(mount);
+    let bytes = Arc::clone(&rig.layers[0].bytes);
+    make_anew(&mut rig, &handler, bytes);
+    // A mount that was taken away lazily may be in use still.
+    let attach = || keeper.attach(&rig.layers[0].spec(), rig.layers[0].tar.file().as_fd());
+    let mount = rig.mount(&[retry(|| attach().ok())]);
+    (0..4).for_each(|file| rig.read(0, file, 0, FILE).unwrap());
+    unmount(mount);
+    finish(&rig, &keeper);
+}
+
+/// The next keeper refuses a layer whose presence file is another's by now.
+fn what_a_keeper_does_not_know_is_forgotten(world: World) {
+    let mut rig = Rig::new(world, vec![noise(8, 4 * FILE)]);
+    let handler = rig.handler();
+    let keeper = start(&rig, &handler, LONG);
+    rig.attach(&keeper);
+    let (id, longer) = (rig.layers[0].id(), noise(8, 4 * FILE + BLOCK));
+    make_anew(&mut rig, &handler, Arc::new(longer));
+    let first = retry(|| keeper.child_pid());
+    let pid = Pid::from_raw(first.cast_signed()).unwrap();
+    kill_process(pid, Signal::KILL).unwrap();
+    retry(|| keeper.child_pid().filter(|pid| *pid != first));
+    let released = keeper.release(&id);
+    assert!(
+        matches!(released, Err(MountError::Unknown(_))),
+        "{released:?}"
+    );
+    rig.attach(&keeper);
     finish(&rig, &keeper);
 }
 

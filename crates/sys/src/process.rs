@@ -208,7 +208,7 @@ pub const EVENT_GROUP: &str = "anon_inode:[fanotify]";
 /// the same, so whatever holds of them (that they raise no events, say) holds of the duplicates.
 ///
 /// # Errors
-/// Those of pidfd_open(2), of listing the descriptors, and of pidfd_getfd(2): `EPERM` for a process
+/// Those of pidfd_open(2), of listing the descriptors, and of pidfd_getfd(2): `EACCES` or `EPERM` for a process
 /// that this one could not trace.
 pub fn descriptors_of(
     pid: i32,
@@ -223,13 +223,17 @@ pub fn descriptors_of(
             .file_name()
             .to_str()
             .and_then(|name| name.parse().ok());
-        let (Some(number), Ok(link)) = (number, fs::read_link(entry.path())) else {
-            continue;
+        let (number, link): (RawFd, _) = match (number, fs::read_link(entry.path())) {
+            (Some(number), Ok(link)) => (number, link),
+            // Closed since it was listed.
+            (_, Err(error)) if error.kind() == io::ErrorKind::NotFound => continue,
+            // What may not be seen may be what is wanted.
+            (_, Err(error)) => return Err(error),
+            (None, _) => continue,
         };
         if !wanted(&link) {
             continue;
         }
-        let number: RawFd = number;
         let fd = match pidfd_getfd(&process, number, PidfdGetfdFlags::empty()) {
             Ok(fd) => fd,
             Err(rustix::io::Errno::BADF) => continue,

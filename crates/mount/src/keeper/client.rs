@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 use thaw_image::{BLOCK, DiffId};
 use thaw_sys::lease;
 
+use super::layers::FileId;
 use super::link::Link;
 use super::message::{Command, MAX_LAYERS, Recorded, Reply, Request};
 use super::pool::Pool;
@@ -60,6 +61,15 @@ struct State {
 struct Attached {
     spec: LayerSpec,
     tar: Arc<OwnedFd>,
+}
+
+/// A layer that is to be attached.
+enum Known {
+    New(Attached),
+    /// It is attached.
+    Same,
+    /// Another file is attached in its place.
+    Other,
 }
 
 impl Keeper {
@@ -155,13 +165,15 @@ impl Keeper {
     ) -> Result<Reply, MountError> {
         let path = self.path_of(layer);
         let gone = |error: &io::Error| {
-            use io::ErrorKind::{ConnectionAborted, NotConnected, NotFound};
-            matches!(error.kind(), ConnectionAborted | NotConnected | NotFound)
+            use io::ErrorKind::{ConnectionAborted, NotConnected};
+            matches!(error.kind(), ConnectionAborted | NotConnected)
         };
         let alone = match File::open(&path) {
             Ok(file) => lease::while_alone(&file, act),
             // The connection was ended from outside: whoever has it open gets errors.
             Err(error) if gone(&error) && !self.shared.source.is_live() => return act(),
+            // The keeper does not know it, and whoever has it open gets errors, too.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return act(),
             Err(error) => Err(error),
         };
         match alone {
@@ -172,6 +184,39 @@ impl Keeper {
                 source,
             }),
         }
+    }
+
+    /// Notes a layer, so that a new keeper is told of it; `None` if it is known. One that was made anew, with
+    /// the same name, is not the one that is served: that one is let go.
+    fn remember(
+        &self,
+        layer: &LayerSpec,
+        tar: BorrowedFd<'_>,
+    ) -> Result<Option<Attached>, MountError> {
+        match self.shared.remember(layer, tar)? {
+            Known::New(attached) => return Ok(Some(attached)),
+            Known::Same => return Ok(None),
+            Known::Other => {}
+        }
+        match self.release(&layer.diff_id) {
+            Ok(_) | Err(MountError::Unknown(_)) => {}
+            Err(MountError::InUse(_)) => {
+                let why = "another file is attached for it, which somebody uses still";
+                return Err(MountError::Refused(why.to_owned()));
+            }
+            Err(error) => return Err(error),
+        }
+        match self.shared.remember(layer, tar)? {
+            Known::New(attached) => Ok(Some(attached)),
+            Known::Same => Ok(None),
+            Known::Other => Err(MountError::Refused("attached otherwise".to_owned())),
+        }
+    }
+
+    /// No keeper is told of the layer any more.
+    fn forget(&self, layer: &DiffId) {
+        self.shared.state().layers.remove(layer);
+        self.shared.settings.custody().let_go(layer);
     }
 
     fn path_of(&self, layer: &DiffId) -> PathBuf {
@@ -198,8 +243,7 @@ impl FaultTransport for Keeper {
                 TransportKind::Fuse => self.path_of(&layer.diff_id),
             },
         };
-        let attached = self.shared.remember(layer, tar)?;
-        let Some(attached) = attached else {
+        let Some(attached) = self.remember(layer, tar)? else {
             return Ok(device);
         };
         let custody = self.shared.settings.custody();
@@ -212,8 +256,11 @@ impl FaultTransport for Keeper {
         match replied.and_then(done) {
             Ok(()) => Ok(device),
             Err(error) => {
-                self.shared.state().layers.remove(&layer.diff_id);
-                custody.let_go(&layer.diff_id);
+                self.forget(&layer.diff_id);
+                // A keeper that died may have had it watched: with a mark, who opens it to fill it raises events.
+                if let MountError::Gone = error {
+                    self.shared.source.unwatch(tar);
+                }
                 Err(error)
             }
         }
@@ -235,11 +282,14 @@ impl FaultTransport for Keeper {
             Reply::Whole => Released::Whole,
             Reply::Done => Released::Unused,
             Reply::InUse => return Err(MountError::InUse(*layer)),
-            Reply::Unknown => return Err(MountError::Unknown(*layer)),
+            // It was refused by the keeper that came after another, say.
+            Reply::Unknown => {
+                self.forget(layer);
+                return Err(MountError::Unknown(*layer));
+            }
             other => return Err(unexpected(other)),
         };
-        self.shared.state().layers.remove(layer);
-        self.shared.settings.custody().let_go(layer);
+        self.forget(layer);
         Ok(released)
     }
 
@@ -337,31 +387,30 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Notes a layer, so that a new keeper is told of it; `None` if it is known.
-    fn remember(
-        &self,
-        layer: &LayerSpec,
-        tar: BorrowedFd<'_>,
-    ) -> Result<Option<Attached>, MountError> {
+    /// Notes a layer that is not known.
+    fn remember(&self, layer: &LayerSpec, tar: BorrowedFd<'_>) -> Result<Known, MountError> {
+        let failed = |what| {
+            let path = layer.tar.clone();
+            move |source| MountError::File { what, path, source }
+        };
         let mut state = self.state();
-        match state.layers.get(&layer.diff_id) {
-            Some(known) if known.spec == *layer => return Ok(None),
-            Some(_) => return Err(MountError::Refused("attached otherwise".to_owned())),
-            None => {}
+        if let Some(known) = state.layers.get(&layer.diff_id) {
+            let is_same = |tar| io::Result::Ok(FileId::of(&known.tar)? == FileId::of(tar)?);
+            let is_same = known.spec == *layer && is_same(tar).map_err(failed("look at"))?;
+            return Ok(match is_same {
+                true => Known::Same,
+                false => Known::Other,
+            });
         }
         let tar = tar
             .try_clone_to_owned()
-            .map_err(|source| MountError::File {
-                what: "duplicate the descriptor of",
-                path: layer.tar.clone(),
-                source,
-            })?;
+            .map_err(failed("duplicate the descriptor of"))?;
         let attached = Attached {
             spec: layer.clone(),
             tar: Arc::new(tar),
         };
         state.layers.insert(layer.diff_id, attached.clone());
-        Ok(Some(attached))
+        Ok(Known::New(attached))
     }
 
     /// Asks the keeper; once more if it is replaced meanwhile. So every question may be asked twice.

@@ -148,20 +148,18 @@ pub(crate) fn find(given: Vec<OwnedFd>, holders: &[i32]) -> Option<Saved> {
         }
     }
     for pid in holders {
-        let wanted = |link: &Path| Source::kind_of(link).is_some() || spec_of(link).is_some();
-        let held = match descriptors_of(*pid, wanted) {
-            Ok(held) => held,
-            Err(error) => {
-                tracing::warn!(pid, %error, "cannot have what a monitor holds");
-                continue;
-            }
-        };
-        for (link, fd) in held {
-            found.add(&link, fd);
+        if let Err(error) = found.add_all(*pid) {
+            tracing::warn!(pid, %error, "cannot have what a monitor holds");
         }
     }
-    let Found { source, layers } = found;
-    source.map(|source| Saved { source, layers })
+    found.saved()
+}
+
+/// What the process `pid` holds; `None` where it has no source that serves files.
+pub(crate) fn held_by(pid: i32) -> io::Result<Option<Saved>> {
+    let mut found = Found::default();
+    found.add_all(pid)?;
+    Ok(found.saved())
 }
 
 /// What was found so far.
@@ -172,6 +170,20 @@ struct Found {
 }
 
 impl Found {
+    /// Adds what a process holds.
+    fn add_all(&mut self, pid: i32) -> io::Result<()> {
+        let wanted = |link: &Path| Source::kind_of(link).is_some() || spec_of(link).is_some();
+        for (link, fd) in descriptors_of(pid, wanted)? {
+            self.add(&link, fd);
+        }
+        Ok(())
+    }
+
+    fn saved(self) -> Option<Saved> {
+        let Self { source, layers } = self;
+        source.map(|source| Saved { source, layers })
+    }
+
     /// Adds a descriptor whose link is `link`, if it is of use.
     fn add(&mut self, link: &Path, fd: OwnedFd) {
         if let Some(kind) = Source::kind_of(link) {

@@ -103,7 +103,7 @@ impl Link {
             source,
         };
         let question = Command::Counters { request: CONFIRM };
-        self.tell(&question, None).map_err(failed)?;
+        self.tell_within(&question, None, timeout).map_err(failed)?;
         while self.wait(deadline.saturating_duration_since(Instant::now())) {
             match self.receive()?.ok_or(MountError::Gone)?.0 {
                 Notice::Reply { request, .. } if request == CONFIRM => return Ok(()),
@@ -195,9 +195,14 @@ impl Link {
         let _ = pidfd_send_signal(&self.process, Signal::KILL);
     }
 
+    /// Whether the keeper is dead, or so within `timeout`.
+    pub(crate) fn dies_within(&self, timeout: Duration) -> bool {
+        is_ready(self.process.as_fd(), PollFlags::IN, timeout)
+    }
+
     /// Waits until the keeper is dead. Only then does nobody read events.
     pub(crate) fn wait_dead(&self) {
-        while !is_ready(self.process.as_fd(), PollFlags::IN, Duration::from_secs(1)) {
+        while !self.dies_within(Duration::from_secs(1)) {
             tracing::warn!("the keeper is killed and does not end");
             self.kill();
         }

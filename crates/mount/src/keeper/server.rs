@@ -436,6 +436,12 @@ impl Server {
             self.reply(request, Reply::Refused(reason));
             return Next::Go;
         }
+        // A tar that nobody has, but that somebody may have open.
+        if self.source.is_needed() {
+            let reason = "reads of files that are not known would not fail any more".to_owned();
+            self.reply(request, Reply::Refused(reason));
+            return Next::Go;
+        }
         // Before the reply: the next keeper's has the same path.
         self.leave();
         self.reply(request, Reply::Done);
@@ -456,7 +462,7 @@ impl Server {
             return false;
         }
         let since = *self.idle_since.get_or_insert_with(Instant::now);
-        since.elapsed() >= self.settings.idle_timeout
+        since.elapsed() >= self.settings.idle_timeout && !self.source.is_needed()
     }
 
     /// Sends what the daemon takes without waiting.

@@ -102,6 +102,12 @@ impl Source {
         }
     }
 
+    /// Whether the kernel asks for files that nobody may know: when the last holder of an event group goes,
+    /// their holes are read as zeros. Reads of a FUSE connection fail then.
+    pub(crate) fn is_needed(&self) -> bool {
+        matches!(self, Self::Events(_)) && self.has_files()
+    }
+
     /// Takes the readers that wait, at most a batch, and at most `most` that are a descriptor each.
     pub(crate) fn read(&self, layers: &Layers, most: usize) -> Result<Vec<Reader>, MountError> {
         Ok(match self {
@@ -129,6 +135,15 @@ impl Source {
         match self {
             Self::Events(group) => Ok(group.mark(tar)?),
             Self::Files(_) => Ok(()),
+        }
+    }
+
+    /// Has the kernel ask no more.
+    pub(crate) fn unwatch(&self, tar: BorrowedFd<'_>) {
+        if let Self::Events(group) = self
+            && let Err(error) = group.unmark(tar)
+        {
+            tracing::warn!(%error, "a tar is watched still");
         }
     }
 

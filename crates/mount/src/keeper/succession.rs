@@ -124,22 +124,32 @@ fn has_ended(socket: &Path) -> bool {
 
 /// Another keeper for the source of one that is of no use: what it holds is duplicated before it is
 /// killed.
+///
+/// What cannot be duplicated is lost with it, and the holes of its files are read as zeros: then it is left as it is.
 fn replace(other: &Link, settings: &KeeperSettings, why: &str) -> Result<Succession, MountError> {
-    let saved = keepsake::find(Vec::new(), &[other.pid()]);
-    replace_by(other, settings, saved.ok_or(MountError::Gone), why)
+    let saved = match keepsake::held_by(other.pid()) {
+        Ok(saved) => saved,
+        Err(_) if has_ended(&settings.socket) => return Err(MountError::Gone),
+        Err(error) => {
+            let reason = format!("cannot have what the keeper holds, which is of no use: {why}");
+            tracing::error!(pid = other.pid(), %error, reason);
+            return Err(MountError::Refused(format!("{reason} ({error})")));
+        }
+    };
+    replace_by(other, settings, saved, why)
 }
 
-/// Another keeper in the place of one, for what was saved. The one is killed in any case.
+/// Another keeper in the place of one, for what was saved: `None` where it serves nothing.
 fn replace_by(
     other: &Link,
     settings: &KeeperSettings,
-    saved: Result<Saved, MountError>,
+    saved: Option<Saved>,
     why: &str,
 ) -> Result<Succession, MountError> {
     tracing::error!(pid = other.pid(), why, "the keeper is replaced");
     other.kill();
     other.wait_dead();
-    revive(settings, saved?)
+    revive(settings, saved.ok_or(MountError::Gone)?)
 }
 
 /// Another keeper for a source whose keeper and daemon are dead.
@@ -196,7 +206,8 @@ fn tell_layers<'a>(
     }
     // One of another version, or that cannot listen, has ended by now.
     link.confirm(GREETING_TIMEOUT)?;
-    link.tell(&serve(settings), None).map_err(failed)
+    link.tell_within(&serve(settings), None, GREETING_TIMEOUT)
+        .map_err(failed)
 }
 
 fn serve(settings: &KeeperSettings) -> Command {
@@ -264,7 +275,7 @@ fn take_over(
         }
         if inherited.len() > known {
             let layers = inherited;
-            let saved = Ok(Saved { source, layers });
+            let saved = Some(Saved { source, layers });
             return replace_by(&link, settings, saved, "it does not know all layers");
         }
     }
@@ -324,9 +335,11 @@ mod tests {
     use std::process::ExitCode;
     use std::sync::mpsc::channel;
 
+    use rustix::thread::{CapabilitySet, capabilities, set_capabilities};
     use thaw_cache::Store;
     use thaw_image::{DiffId, Digest};
 
+    use super::super::message::Reply;
     use super::*;
     use crate::TransportKind;
 
@@ -398,6 +411,71 @@ mod tests {
         all.sort_by_key(|spec| spec.diff_id);
         assert_eq!(known, all);
         assert_ne!(next.0.pid(), first.0.pid());
+    }
+
+    /// Takes a right away that it takes to look into another process: from this thread alone.
+    fn lose_sight() {
+        let mut sets = capabilities(None).unwrap();
+        let lost = CapabilitySet::SYS_PTRACE | CapabilitySet::SYS_BOOT;
+        sets.effective -= lost;
+        sets.permitted -= lost;
+        sets.inheritable -= lost;
+        set_capabilities(None, sets).unwrap();
+    }
+
+    #[test]
+    fn a_keeper_whose_files_cannot_be_had_is_not_killed() {
+        let dir = tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR")).unwrap();
+        let settings = settings(dir.path());
+        let source = Source::new(TransportKind::Fanotify, &settings.devices()).unwrap();
+        let keeper = Ends(start(&settings, &source, std::iter::empty()).unwrap());
+        let replace = || replace(&keeper.0, &settings, "it hangs").unwrap_err();
+        let (error, lives) = thread::scope(|scope| {
+            let blind = scope.spawn(|| {
+                lose_sight();
+                (replace(), !keeper.0.dies_within(Duration::ZERO))
+            });
+            blind.join().unwrap()
+        });
+        assert!(matches!(error, MountError::Refused(_)), "{error}");
+        assert!(lives);
+        // It serves nothing, as can be seen now.
+        assert!(matches!(replace(), MountError::Gone));
+        assert!(keeper.0.dies_within(Duration::from_secs(20)));
+    }
+
+    #[test]
+    fn a_keeper_stays_as_long_as_there_is_a_file_to_be_answered_for() {
+        let dir = tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR")).unwrap();
+        let mut settings = settings(dir.path());
+        settings.idle_timeout = Duration::from_millis(100);
+        let source = Source::new(TransportKind::Fanotify, &settings.devices()).unwrap();
+        let keeper = Ends(spawn(&settings, &source).unwrap());
+        let path = dir.path().join("tar");
+        let tar = std::fs::File::create(&path).unwrap();
+        source.watch(tar.as_fd()).unwrap();
+        let shut_down = |link: &Link| {
+            link.tell(&Command::ShutDown { request: 9 }, None).unwrap();
+            loop {
+                let notice = link.receive().unwrap().unwrap().0;
+                if let Notice::Reply { request: 9, reply } = notice {
+                    return reply;
+                }
+            }
+        };
+        keeper.0.tell(&serve(&settings), None).unwrap();
+        assert!(matches!(shut_down(&keeper.0), Reply::Refused(_)));
+        keeper.0.disconnect();
+        assert!(
+            !keeper.0.dies_within(Duration::from_secs(2)),
+            "nobody would deny its reads"
+        );
+        std::fs::remove_file(&path).unwrap();
+        drop(tar);
+        assert!(
+            keeper.0.dies_within(Duration::from_secs(20)),
+            "there is none any more"
+        );
     }
 
     #[test]
