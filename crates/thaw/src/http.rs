@@ -123,18 +123,34 @@ fn answer(stream: &TcpStream, page: &Page) -> std::io::Result<()> {
     stream.write_all(head.as_bytes())
 }
 
+/// What comes before an instant, however slowly.
+struct Until<'a> {
+    stream: &'a TcpStream,
+    deadline: Instant,
+}
+
+impl Read for Until<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        let left = self.deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Err(std::io::ErrorKind::TimedOut.into());
+        }
+        self.stream.set_read_timeout(Some(left))?;
+        let mut stream = self.stream;
+        stream.read(buffer)
+    }
+}
+
 /// The first line of a request whose head came in whole and in time. All of the head is read:
 /// closing a socket with bytes unread would tear the answer away from the client.
 fn request_line(stream: &TcpStream) -> std::io::Result<Option<String>> {
-    let deadline = Instant::now() + PATIENCE;
-    let mut reader = BufReader::new(stream.take(MAX_HEAD));
+    let until = Until {
+        stream,
+        deadline: Instant::now() + PATIENCE,
+    };
+    let mut reader = BufReader::new(until.take(MAX_HEAD));
     let mut first = None;
     loop {
-        let left = deadline.saturating_duration_since(Instant::now());
-        if left.is_zero() {
-            return Ok(None);
-        }
-        stream.set_read_timeout(Some(left))?;
         let mut line = Vec::new();
         reader.read_until(b'\n', &mut line)?;
         if !line.ends_with(b"\n") {
@@ -151,6 +167,8 @@ fn request_line(stream: &TcpStream) -> std::io::Result<Option<String>> {
 
 #[cfg(test)]
 mod tests {
+    use std::io::ErrorKind::{TimedOut, WouldBlock};
+
     use super::*;
 
     fn ask(address: SocketAddr, request: &str) -> String {
@@ -191,6 +209,37 @@ mod tests {
         );
         let post = ask(address, "POST /metrics HTTP/1.1\r\n\r\n");
         assert!(post.starts_with("HTTP/1.1 405 ") && post.contains("\r\nAllow: GET, HEAD\r\n"));
+    }
+
+    /// Writes until the other side has enough of it; how much that took.
+    fn write_on(address: SocketAddr, piece: &[u8], pause: Duration) -> (usize, Duration) {
+        let (begin, mut written) = (Instant::now(), 0);
+        let mut stream = TcpStream::connect(address).unwrap();
+        stream.write_all(b"GET /metrics HTTP/1.1\r\nX: ").unwrap();
+        stream.set_read_timeout(Some(pause)).unwrap();
+        while begin.elapsed() < Duration::from_secs(30) {
+            match stream.read(&mut [0; 64]) {
+                Err(error) if matches!(error.kind(), WouldBlock | TimedOut) => {}
+                // Ended, or reset with what was not read.
+                ended => {
+                    assert!(matches!(ended, Ok(0) | Err(_)), "an answer");
+                    break;
+                }
+            }
+            written += stream.write(piece).unwrap_or_default();
+        }
+        (written, begin.elapsed())
+    }
+
+    #[test]
+    fn who_never_comes_to_an_end_is_cut_off() {
+        let endpoint = Endpoint::bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let address = endpoint.0.local_addr().unwrap();
+        endpoint.serve(Arc::new(|| Ok(String::new()))).unwrap();
+        let (_, slow) = write_on(address, b"x", Duration::from_millis(50));
+        assert!((1..20).contains(&slow.as_secs()), "{slow:?}");
+        let (much, _) = write_on(address, &[b'x'; 1024], Duration::from_millis(5));
+        assert!(much < 1 << 20, "{much}");
     }
 
     #[test]
