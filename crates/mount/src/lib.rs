@@ -23,6 +23,7 @@ mod counters;
 mod error;
 mod keeper;
 mod mounts;
+mod throttle;
 mod trace;
 mod transport;
 
@@ -35,6 +36,7 @@ pub use thaw_sys::fanotify::Denial;
 pub use thaw_sys::lease::while_alone;
 pub use thaw_sys::mount::{MAX_LOWER, MountEntry, Overlay, Unmount, mount_table};
 pub use thaw_sys::process::begin_with_our_first_limit;
+pub use throttle::Throttle;
 pub use trace::{Trace, TraceEntry};
 pub use transport::{
     Device, FaultHandler, FaultTransport, LayerSpec, Released, Started, TransportChoice,

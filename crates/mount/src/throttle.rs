@@ -10,7 +10,7 @@ const PAUSE: Duration = Duration::from_millis(200);
 
 /// Lets the first of many lines through, and then some of them.
 #[derive(Debug, Default)]
-pub(crate) struct Throttle(Mutex<State>);
+pub struct Throttle(Mutex<State>);
 
 #[derive(Debug, Default)]
 struct State {
@@ -23,7 +23,7 @@ struct State {
 
 impl Throttle {
     /// Whether a line may be written now; if so, how many were not since the last one.
-    pub(crate) fn pass(&self, now: Instant) -> Option<u64> {
+    pub fn pass(&self, now: Instant) -> Option<u64> {
         let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let since = *state.since.get_or_insert(now);
         let pauses = now.saturating_duration_since(since).as_millis() / PAUSE.as_millis();

@@ -58,7 +58,6 @@ mod share;
 mod source;
 mod space;
 mod stream;
-mod throttle;
 mod timing;
 mod transport;
 mod trim;

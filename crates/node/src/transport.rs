@@ -13,8 +13,8 @@ use std::time::Instant;
 use thaw_cache::Fetcher;
 use thaw_image::{DiffId, Extent};
 use thaw_mount::{
-    Denial, FaultHandler, FaultTransport, KeeperSettings, MountError, Started, TransportChoice,
-    TransportKind,
+    Denial, FaultHandler, FaultTransport, KeeperSettings, MountError, Started, Throttle,
+    TransportChoice, TransportKind,
 };
 
 use crate::Node;
@@ -23,7 +23,6 @@ use crate::error::NodeError;
 use crate::node::lock;
 use crate::settings::Transport;
 use crate::source::chain;
-use crate::throttle::Throttle;
 use crate::waits::{Wait, Waits};
 
 impl Transport {

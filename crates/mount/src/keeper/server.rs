@@ -26,7 +26,7 @@ use super::supply::{Fence, Supply};
 use super::wakeful::Wakeful;
 use super::wire::MAX_MESSAGE;
 use super::{EVENT_FD_LIMIT, PROTOCOL};
-use crate::{Denial, FaultCounters, MountError, TransportKind};
+use crate::{Denial, FaultCounters, MountError, Throttle, TransportKind};
 
 /// Descriptors kept for other things than pending events; half of them where there are few.
 const RESERVED_FDS: usize = 4096;
@@ -104,6 +104,8 @@ struct Server {
     pending: BTreeMap<u64, Pending>,
     /// What the kernel may ask for again.
     denied: Vec<Denied>,
+    /// What is said of them.
+    failures: Throttle,
     next_miss: u64,
     counters: FaultCounters,
     /// Whether readers are taken: not before the layers are known.
@@ -171,6 +173,7 @@ impl Server {
             layers: Layers::new(),
             pending: BTreeMap::new(),
             denied: Vec::new(),
+            failures: Throttle::default(),
             next_miss: 0,
             counters: FaultCounters::default(),
             serving: false,
@@ -306,7 +309,10 @@ impl Server {
         let found = known.and_then(|file| self.layers.get(file).map(|layer| (file, layer)));
         let Some((file, layer)) = found else {
             self.counters.unknown += 1;
-            tracing::error!(pid = reader.pid(), "a read of an unknown file is denied");
+            if let Some(untold) = self.failures.pass(Instant::now()) {
+                let pid = reader.pid();
+                tracing::error!(pid, untold, "a read of an unknown file is denied");
+            }
             return reader.deny(Denial::Io);
         };
         let extent = layer.wanted(&reader);

@@ -185,10 +185,35 @@ fn a_registry_that_gives_other_bytes(transport: &str) {
     for name in ["srv/f0-3", "srv/f1-3", "srv/f2-3"] {
         fails(&scene, &dir, name);
     }
+    says_little_of_much(&scene, &node, &dir);
     for (path, bytes) in kept {
         fs::write(path, bytes).unwrap();
     }
     heals(&scene, &node, &dir);
+}
+
+/// What fails on and on has the first 50 lines, and then 5 in a second.
+fn says_little_of_much(scene: &Scene, node: &Thaw, dir: &Path) {
+    let log = node.root().join("daemon.log");
+    let said = || {
+        fs::read_to_string(&log)
+            .unwrap()
+            .matches("a read fails")
+            .count()
+    };
+    let (begin, before) = (Instant::now(), said());
+    let mut tried = 0;
+    while tried < 400 || said() - before < 40 {
+        scene.read(dir, "srv/f0-3").unwrap_err();
+        tried += 1;
+    }
+    let allowed = 50 + 5 * (1 + begin.elapsed().as_secs());
+    let lines = u64::try_from(said() - before).unwrap();
+    assert!(lines <= allowed, "{lines} lines, {allowed} may be");
+    assert!(
+        tried > 2 * allowed,
+        "{tried} reads are too slow to be too many for {allowed} lines"
+    );
 }
 
 fn a_mirror_that_gives_other_bytes_or_goes_away(transport: &str) {

@@ -134,10 +134,12 @@ impl Server {
             if self.is_present(&pending) {
                 return Ok(());
             }
-            let layer = self.layers.get(pending.file);
-            let layer = layer.map(|layer| layer.spec.diff_id.to_string());
-            let extent = pending.extent;
-            tracing::error!(layer, ?extent, "said to be filled, and is not");
+            if let Some(untold) = self.failures.pass(Instant::now()) {
+                let layer = self.layers.get(pending.file);
+                let layer = layer.map(|layer| layer.spec.diff_id.to_string());
+                let extent = pending.extent;
+                tracing::error!(layer, ?extent, untold, "said to be filled, and is not");
+            }
             Err(Denial::Io)
         });
         match outcome {
@@ -175,7 +177,10 @@ impl Server {
             if let Some(pending) = self.pending.remove(&miss) {
                 self.counters.expired += 1;
                 self.counters.waited(pending.since.elapsed());
-                tracing::warn!(pid = pending.reader.pid(), "a read has waited too long");
+                if let Some(untold) = self.failures.pass(Instant::now()) {
+                    let pid = pending.reader.pid();
+                    tracing::warn!(pid, untold, "a read has waited too long");
+                }
                 self.denies(&pending);
                 pending.reader.deny(Denial::Io);
             }
