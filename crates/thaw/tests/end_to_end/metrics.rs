@@ -281,6 +281,17 @@ fn each_cause_by(transport: &str) {
     assert_eq!(of_image("thaw_image_present_bytes{"), size);
     let read = of_image("thaw_image_read_bytes{");
     assert!(read > 0.0 && read < size / 2.0, "{read} of {size}");
+    // Each byte came once, for one cause, and had to be fetched and unpacked for that.
+    let sum = |name: &str| {
+        let of_causes = filled.iter().filter(|(it, _)| it.starts_with(name));
+        of_causes.map(|(_, bytes)| bytes).sum::<f64>()
+    };
+    assert_eq!(sum("thaw_filled_bytes_total{"), size);
+    for name in ["demand", "working_set", "fill"] {
+        let of = |what: &str| filled[&format!("thaw_{what}_bytes_total{{cause=\"{name}\"}}")];
+        assert!(of("unpacked") >= of("filled"), "{name}: {filled:?}");
+    }
+    assert!(filled["thaw_network_received_bytes_total"] >= fetched(&filled));
     drop(file);
 }
 

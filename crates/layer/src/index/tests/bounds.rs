@@ -42,6 +42,17 @@ fn a_bomb_is_stopped_by_its_ratio() {
     }
 }
 
+#[test]
+fn what_is_shipped_has_bounds() {
+    let options = Options::default();
+    let most = |blob: u64| options.bound(blob);
+    assert_eq!(most(1000).bytes, 1 << 30, "small tars may be empty");
+    assert_eq!(most(10 << 20).bytes, 250 * (10 << 20));
+    assert_eq!(most(2 << 30).bytes, 256 << 30);
+    assert_eq!(most(u64::MAX).bytes, 256 << 30);
+    assert_eq!(options.max_memory, 256 << 20);
+}
+
 /// One deflate block of `matches` matches of 258 zeros: a fixed block with a literal zero first.
 fn one_block(matches: usize) -> Vec<u8> {
     let mut bits: Vec<bool> = Vec::new();
