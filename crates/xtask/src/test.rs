@@ -79,6 +79,19 @@ fn tests() -> Result<Counts> {
     count(&mut command)
 }
 
+/// Runs a command that is to run `wanted` tests: fewer are not what they seem.
+pub(crate) fn run_some(command: &mut Command, wanted: u64) -> Result<()> {
+    println!("$ {}", command::text(command));
+    let counts = count(command)?;
+    if counts.failed > 0 || !counts.complete {
+        bail!("tests failed: see above");
+    }
+    if counts.passed != wanted {
+        bail!("{} tests passed, {wanted} were to be run", counts.passed);
+    }
+    Ok(())
+}
+
 /// Runs `command`, passes its output on, and adds up the `test result:` lines in it.
 fn count(command: &mut Command) -> Result<Counts> {
     let mut child = command
@@ -133,6 +146,17 @@ mod tests {
             complete: false,
         };
         assert_eq!(counts, expected);
+    }
+
+    #[test]
+    fn tests_that_are_not_there_have_not_passed() {
+        let say = |passed: u64| {
+            let mut says = Command::new("echo");
+            says.arg(format!("test result: ok. {passed} passed; 0 failed"));
+            run_some(&mut says, 2)
+        };
+        say(2).unwrap();
+        say(0).unwrap_err();
     }
 
     #[test]
