@@ -279,6 +279,38 @@ fn a_lie_about_a_size_keeps_no_other_image_from_starting() {
     }
 }
 
+/// The next daemon has no use for what the keeper serves, and nobody else will let it go.
+#[test]
+fn a_lie_about_a_size_keeps_no_keeper_for_ever() {
+    let sizes = Sizes::new();
+    for transport in ["fanotify", "fuse"] {
+        let node = thaw();
+        let (liar, dir) = (target(&node), format!("{}-2", target(&node)));
+        sizes.mount(&node, transport, &sizes.liar.scene.image, &liar);
+        sizes.mount(&node, transport, &sizes.signed.scene.image, &dir);
+        node.run(["unmount", &dir]).unwrap();
+        kill_daemon(&node);
+        node.run(["images"]).unwrap();
+        // The kernel may have files open for a moment after an unmount.
+        let begin = std::time::Instant::now();
+        loop {
+            node.run(["daemon", "--stop"]).unwrap();
+            if !node.root().join("keeper.sock").exists() {
+                break;
+            }
+            assert!(
+                begin.elapsed().as_secs() < 30,
+                "{transport}: a keeper of nothing"
+            );
+            node.run(["images"]).unwrap();
+        }
+        // And all is as it was.
+        sizes.mount(&node, transport, &sizes.signed.scene.image, &dir);
+        assert_eq!(message(&dir), TRUTH);
+        node.run(["unmount", "--all"]).unwrap();
+    }
+}
+
 #[test]
 fn a_lie_about_a_size_keeps_nobody_from_a_full_pull() {
     let sizes = Sizes::new();
