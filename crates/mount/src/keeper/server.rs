@@ -1,5 +1,6 @@
 //! The keeper process: one thread, which never waits for anything but the next thing to do.
 
+mod denials;
 mod handover;
 mod misses;
 
@@ -16,7 +17,8 @@ use thaw_sys::fanotify;
 use thaw_sys::process::{self, Signal};
 use thaw_sys::socket::{self, Wait};
 
-use self::misses::{Denied, Pending};
+use self::denials::Denials;
+use self::misses::Pending;
 use super::daemon::Daemon;
 use super::layers::Layers;
 use super::life;
@@ -103,7 +105,7 @@ struct Server {
     /// By number, which is also the order of deadlines.
     pending: BTreeMap<u64, Pending>,
     /// What the kernel may ask for again.
-    denied: Vec<Denied>,
+    denied: Denials,
     /// What is said of them.
     failures: Throttle,
     next_miss: u64,
@@ -172,7 +174,7 @@ impl Server {
             daemon: Some(Daemon::new(control)),
             layers: Layers::new(),
             pending: BTreeMap::new(),
-            denied: Vec::new(),
+            denied: Denials::default(),
             failures: Throttle::default(),
             next_miss: 0,
             counters: FaultCounters::default(),

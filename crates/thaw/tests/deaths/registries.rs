@@ -3,6 +3,8 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
 use std::time::Instant;
 
 use thaw_testkit::expiring::Expiring;
@@ -18,6 +20,7 @@ use super::{
 by_every_transport!(
     a_registry_that_is_gone_for_long,
     a_network_that_swallows_everything,
+    a_registry_that_hangs_holds_up_no_image_of_another,
     a_fill_goes_on_when_the_registry_has_the_image_again,
     a_registry_in_the_place_of_another,
     a_registry_that_gives_other_bytes,
@@ -102,10 +105,10 @@ impl Behind {
         }
     }
 
-    /// The image as it is there, and a configuration with a bound of two seconds.
-    fn image(&self, scene: &Scene, node: &Thaw) -> (String, String) {
+    /// The image as it is there, and a configuration with a bound of so many seconds.
+    fn image(&self, scene: &Scene, node: &Thaw, seconds: u32) -> (String, String) {
         let host = self.registry.host();
-        let config = bound(node, 2);
+        let config = bound(node, seconds);
         let text = fs::read_to_string(&config).unwrap();
         fs::write(&config, format!("{text}plain-http = [\"{host}\"]\n")).unwrap();
         (scene.image.replace(&scene.host, host), config)
@@ -117,7 +120,7 @@ fn a_network_that_swallows_everything(transport: &str) {
     let scene = Scene::new();
     let behind = Behind::new(&scene);
     let node = thaw();
-    let (image, config) = behind.image(&scene, &node);
+    let (image, config) = behind.image(&scene, &node, 2);
     let dir = target(&node);
     let at = dir.to_str().unwrap();
     let options = ["mount", "--pull", "lazy", "--profile", "none", "--config"];
@@ -131,6 +134,62 @@ fn a_network_that_swallows_everything(transport: &str) {
     scene.read(&dir, "srv/f0-1").unwrap();
     behind.link.cut(false);
     heals(&scene, &node, &dir);
+}
+
+/// More readers wait for the one than there are threads for a registry.
+fn a_registry_that_hangs_holds_up_no_image_of_another(transport: &str) {
+    const READERS: usize = 160;
+    let (hanging, well) = (Scene::of(1, READERS), Scene::new());
+    let behind = Behind::new(&hanging);
+    let node = thaw();
+    let (image, config) = behind.image(&hanging, &node, 10);
+    let dirs = ["hanging", "well"].map(|name| target(&node).join(name));
+    for (image, dir) in [&image, &well.image].into_iter().zip(&dirs) {
+        fs::create_dir(dir).unwrap();
+        let options = ["mount", "--pull", "lazy", "--profile", "none", "--config"];
+        let by = ["--transport", transport, image, dir.to_str().unwrap()];
+        node.run([&options[..], &[&config], &by].concat()).unwrap();
+    }
+    // What is asked first loads the tables.
+    hanging.read(&dirs[0], "srv/f0-0").unwrap();
+    behind.link.cut(true);
+    let ended = AtomicUsize::new(0);
+    thread::scope(|scope| {
+        for reader in 1..READERS {
+            let (hanging, dir, ended) = (&hanging, &dirs[0], &ended);
+            scope.spawn(move || {
+                // Some came ahead.
+                let begin = Instant::now();
+                let read = hanging.read(dir, &format!("srv/f0-{reader}"));
+                // The kernel asks for a file like these in two pieces, and then for the first page alone.
+                assert!(begin.elapsed().as_secs() < 18, "it has waited twice");
+                ended.fetch_add(usize::from(read.is_err()), Ordering::SeqCst);
+            });
+        }
+        let waiting = || {
+            let metrics = node.run(["metrics"]).unwrap();
+            let line = metrics
+                .lines()
+                .find(|it| it.starts_with("thaw_faults_waiting "));
+            line.unwrap()
+                .split(' ')
+                .nth(1)
+                .unwrap()
+                .parse::<f64>()
+                .unwrap()
+        };
+        eventually("their reads", || waiting() > 60.0);
+        well.files
+            .keys()
+            .for_each(|name| well.read(&dirs[1], name).unwrap());
+        assert_eq!(
+            ended.load(Ordering::SeqCst),
+            0,
+            "they have all the threads no more"
+        );
+    });
+    behind.link.cut(false);
+    nothing_is_left(&node);
 }
 
 fn a_fill_goes_on_when_the_registry_has_the_image_again(transport: &str) {

@@ -11,13 +11,6 @@ use crate::keeper::layers::FileId;
 use crate::keeper::message::Notice;
 use crate::keeper::source::Reader;
 
-/// For how long after a denial those may ask again who have waited with it.
-const ASK_AGAIN: Duration = Duration::from_millis(250);
-/// For how long what was denied is denied at most, however often it is asked for: who then asks waits again.
-const STAYS_DENIED: Duration = Duration::from_secs(2);
-/// Denials that are remembered.
-const MAX_DENIED: usize = 1024;
-
 /// A reader that waits for the daemon.
 pub(super) struct Pending {
     reader: Reader,
@@ -26,14 +19,6 @@ pub(super) struct Pending {
     since: Instant,
     /// Whether the daemon has said once that it is filled, and it was not.
     again: bool,
-}
-
-/// What a reader was denied that had waited for it for long.
-pub(super) struct Denied {
-    file: FileId,
-    extent: Extent,
-    first: Instant,
-    last: Instant,
 }
 
 impl Server {
@@ -45,7 +30,7 @@ impl Server {
 
     pub(super) fn miss(&mut self, reader: Reader, file: FileId, extent: Extent) {
         self.counters.misses += 1;
-        if self.was_denied(file, extent) {
+        if self.denied.have(file, extent, Instant::now()) {
             self.counters.expired += 1;
             return reader.deny(Denial::Io);
         }
@@ -61,33 +46,11 @@ impl Server {
         self.pending.insert(self.next_miss, pending);
     }
 
-    /// Whether somebody asks who has waited for it already, with one who was denied: where the kernel could
-    /// not read ahead it asks for the page alone, and those who read the same page stand behind one another
-    /// for its lock, and ask one after the other. (Nothing else tells them from others: for fanotify the
-    /// threads of a program are one process, and behind a loop device all readers are.)
-    fn was_denied(&mut self, file: FileId, extent: Extent) -> bool {
-        let is_over = |denied: &Denied| {
-            denied.last.elapsed() >= ASK_AGAIN || denied.first.elapsed() >= STAYS_DENIED
-        };
-        self.denied.retain(|denied| !is_over(denied));
-        let mut denied = self.denied.iter_mut();
-        let denied = denied.find(|denied| denied.file == file && denied.extent.contains(&extent));
-        let again = denied.map(|denied| denied.last = Instant::now());
-        again.is_some()
-    }
-
     /// Remembers a reader that is denied, if it has waited for long.
     fn denies(&mut self, pending: &Pending) {
-        if pending.since.elapsed() >= self.settings.fault_timeout / 2
-            && self.denied.len() < MAX_DENIED
-        {
-            let now = Instant::now();
-            self.denied.push(Denied {
-                file: pending.file,
-                extent: pending.extent,
-                first: now,
-                last: now,
-            });
+        if pending.since.elapsed() >= self.settings.fault_timeout / 2 {
+            self.denied
+                .add(pending.file, pending.extent, Instant::now());
         }
     }
 
