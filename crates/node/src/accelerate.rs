@@ -9,10 +9,11 @@ use thaw_sign::PrivateKey;
 
 use crate::Node;
 use crate::error::NodeError;
+use crate::records::ImageRecord;
 use crate::reports::Accelerated;
 use crate::resolve::Resolved;
 use crate::settings::{Destination, ImageWish};
-use crate::source::chain;
+use crate::source::{self, chain};
 use crate::timing::Timing;
 
 impl Node {
@@ -98,23 +99,46 @@ impl Node {
         })
     }
 
-    /// Remembers which acceleration an image is started by: a second start asks less.
+    /// Remembers which acceleration an image is started by, and its working set: a second start asks less.
     pub(crate) fn remember_choice(
         &self,
         resolved: &Resolved,
         wish: &ImageWish,
-        found: &crate::source::Accelerated,
+        found: &source::Accelerated,
     ) -> Result<(), NodeError> {
         let manifest = &found.acceleration.manifest;
         let blobs = self.store.blobs();
         blobs.stash(manifest.digest(), manifest.bytes().to_vec())?;
+        let used = found.record.clone();
+        self.remember_set_and(resolved, wish, found, |record| {
+            record.set_acceleration(used)
+        })
+    }
+
+    /// Remembers the working set alone: the image is mounted by an acceleration already.
+    pub(crate) fn remember_set(
+        &self,
+        resolved: &Resolved,
+        wish: &ImageWish,
+        found: &source::Accelerated,
+    ) -> Result<(), NodeError> {
+        self.remember_set_and(resolved, wish, found, |_| ())
+    }
+
+    fn remember_set_and(
+        &self,
+        resolved: &Resolved,
+        wish: &ImageWish,
+        found: &source::Accelerated,
+        change: impl FnOnce(&mut ImageRecord),
+    ) -> Result<(), NodeError> {
         if let Some(set) = &found.working_set {
+            let blobs = self.store.blobs();
             blobs.stash(set.manifest.digest(), set.manifest.bytes().to_vec())?;
         }
-        let used = found.record.clone();
         let set = found.working_set.as_ref().map(|set| set.record.clone());
         self.update_image(resolved, |record| {
-            record.set_acceleration(used);
+            change(record);
             match (&wish.profile, set) {
                 (Some(profile), Some(set)) => record.add_working_set(profile, set),
                 (Some(profile), None) if found.set_asked => {

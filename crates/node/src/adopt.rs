@@ -163,9 +163,6 @@ impl Node {
                 String::new(),
             );
         }
-        let found = self
-            .known(&resolved.image)?
-            .ok_or(NodeError::Unknown(digest))?;
         let memo = Memo::of(dir);
         let left = memo.iter().flat_map(|memo| &memo.names);
         let mut names: Vec<_> = left.filter_map(|name| name.parse().ok()).collect();
@@ -173,19 +170,23 @@ impl Node {
             names.push(reference);
         }
         let names = Names::of(names);
-        let mut parts = self.parts(&resolved, &found, Arc::clone(&names))?;
+        let known = match memo.and_then(|memo| Some((memo.by?, memo.heard))) {
+            Some((by, heard)) => {
+                names.hear(&heard);
+                self.known_as(&resolved.image, by)?
+            }
+            // What is remembered of the image may be younger than its mount.
+            None => {
+                names.hear(&[unknown(digest)]);
+                self.known(&resolved.image)?
+            }
+        };
+        let found = known.ok_or(NodeError::Unknown(digest))?;
+        let parts = self.parts(&resolved, &found, Arc::clone(&names))?;
         if !found.has_sizes_of(&resolved.image, &parts.layers) {
             // What it reads has made way for the layer, which is whole, and nobody serves it.
             drop(Root::adopt(dir)?);
             return Err(NodeError::Lost(dir.to_owned()));
-        }
-        match memo.and_then(|memo| Some((memo.by?, memo.heard))) {
-            Some((by, heard)) => {
-                names.hear(&heard);
-                parts.by = by;
-            }
-            // What is remembered of the image may be younger than its mount.
-            None => names.hear(&[unknown(digest)]),
         }
         self.goes_on(&names, &parts.layers);
         let safe = |layer: &Arc<LayerTar>| {

@@ -20,6 +20,7 @@ use crate::image::Image;
 use crate::memo::{self, Memo};
 use crate::node::{Slot, lock, try_lock};
 use crate::origin::Layers;
+use crate::records::ArtifactRecord;
 use crate::reports::{How, Way};
 use crate::resolve::Resolved;
 use crate::root::{Body, Parts, Root};
@@ -412,6 +413,19 @@ impl Node {
             }
         }
         layers
+    }
+
+    /// The accelerations that images are mounted by, with the images' manifests; but for those that are just being mounted or unmounted.
+    pub(crate) fn mounted_by(&self) -> Vec<(Digest, ArtifactRecord)> {
+        let slots: Vec<(Digest, Slot)> = lock(&self.images)
+            .iter()
+            .map(|(digest, slot)| (*digest, Arc::clone(slot)))
+            .collect();
+        let by = |(digest, slot): &(Digest, Slot)| match &try_lock(slot)?.as_ref()?.body {
+            Body::Layout(parts) => Some((*digest, parts.by.clone())),
+            Body::Directories(_) => None,
+        };
+        slots.iter().filter_map(by).collect()
     }
 
     /// Leaves images mounted when this process ends.

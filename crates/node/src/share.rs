@@ -126,7 +126,7 @@ impl Node {
         };
         let set = match self.choose(resolved, &lazily, search, timing)? {
             Choice::Lazy(found) => {
-                self.remember_choice(resolved, wish, &found)?;
+                self.remember_set(resolved, wish, &found)?;
                 found.working_set
             }
             Choice::Full(_) => None,

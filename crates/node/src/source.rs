@@ -206,12 +206,18 @@ impl Node {
 
     /// The acceleration that was used or made here before, whoever speaks for it.
     pub(crate) fn known(&self, image: &Image) -> Result<Option<Accelerated>, NodeError> {
-        let Some(record) = self.records.image(&image.digest) else {
-            return Ok(None);
-        };
-        let Some(known) = record.acceleration else {
-            return Ok(None);
-        };
+        let record = self.records.image(&image.digest);
+        let known = record.and_then(|record| record.acceleration);
+        let known = known.map(|known| self.known_as(image, known));
+        known.transpose().map(Option::flatten)
+    }
+
+    /// An acceleration of an image whose manifest is in the store.
+    pub(crate) fn known_as(
+        &self,
+        image: &Image,
+        known: ArtifactRecord,
+    ) -> Result<Option<Accelerated>, NodeError> {
         let Some(bytes) = self.store.blobs().get(&known.manifest)? else {
             return Ok(None);
         };

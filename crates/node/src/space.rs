@@ -14,7 +14,7 @@ use crate::Node;
 use crate::containers::Held;
 use crate::error::NodeError;
 use crate::node::{lock, try_lock};
-use crate::records::ImageRecord;
+use crate::records::{ArtifactRecord, ImageRecord};
 use crate::reports::{Collected, GcOptions, Removal};
 
 /// Why what nothing refers to stays.
@@ -117,6 +117,12 @@ impl Node {
                     false => "a container or a mount uses it",
                 };
                 plan.told.kept.push(removal(name, why, 0));
+            }
+        }
+        // What is remembered of an image may be younger than its mount.
+        for (manifest, by) in self.mounted_by() {
+            if !options.dry_run || used_images.contains(&manifest) {
+                used_blobs.extend(self.blobs_of_artifact(&by)?);
             }
         }
         used_layers.extend(at_work.iter().copied().map(DiffId));
@@ -347,20 +353,23 @@ impl Node {
         let mut blobs = vec![record.manifest, record.config];
         let acceleration = record.acceleration.iter();
         for artifact in acceleration.chain(record.working_sets.values()) {
-            blobs.push(artifact.manifest);
-            let Some(bytes) = self.store.blobs().get(&artifact.manifest)? else {
-                continue;
-            };
-            let Ok(manifest) = Manifest::parse(bytes, None) else {
-                continue;
-            };
-            for part in manifest.content()?.layers {
-                blobs.push(part.digest);
-                let unpacked = part
-                    .annotations
-                    .get(thaw_image::media::ANNOTATION_UNPACKED_DIGEST);
-                blobs.extend(unpacked.and_then(|digest| digest.parse::<Digest>().ok()));
-            }
+            blobs.extend(self.blobs_of_artifact(artifact)?);
+        }
+        Ok(blobs)
+    }
+
+    fn blobs_of_artifact(&self, artifact: &ArtifactRecord) -> Result<Vec<Digest>, NodeError> {
+        let mut blobs = vec![artifact.manifest];
+        let bytes = self.store.blobs().get(&artifact.manifest)?;
+        let Some(Ok(manifest)) = bytes.map(|bytes| Manifest::parse(bytes, None)) else {
+            return Ok(blobs);
+        };
+        for part in manifest.content()?.layers {
+            blobs.push(part.digest);
+            let unpacked = part
+                .annotations
+                .get(thaw_image::media::ANNOTATION_UNPACKED_DIGEST);
+            blobs.extend(unpacked.and_then(|digest| digest.parse::<Digest>().ok()));
         }
         Ok(blobs)
     }

@@ -126,7 +126,7 @@ impl Signed {
         format!("{name}@{}", self.scene.layout.digest())
     }
 
-    fn put(&self, media_type: &str, bytes: &[u8]) -> Descriptor {
+    pub(crate) fn put(&self, media_type: &str, bytes: &[u8]) -> Descriptor {
         let descriptor = Descriptor::of(media_type, bytes);
         self.repository
             .put_blob(&descriptor, &mut Cursor::new(bytes))

@@ -2,14 +2,14 @@
 //! is nothing that the other one reads.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 use thaw_accelerate::{Origin, PackOptions, WorkingSetArtifact, pack};
-use thaw_image::{DiffId, Extent, media};
+use thaw_image::{DiffId, Digest, Extent, media};
 use thaw_registry::{Client, Descriptor};
-use thaw_testkit::image::Compression;
+use thaw_testkit::image::{Compression, Layout};
 use thaw_testkit::scratch;
 use thaw_testkit::thaw::Thaw;
 
@@ -335,5 +335,90 @@ fn a_lie_about_a_size_that_comes_later_takes_nothing_away() {
     sizes.mount(&node, "auto", &sizes.liar.scene.image, &liar);
     assert_eq!(message(&dir), TRUTH);
     assert_eq!(message(&liar), TRUTH, "the layer was fetched whole");
+    node.run(["unmount", "--all"]).unwrap();
+}
+
+/// What a node remembers of an image, in its store.
+fn record(node: &Thaw, image: &Layout) -> PathBuf {
+    let records = node.root().join("images/manifests");
+    records.join(image.digest().hex())
+}
+
+/// Has a node remember that an image has an acceleration that is none of this store's.
+fn remember_another(node: &Thaw, image: &Layout) {
+    let path = record(node, image);
+    let mut record = json(&fs::read_to_string(&path).unwrap());
+    record["acceleration"]["manifest"] = Digest::of(b"another").to_string().into();
+    fs::write(path, record.to_string()).unwrap();
+}
+
+/// A trusted repository has an acceleration; then the image's own has one, too, whose seek tables are none.
+#[test]
+fn a_mount_reads_by_what_it_was_made_of_whatever_is_pushed_later() {
+    let scene = Scene::new();
+    let (repository, _) = scene.image.rsplit_once(':').unwrap();
+    let trusted = format!("{repository}-trusted");
+    let pushed = thaw().run(["accelerate", "--to", &trusted, &scene.image]);
+    pushed.unwrap();
+    let node = thaw();
+    let config = node.root().with_file_name("config.toml");
+    let line = format!("trusted-repositories = [\"{trusted}\"]\n");
+    fs::write(&config, line).unwrap();
+    let dirs = ["1", "2"].map(|dir| format!("{}-{dir}", target(&node)));
+    let mount = |image: &str, profile: &str, dir: &str| {
+        fs::create_dir(dir).unwrap();
+        let mount = [
+            "--config",
+            config.to_str().unwrap(),
+            "mount",
+            "--pull",
+            "lazy",
+        ];
+        let profile = ["--profile", profile, image, dir];
+        node.run(mount.into_iter().chain(profile)).unwrap();
+    };
+    let pinned = format!("{repository}@{}", scene.layout.digest());
+    mount(&pinned, "default", &dirs[0]);
+
+    thaw().run(["accelerate", &scene.image]).unwrap();
+    let pushed = Signed::of(scene);
+    pushed.forge(|content| {
+        let layers = content.layers.iter_mut();
+        for table in layers.filter(|layer| layer.media_type == media::SEEK_TABLE) {
+            let none = pushed.put(media::SEEK_TABLE, table.digest.to_string().as_bytes());
+            (table.digest, table.size) = (none.digest, none.size);
+        }
+    });
+    let scene = &pushed.scene;
+    mount(&scene.image, "other", &dirs[1]);
+    let remembered = json(&fs::read_to_string(record(&node, &scene.layout)).unwrap());
+    assert_eq!(
+        remembered["acceleration"]["repository"], trusted,
+        "{remembered}"
+    );
+
+    // Nor has the next daemon it read by what else is remembered.
+    remember_another(&node, &scene.layout);
+    kill_daemon(&node);
+    node.run(["--config", config.to_str().unwrap(), "images"])
+        .unwrap();
+    assert_eq!(message(&dirs[0]), TRUTH);
+    node.run(["unmount", "--all"]).unwrap();
+}
+
+#[test]
+fn what_a_mount_reads_by_stays_whatever_is_remembered_of_its_image() {
+    let scene = Scene::new();
+    let node = thaw();
+    node.run(["accelerate", "--local", &scene.image]).unwrap();
+    let dir = target(&node);
+    node.run(["mount", "--pull", "lazy", &scene.image, &dir])
+        .unwrap();
+    remember_another(&node, &scene.layout);
+    node.run(["gc"]).unwrap();
+    assert_eq!(message(&dir), TRUTH);
+    kill_daemon(&node);
+    node.run(["gc"]).unwrap();
+    fs::read(Path::new(&dir).join("srv/never-read")).unwrap();
     node.run(["unmount", "--all"]).unwrap();
 }
