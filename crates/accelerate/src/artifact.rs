@@ -161,6 +161,7 @@ impl Artifact {
         })?;
         let layers: Vec<LayerRef> = prepared.layers.iter().map(|l| l.layer.clone()).collect();
         let acceleration = Acceleration::parse(manifest, &subject.digest, &layers)?;
+        acceleration.check_limits()?;
         Ok(Self {
             acceleration,
             blobs,
@@ -217,6 +218,27 @@ impl Acceleration {
         }
     }
 
+    /// Checks that what its layers promise together is not too much for a node. Asked before it is used
+    /// for the first time: one by which an image is mounted already has to be read again, whatever was taken then.
+    ///
+    /// # Errors
+    /// [`ArtifactError::Unusable`].
+    pub fn check_limits(&self) -> Result<(), ArtifactError> {
+        let sum = |of: fn(&TableRef) -> u64| {
+            let sizes = self.tables.values().map(of);
+            sizes.fold(0, u64::saturating_add)
+        };
+        if sum(|table| table.table.size) <= MAX_TABLES && sum(|table| table.tar_size) <= MAX_TARS {
+            return Ok(());
+        }
+        Err(ArtifactError::Unusable {
+            manifest: *self.manifest.digest(),
+            reason: format!(
+                "its seek tables are over the limit of {MAX_TABLES} bytes in all, or of {MAX_TARS} bytes of tar"
+            ),
+        })
+    }
+
     /// Bytes of all its blobs and its manifest.
     #[must_use]
     pub fn size(&self) -> u64 {
@@ -248,7 +270,6 @@ fn parse(manifest: &Manifest, subject: &Digest, layers: &[LayerRef]) -> Result<P
         .collect();
     let (mut layout, mut generated) = (None, None);
     let (mut tables, mut windows) = (HashMap::new(), HashMap::new());
-    let (mut table_bytes, mut tar_bytes) = (0u64, 0u64);
     for descriptor in content.layers {
         match descriptor.media_type.as_str() {
             media::LAYOUT if layout.is_none() => layout = Some(packed(descriptor, MAX_LAYOUT)?),
@@ -261,14 +282,6 @@ fn parse(manifest: &Manifest, subject: &Digest, layers: &[LayerRef]) -> Result<P
                 let tar_size: u64 = annotation(&descriptor, media::ANNOTATION_TAR_SIZE)?;
                 if diff_ids.get(&blob) != Some(&DiffId(diff_id)) {
                     return Err(format!("it has a seek table for a foreign layer {blob}"));
-                }
-                table_bytes = table_bytes.saturating_add(descriptor.size);
-                tar_bytes = tar_bytes.saturating_add(tar_size);
-                if table_bytes > MAX_TABLES || tar_bytes > MAX_TARS {
-                    return Err(format!(
-                        "its seek tables are over the limit of {MAX_TABLES} bytes in all, or of \
-                         {MAX_TARS} bytes of tar"
-                    ));
                 }
                 let entry = TableRef {
                     table: descriptor,

@@ -99,9 +99,11 @@ impl Offer {
     ) -> Result<Option<Acceleration>, ArtifactError> {
         let mut last = Ok(None);
         for candidate in self.accelerations.drain(..) {
-            let parsed =
-                candidate.and_then(|manifest| Acceleration::parse(manifest, subject, layers));
-            match parsed {
+            let checked = candidate.and_then(|manifest| {
+                let acceleration = Acceleration::parse(manifest, subject, layers)?;
+                acceleration.check_limits().map(|()| acceleration)
+            });
+            match checked {
                 Ok(acceleration) => return Ok(Some(acceleration)),
                 Err(error) => last = Err(error),
             }

@@ -140,15 +140,28 @@ fn the_same_image_gives_the_same_artifact() {
     assert_eq!(content.config.digest, Digest::of(media::EMPTY_CONTENT));
 }
 
-/// Puts a changed manifest into the repository, and gives what becomes of it.
+/// Why a changed manifest is refused.
 fn forged(change: impl FnOnce(&mut ManifestContent)) -> String {
     let loaded = image();
-    let artifact = Artifact::build(&loaded.subject, &prepared(&loaded)).unwrap();
-    let mut content = artifact.acceleration.manifest.content().unwrap();
-    change(&mut content);
-    let manifest = Manifest::parse(content.to_bytes(), None).unwrap();
+    let manifest = changed(&loaded, change);
     let outcome = Acceleration::parse(manifest, &loaded.subject.digest, &loaded.layers);
-    match outcome.unwrap_err() {
+    reason(outcome.unwrap_err())
+}
+
+/// A changed manifest, whose blobs are in the repository.
+fn changed(loaded: &Loaded, change: impl FnOnce(&mut ManifestContent)) -> Manifest {
+    let prepared = prepared(loaded);
+    let artifact = Artifact::build(&loaded.subject, &prepared).unwrap();
+    artifact.publish(&loaded.source).unwrap();
+    let manifest = &artifact.acceleration.manifest;
+    loaded.source.delete_manifest(manifest.digest()).unwrap();
+    let mut content = manifest.content().unwrap();
+    change(&mut content);
+    Manifest::parse(content.to_bytes(), None).unwrap()
+}
+
+fn reason(error: ArtifactError) -> String {
+    match error {
         ArtifactError::Unusable { reason, .. } => reason,
         other => panic!("{other}"),
     }
@@ -212,15 +225,22 @@ fn forged_manifests_are_refused() {
     assert!(large.contains("limit"), "{large}");
 }
 
+/// Where it is found: by what a mount reads already it goes on.
 #[test]
 fn what_all_seek_tables_promise_is_bounded() {
     let each = |change: &dyn Fn(&mut Descriptor)| {
-        forged(|m| {
+        let loaded = image();
+        let (subject, layers) = (&loaded.subject.digest, &loaded.layers);
+        let manifest = changed(&loaded, |m| {
             let tables = m.layers.iter_mut();
             tables
                 .filter(|layer| layer.media_type == media::SEEK_TABLE)
                 .for_each(change);
-        })
+        });
+        Acceleration::parse(manifest.clone(), subject, layers).unwrap();
+        loaded.source.add_referrer(&manifest).unwrap();
+        let found = find(&loaded.source, subject, layers);
+        reason(found.unwrap_err())
     };
     let tars = |bytes: u64| {
         move |table: &mut Descriptor| annotate(table, media::ANNOTATION_TAR_SIZE, bytes)
