@@ -50,7 +50,7 @@ impl Node {
     }
 
     /// Finds images and root filesystems that are still mounted. What cannot be taken over is
-    /// reported and left as it is, unless its holes would be read.
+    /// reported and left as it is, unless nobody serves it: its holes would be read.
     pub(crate) fn adopt_mounts(&self, found: Found) -> Result<(), NodeError> {
         let table = mount_table().map_err(MountError::from)?;
         let mounts = self.settings.root.join("mounts");
@@ -63,6 +63,12 @@ impl Node {
                 Err(error) => {
                     let dir = entry.target.display();
                     tracing::warn!(%dir, error = chain(&error), "not taken over");
+                    let is_served = found.serves_files && !found.over_a_dead_fuse;
+                    // An overlay has no holes.
+                    if !is_served && entry.kind != "overlay" {
+                        drop(Root::adopt(&entry.target).ok());
+                        lost.push(entry.target.clone());
+                    }
                 }
             }
         }

@@ -72,6 +72,7 @@ by_every_transport!(
     a_read_waits_over_the_death_of_the_daemon,
     with_a_monitor_alive_daemon_and_keeper_may_die_together,
     without_a_holder_the_container_is_ended_and_unmounted,
+    without_a_holder_one_of_whose_image_nothing_is_remembered_is_ended_too,
 );
 
 const BUSYBOX: &str = "/bin/busybox";
@@ -417,6 +418,17 @@ fn with_a_monitor_alive_daemon_and_keeper_may_die_together(transport: &str) {
 }
 
 fn without_a_holder_the_container_is_ended_and_unmounted(transport: &str) {
+    without_a_holder(transport, |_| ());
+}
+
+fn without_a_holder_one_of_whose_image_nothing_is_remembered_is_ended_too(transport: &str) {
+    without_a_holder(transport, |node| {
+        fs::remove_dir_all(node.root().join("images")).unwrap();
+    });
+}
+
+/// `meanwhile` is done when nobody is left, and no daemon has come.
+fn without_a_holder(transport: &str, meanwhile: impl FnOnce(&Thaw)) {
     let scene = Scene::new();
     let node = thaw();
     scene.start(&node, &["--net", "none", "--transport", transport]);
@@ -426,9 +438,15 @@ fn without_a_holder_the_container_is_ended_and_unmounted(transport: &str) {
     all.extend(processes(&node, "keeper"));
     assert_eq!(all.len(), 3);
     kill(&all);
+    meanwhile(&node);
     eventually("the end of what may have read zeros", || {
         node.run(["ps", "--json"]).unwrap().trim() == "[]"
     });
+    let root = node.root().to_str().unwrap();
+    let mounts = fs::read_to_string("/proc/mounts").unwrap();
+    let of_images = |line: &&str| line.contains(" erofs ") || line.contains(" overlay ");
+    let mut left = mounts.lines().filter(|line| line.contains(root));
+    assert_eq!(left.find(of_images), None);
     node.run(["rm", "box"]).unwrap();
     nothing_is_left(&node);
 }
