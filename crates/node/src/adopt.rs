@@ -73,6 +73,11 @@ impl Node {
             }
         }
         let taken: Vec<String> = lock(&self.images).keys().map(Digest::hex).collect();
+        if !taken.is_empty() {
+            // The node before this one may have ended before it did so.
+            let layers = self.open_layers();
+            self.settle_soon(layers.iter().map(|layer| layer.diff_id()).collect());
+        }
         memo::sweep(&mounts, |name| taken.iter().any(|it| it == name))
             .map_err(NodeError::dir("list", &mounts))?;
         let blobs = self.settings.root.join("blobs");

@@ -2,41 +2,53 @@
 //! (btrfs), the words would else be older than the bytes. Seen in the order in which a daemon syncs its files.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use rustix::process::{Pid, Signal, kill_process};
 use thaw_testkit::process::Killed;
 use thaw_testkit::thaw::Thaw;
 
-use crate::support::{Scene, json, run, thaw, until};
+use crate::support::{Scene, json, kill_daemon, run, thaw, until};
+
+/// Starts a daemon, and adds its system calls to a file.
+fn strace(node: &Thaw, calls: &Path) -> Killed {
+    let daemon = node.command(["daemon"]);
+    let mut strace = Command::new("strace");
+    strace
+        .args(["-f", "-qq", "-y", "-e", "trace=fsync,fdatasync", "-A", "-o"])
+        .arg(calls)
+        .arg(daemon.get_program())
+        .args(daemon.get_args())
+        .stderr(Stdio::null());
+    let strace = Killed::spawn(&mut strace).expect("strace: `cargo xtask setup` installs it");
+    until("the daemon", || node.daemon().is_some());
+    strace
+}
 
 /// A daemon whose system calls are written down. They are no longer when this is dropped.
 struct Watched {
     node: Thaw,
     calls: PathBuf,
-    _strace: Killed,
+    strace: Killed,
 }
 
 impl Watched {
     fn new() -> Self {
         let node = thaw();
         let calls = node.root().with_file_name("calls");
-        let daemon = node.command(["daemon"]);
-        let mut strace = Command::new("strace");
-        strace
-            .args(["-f", "-qq", "-y", "-e", "trace=fsync,fdatasync", "-o"])
-            .arg(&calls)
-            .arg(daemon.get_program())
-            .args(daemon.get_args())
-            .stderr(Stdio::null());
-        let strace = Killed::spawn(&mut strace).expect("strace: `cargo xtask setup` installs it");
-        until("the daemon", || node.daemon().is_some());
+        let strace = strace(&node, &calls);
         Self {
             node,
             calls,
-            _strace: strace,
+            strace,
         }
+    }
+
+    /// Kills the daemon, and watches the next one, too.
+    fn succeed(&mut self) {
+        kill_daemon(&self.node);
+        self.strace = strace(&self.node, &self.calls);
     }
 
     /// The files that were synced so far, in order, as paths in the store.
@@ -118,11 +130,22 @@ fn words_are_durable_before_layers_that_a_daemon_leaves_to_the_next() {
 
 #[test]
 fn what_a_full_pull_brought_is_durable_while_it_is_mounted() {
+    a_full_pull_is_durable(|_| ());
+}
+
+#[test]
+fn what_a_full_pull_brought_is_durable_though_its_daemon_is_killed() {
+    a_full_pull_is_durable(Watched::succeed);
+}
+
+/// Some time after it, without anything but what happens then.
+fn a_full_pull_is_durable(then: impl FnOnce(&mut Watched)) {
     let scene = Scene::new();
-    let watched = Watched::new();
+    let mut watched = Watched::new();
     let dir = crate::support::target(&watched.node);
     let fully = ["mount", "--pull", "full", &scene.image, &dir];
     watched.node.run(fully).unwrap();
+    then(&mut watched);
     let layers = watched.layers(&scene.image);
     until("all of it is synced", || {
         let synced = watched.synced();
