@@ -40,10 +40,11 @@ impl Node {
     pub fn measures(&self) -> Result<Measures, NodeError> {
         let stats = self.fetcher.stats();
         // Not for longer: an image that somebody has is not unmounted.
-        let (images, saved) = {
+        let (mut images, saved) = {
             let mounts = self.opened();
-            (self.loads(&mounts), saved(&mounts))
+            (loads(&mounts), saved(&mounts))
         };
+        self.add_reads(&mut images);
         Ok(Measures {
             transport: self
                 .running_transport()
@@ -106,25 +107,24 @@ impl Node {
         opened.collect()
     }
 
-    /// How much of each is here and was read, by reference.
-    fn loads(&self, mounts: &[Arc<ImageMount>]) -> Vec<ImageLoad> {
-        let mut loads: Vec<ImageLoad> = mounts.iter().map(|mount| self.load_of(mount)).collect();
-        loads.sort_by(|a, b| (&a.reference, a.manifest).cmp(&(&b.reference, b.manifest)));
-        loads
-    }
-
-    fn load_of(&self, mount: &ImageMount) -> ImageLoad {
-        let (present, size) = mount.present_of_size();
-        let manifest = mount.image.digest;
-        let profiles = mount.profiles();
-        let read = profiles.iter().map(|it| self.read_here(&manifest, it));
-        ImageLoad {
-            reference: mount.image.reference.to_string(),
-            manifest,
-            how: mount.way.how,
-            present,
-            read: read.max().unwrap_or(0),
-            size,
+    /// Adds what starts have read of them, by any profile: which those were, a node before this one knew.
+    fn add_reads(&self, images: &mut [ImageLoad]) {
+        let traces = self.traces();
+        let traces = traces
+            .inspect_err(|error| {
+                tracing::warn!(error = chain(error), "no counts of what starts read")
+            })
+            .unwrap_or_default();
+        for trace in traces {
+            let of =
+                |it: &&mut ImageLoad| trace.of.as_ref().is_some_and(|(of, _)| *of == it.manifest);
+            let counted = images
+                .iter_mut()
+                .find(of)
+                .and_then(|image| image.read.as_mut());
+            if let Some(read) = counted {
+                *read = trace.read.max(*read);
+            }
         }
     }
 
@@ -138,6 +138,24 @@ impl Node {
         }
         Ok(counts)
     }
+}
+
+/// How much of each is here, by reference; of what was read, whether it is counted.
+fn loads(mounts: &[Arc<ImageMount>]) -> Vec<ImageLoad> {
+    let load = |mount: &Arc<ImageMount>| {
+        let (present, size) = mount.present_of_size();
+        ImageLoad {
+            reference: mount.image.reference.to_string(),
+            manifest: mount.image.digest,
+            how: mount.way.how,
+            present,
+            read: mount.is_traced().then_some(0),
+            size,
+        }
+    };
+    let mut loads: Vec<ImageLoad> = mounts.iter().map(load).collect();
+    loads.sort_by(|a, b| (&a.reference, a.manifest).cmp(&(&b.reference, b.manifest)));
+    loads
 }
 
 /// Compressed bytes of their layers that are not here. It is a state and no sum of what has happened:
@@ -195,7 +213,72 @@ impl From<Moved> for Moves {
 
 #[cfg(test)]
 mod tests {
+    use std::fs::{self, File};
+
+    use rustix::fs::{CWD, FileType, Mode, mknodat};
+    use thaw_image::{Digest, Silent};
+    use thaw_testkit::image::{Entry, Layer};
+
     use super::*;
+    use crate::settings::{ImageWish, Settings};
+    use crate::timing::Timing;
+
+    /// While they are read: one is a pipe.
+    #[test]
+    fn who_looks_at_what_starts_have_read_has_no_image() {
+        let dir = tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR")).unwrap();
+        let node = Node::open(Settings::of(&dir.path().join("store"))).unwrap();
+        let layer = Layer::new([Entry::directory("./"), Entry::file("name", "image\n")]);
+        let path = dir.path().join("image");
+        let image = thaw_testkit::image::Image::new([layer]);
+        image.write(&path, "latest").unwrap();
+        let mounted = node.mounted(&ImageWish::of(&path), &Silent, &Timing::default());
+        drop(mounted.unwrap());
+        let traces = node.settings.root.join("traces");
+        fs::create_dir_all(&traces).unwrap();
+        let trace = traces.join("pipe");
+        mknodat(CWD, &trace, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
+        std::thread::scope(|scope| {
+            let measures = scope.spawn(|| node.measures().unwrap());
+            let read = File::options().write(true).open(&trace).unwrap();
+            node.unmount_unused();
+            assert!(node.opened().is_empty(), "it is in use");
+            drop(read);
+            let images = measures.join().unwrap().images;
+            assert_eq!(images.len(), 1);
+            assert_eq!(images[0].read, None, "it was mounted whole");
+        });
+    }
+
+    #[test]
+    fn what_starts_of_whatever_profile_have_read_is_told() {
+        let dir = tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR")).unwrap();
+        let node = Node::open(Settings::of(dir.path())).unwrap();
+        let [counted, whole] = ["counted", "whole"].map(|it| Digest::of(it.as_bytes()));
+        let traces = dir.path().join("traces");
+        fs::create_dir(&traces).unwrap();
+        for (profile, len) in [("default", 512), ("other", 4096), ("none", 0)] {
+            for manifest in [counted, whole] {
+                let extent = serde_json::json!({ "offset": 1024, "len": len });
+                let trace = serde_json::json!({
+                    "of": [manifest, profile], "starts": 1, "extents": [[manifest, extent]],
+                });
+                let path = traces.join(format!("{profile} {}", manifest.hex()));
+                fs::write(path, trace.to_string()).unwrap();
+            }
+        }
+        let load = |manifest, read| ImageLoad {
+            reference: String::new(),
+            manifest,
+            how: crate::reports::How::Lazy,
+            present: 0,
+            read,
+            size: 0,
+        };
+        let mut images = [load(counted, Some(0)), load(whole, None)];
+        node.add_reads(&mut images);
+        assert_eq!(images.map(|it| it.read), [Some(4096), None]);
+    }
 
     #[test]
     fn what_is_not_here_is_saved() {

@@ -100,6 +100,11 @@ impl ImageMount {
         profiles
     }
 
+    /// Whether what is read of it is noted: nobody sees reads of what was whole when it was mounted.
+    pub(crate) fn is_traced(&self) -> bool {
+        self.way.how == How::Lazy && !self.profiles().is_empty()
+    }
+
     /// For the next node.
     pub(crate) fn memo(&self) -> Memo {
         let parts = match &self.body {

@@ -60,6 +60,15 @@ pub(crate) struct TraceFile {
     pub(crate) bytes: u64,
     /// The image's manifest and the profile, where the file can be read.
     pub(crate) of: Option<(Digest, String)>,
+    /// Bytes that were read, each once.
+    pub(crate) read: u64,
+}
+
+impl Gathered {
+    /// Bytes that were read, each once.
+    fn read(&self) -> u64 {
+        self.extents.iter().map(|(_, extent)| extent.len).sum()
+    }
 }
 
 /// A guess is made with every acceleration and replaced by the first recording: it is not worth
@@ -328,17 +337,13 @@ impl Node {
     /// Keeps what was read of an image since it was mounted, for each profile by which it was started
     /// meanwhile: who has read what of a mount that several share, nobody knows.
     pub(crate) fn harvest(&self, image: &ImageMount) -> Result<(), NodeError> {
-        let (Some(transport), How::Lazy) = (self.running_transport(), image.way.how) else {
+        let Some(transport) = self.running_transport().filter(|_| image.is_traced()) else {
             return Ok(());
         };
-        let profiles = image.profiles();
-        if profiles.is_empty() {
-            return Ok(());
-        }
         let trace = transport.trace(&image.diff_ids())?;
         let entries = trace.entries.into_iter();
         let new: Vec<_> = entries.map(|entry| (entry.layer, entry.extent)).collect();
-        for profile in profiles {
+        for profile in image.profiles() {
             self.gather(&image.image.digest, &profile, &new)?;
         }
         Ok(())
@@ -367,8 +372,7 @@ impl Node {
 
     /// Bytes that the starts here have read of an image, each once.
     pub(crate) fn read_here(&self, manifest: &Digest, profile: &str) -> u64 {
-        let extents = self.gathered(manifest, profile).extents;
-        extents.iter().map(|(_, extent)| extent.len).sum()
+        self.gathered(manifest, profile).read()
     }
 
     fn gathered(&self, manifest: &Digest, profile: &str) -> Gathered {
@@ -385,11 +389,16 @@ impl Node {
         let mut traces = Vec::new();
         for entry in list {
             let entry = entry?;
-            let text = std::fs::read(entry.path())?;
+            let text = match std::fs::read(entry.path()) {
+                // It was just removed, or renamed into place.
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
+                text => text?,
+            };
             let gathered: Gathered = serde_json::from_slice(&text).unwrap_or_default();
             traces.push(TraceFile {
                 path: entry.path(),
                 bytes: text.len() as u64,
+                read: gathered.read(),
                 of: gathered.of,
             });
         }

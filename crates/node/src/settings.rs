@@ -196,6 +196,19 @@ impl ImageWish {
     pub fn parse(&self) -> Result<ImageReference, thaw_image::ReferenceError> {
         self.reference.parse()
     }
+
+    /// All of what a layout directory has.
+    #[cfg(test)]
+    pub(crate) fn of(layout: &Path) -> Self {
+        Self {
+            reference: format!("oci:{}", layout.display()),
+            platform: None,
+            pull: Pull::Full,
+            profile: None,
+            transport: Transport::Fanotify,
+            refresh: false,
+        }
+    }
 }
 
 #[cfg(test)]

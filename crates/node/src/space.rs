@@ -409,7 +409,7 @@ mod tests {
     use thaw_testkit::image::{Entry, Image, Layer};
 
     use super::*;
-    use crate::settings::{ImageWish, Pull, Settings, Transport};
+    use crate::settings::{ImageWish, Settings};
     use crate::timing::Timing;
 
     /// An image that is in no registry.
@@ -417,14 +417,7 @@ mod tests {
         let path = dir.join("image");
         let layer = Layer::new([Entry::directory("./"), Entry::file("name", "image\n")]);
         Image::new([layer]).write(&path, "latest").unwrap();
-        ImageWish {
-            reference: format!("oci:{}", path.display()),
-            platform: None,
-            pull: Pull::Full,
-            profile: None,
-            transport: Transport::Fanotify,
-            refresh: false,
-        }
+        ImageWish::of(&path)
     }
 
     /// Does something while `gc` reads the records of images for the last time, having listed them: one of them is a pipe.

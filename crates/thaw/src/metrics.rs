@@ -205,15 +205,16 @@ impl Page {
     }
 
     fn images(&mut self, measures: &Measures) {
-        type Value = fn(&ImageLoad) -> u64;
+        type Value = fn(&ImageLoad) -> Option<u64>;
         let values: [(_, Value); 3] = [
-            (&PRESENT, |image| image.present),
+            (&PRESENT, |image| Some(image.present)),
             (&READ, |image| image.read),
-            (&SIZE, |image| image.size),
+            (&SIZE, |image| Some(image.size)),
         ];
         for (family, value) in values {
             self.family(family);
             for image in &measures.images {
+                let Some(value) = value(image) else { continue };
                 let manifest = image.manifest.to_string();
                 let how = match image.how {
                     How::Lazy => "lazy",
@@ -224,7 +225,7 @@ impl Page {
                     ("reference", &image.reference),
                     ("how", how),
                 ];
-                self.sample(family, &labels, value(image));
+                self.sample(family, &labels, value);
             }
         }
     }
@@ -296,7 +297,7 @@ mod tests {
                 manifest: thaw_image::Digest::of(b"x"),
                 how: How::Lazy,
                 present: 5,
-                read: 4,
+                read: Some(4),
                 size: 8,
             }],
             containers: ContainerCounts {
@@ -390,7 +391,7 @@ mod tests {
                 manifest: thaw_image::Digest::of(b"x"),
                 how: How::Full,
                 present: 155,
-                read: 160,
+                read: Some(160),
                 size: 156,
             }],
             containers: ContainerCounts {
@@ -477,5 +478,16 @@ mod tests {
     fn what_nobody_counts_is_not_told() {
         let text = text(&Measures::default());
         assert!(text.contains("transport=\"none\"") && !text.contains(FAULTS.name));
+    }
+
+    /// So are what starts have read of an image that was mounted whole, and what a daemon did not count that
+    /// was begun before it was updated.
+    #[test]
+    fn what_nobody_counts_of_an_image_is_not_told() {
+        let mut counted = serde_json::to_value(measures()).unwrap();
+        counted["images"][0].as_object_mut().unwrap().remove("read");
+        let text = text(&serde_json::from_value(counted).unwrap());
+        let samples = |family: &Family| text.matches(&format!("\n{}{{", family.name)).count();
+        assert_eq!([&PRESENT, &READ, &SIZE].map(samples), [1, 0, 1], "{text}");
     }
 }

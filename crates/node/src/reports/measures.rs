@@ -91,8 +91,9 @@ pub struct ImageLoad {
     /// Bytes of its tars that are here.
     pub present: u64,
     /// Bytes of its tars that starts of one profile here have read, each once: of the profile with the most, as it was
-    /// noted when a container ended.
-    pub read: u64,
+    /// noted when a container ended. `None` where nobody counts them.
+    #[serde(default)]
+    pub read: Option<u64>,
     /// Bytes of its tars.
     pub size: u64,
 }
