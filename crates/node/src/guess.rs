@@ -45,7 +45,7 @@ impl Node {
             return Ok(None);
         }
         // Whoever brings layers from here on counts below, also when he is done by then.
-        let _planning = self.works.planning();
+        let alone = resolved.work.alone();
         let before: BTreeSet<DiffId> = self.store.layers().list()?.into_iter().collect();
         let names = self.claim(resolved, &found, &Silent, &Timing::default())?;
         let parts = self.parts(resolved, &found, names)?;
@@ -57,7 +57,7 @@ impl Node {
                 continue;
             }
             let remove = || self.store.layers().remove(&layer.diff_id);
-            let removed = resolved.work.unless_others_on(&layer.diff_id.0, remove);
+            let removed = alone.unless_others_came(&layer.diff_id.0, remove);
             if removed.is_some_and(|removed| removed.is_ok()) {
                 self.records.remove_words(&layer.diff_id);
             }
@@ -145,7 +145,8 @@ mod tests {
     use thaw_testkit::image::{Entry, Layer};
 
     use super::*;
-    use crate::settings::{Pull, Settings, Transport};
+    use crate::reports::GcOptions;
+    use crate::settings::Settings;
 
     /// What a layout directory below `dir` has.
     fn wish(dir: &std::path::Path, name: &str, layers: &[&Layer]) -> ImageWish {
@@ -154,13 +155,60 @@ mod tests {
         let image = image.config("Cmd", vec!["/bin/program"]);
         image.write(&path, "latest").unwrap();
         ImageWish {
-            reference: format!("oci:{}", path.display()),
-            platform: None,
-            pull: Pull::Full,
             profile: Some("default".to_owned()),
-            transport: Transport::Fanotify,
-            refresh: false,
+            ..ImageWish::of(&path)
         }
+    }
+
+    /// Guesses a working set, and does something when that has begun: to read the lowest layer it needs the seek table,
+    /// which is a pipe.
+    fn while_it_guesses(
+        node: &Node,
+        resolved: &Resolved,
+        wish: &ImageWish,
+        meanwhile: impl FnOnce(),
+    ) {
+        let layer = resolved.image.layers[0].diff_id;
+        let (table, _) = node.layer_record(&layer).unwrap().index.unwrap();
+        let path = node.store.blobs().path(&table);
+        let bytes = fs::read(&path).unwrap();
+        fs::remove_file(&path).unwrap();
+        mknodat(CWD, &path, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
+        std::thread::scope(|scope| {
+            let guess = scope.spawn(|| node.guess(resolved, wish, &Target::default()));
+            let mut asked = File::options().write(true).open(&path).unwrap();
+            meanwhile();
+            asked.write_all(&bytes).unwrap();
+            drop(asked);
+            assert!(guess.join().unwrap().unwrap().is_some());
+        });
+    }
+
+    #[test]
+    fn an_image_that_is_used_while_a_working_set_is_guessed_may_go() {
+        let dir = tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR")).unwrap();
+        let node = Node::open(Settings::of(&dir.path().join("store"))).unwrap();
+        let program = Entry::file("bin/program", "#!/bin/sh\n").mode(0o755);
+        let layer = Layer::new([Entry::directory("./"), Entry::directory("bin"), program]);
+        let guessed = wish(dir.path(), "guessed", &[&layer]);
+        let another = Layer::new([Entry::directory("./"), Entry::file("another", "another\n")]);
+        let another = wish(dir.path(), "another", &[&another]);
+        let resolved = node.resolve(&guessed, &Timing::default()).unwrap();
+        node.prepare_image(&resolved, false, &Silent).unwrap();
+        while_it_guesses(&node, &resolved, &guessed, || {
+            node.pull(&another, &Silent).unwrap();
+            let options = GcOptions {
+                images: vec![another.reference.clone()],
+                ..GcOptions::default()
+            };
+            let collected = node.gc(&options).unwrap();
+            let gone = collected
+                .removals
+                .iter()
+                .filter(|it| !it.what.starts_with("blob "));
+            assert_eq!(gone.count(), 2, "the image, and its layer: {collected:?}");
+        });
+        assert!(node.store.layers().list().unwrap().is_empty());
     }
 
     #[test]
@@ -176,21 +224,10 @@ mod tests {
         let resolved = node.resolve(&guessed, &Timing::default()).unwrap();
         node.prepare_image(&resolved, false, &Silent).unwrap();
 
-        // To read a layer it needs the seek table, which is a pipe.
-        let layer = resolved.image.layers[0].diff_id;
-        let (table, _) = node.layer_record(&layer).unwrap().index.unwrap();
-        let path = node.store.blobs().path(&table);
-        let bytes = fs::read(&path).unwrap();
-        fs::remove_file(&path).unwrap();
-        mknodat(CWD, &path, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
-        std::thread::scope(|scope| {
-            let guess = scope.spawn(|| node.guess(&resolved, &guessed, &Target::default()));
-            let mut asked = File::options().write(true).open(&path).unwrap();
+        while_it_guesses(&node, &resolved, &guessed, || {
             node.pull(&pulled, &Silent).unwrap();
-            asked.write_all(&bytes).unwrap();
-            drop(asked);
-            assert!(guess.join().unwrap().unwrap().is_some());
         });
+        let layer = resolved.image.layers[0].diff_id;
         assert_eq!(node.store.layers().list().unwrap(), [layer]);
         assert!(node.pull(&pulled, &Silent).unwrap().already_here);
     }

@@ -5,6 +5,8 @@
 //! away; what was taken away before is not there when the store is asked. Whoever asks what nobody needs, and takes it away later, has
 //! nobody's work end in between ([`Works::planning`]): the records that he has read do not speak for what it has brought.
 //!
+//! Whoever takes away what only he has brought leaves what anybody else was on meanwhile ([`Work::alone`]).
+//!
 //! Whoever takes a layer away says so first, and who begins work on that layer, or means to take it, too, waits until it is gone; a
 //! start waits for no other layer.
 //! The lock is innermost, but for those of the store, and held over the removal of a blob alone.
@@ -27,8 +29,8 @@ pub(crate) struct Works {
 #[derive(Debug, Default)]
 struct State {
     works: usize,
-    /// Manifests and layers, with how many are at work on each.
-    on: BTreeMap<Digest, usize>,
+    /// Manifests and layers that somebody is at work on.
+    on: BTreeMap<Digest, Count>,
     /// What is being taken away.
     going: BTreeSet<Digest>,
     /// Plans of what goes, and work that ended under them, which counts still.
@@ -36,15 +38,22 @@ struct State {
     over: Vec<BTreeSet<Digest>>,
 }
 
+/// How many are at work on something, and how many have been since the first of them.
+#[derive(Clone, Copy, Debug, Default)]
+struct Count {
+    now: usize,
+    ever: usize,
+}
+
 impl State {
     fn end(&mut self, on: &BTreeSet<Digest>) {
         self.works -= 1;
         for it in on {
             if let Some(count) = self.on.get_mut(it) {
-                *count -= 1;
+                count.now -= 1;
             }
         }
-        self.on.retain(|_, count| *count > 0);
+        self.on.retain(|_, count| count.now > 0);
     }
 }
 
@@ -84,13 +93,18 @@ impl Works {
     /// Takes something away, unless somebody is at work on a manifest or layer: then `None`. Nobody begins with it meanwhile. Where
     /// another one is taking of it, that is waited for.
     pub(crate) fn unless_on<T>(&self, it: &Digest, take: impl FnOnce() -> T) -> Option<T> {
-        self.unless_more_on(it, 0, take)
+        self.if_so(it, |on| on.is_none(), take)
     }
 
-    fn unless_more_on<T>(&self, it: &Digest, may: usize, take: impl FnOnce() -> T) -> Option<T> {
+    fn if_so<T>(
+        &self,
+        it: &Digest,
+        is_so: impl FnOnce(Option<&Count>) -> bool,
+        take: impl FnOnce() -> T,
+    ) -> Option<T> {
         {
             let mut state = self.when_none_goes(|going| going.contains(it));
-            if state.on.get(it).is_some_and(|on| *on > may) {
+            if !is_so(state.on.get(it)) {
                 return None;
             }
             state.going.insert(*it);
@@ -149,9 +163,16 @@ impl Work {
         self.on_all(layers.chain([image.digest]))
     }
 
-    /// Takes away something that this work is on, unless somebody else is, too: then `None`.
-    pub(crate) fn unless_others_on<T>(&self, it: &Digest, take: impl FnOnce() -> T) -> Option<T> {
-        self.works.unless_more_on(it, 1, take)
+    /// What nobody else is on, as long as nobody begins with it.
+    pub(crate) fn alone(&self) -> Alone<'_> {
+        let state = lock(&self.works.state);
+        let mine = |it: &Digest| state.on.get(it).filter(|on| on.now == 1);
+        let on = self.on.iter();
+        let since = on.filter_map(|it| Some((*it, mine(it)?.ever)));
+        Alone {
+            works: &self.works,
+            since: since.collect(),
+        }
     }
 
     fn on_all(mut self, all: impl IntoIterator<Item = Digest>) -> Self {
@@ -159,10 +180,29 @@ impl Work {
         let of = |going: &BTreeSet<Digest>| self.on.iter().any(|it| going.contains(it));
         let mut state = self.works.when_none_goes(of);
         for it in &self.on {
-            *state.on.entry(*it).or_default() += 1;
+            let count = state.on.entry(*it).or_default();
+            count.now += 1;
+            count.ever += 1;
         }
         drop(state);
         self
+    }
+}
+
+/// What one work is on, and no other was when this was made.
+#[derive(Debug)]
+pub(crate) struct Alone<'a> {
+    works: &'a Works,
+    /// How many had been on each by then.
+    since: BTreeMap<Digest, usize>,
+}
+
+impl Alone<'_> {
+    /// Takes something away, unless somebody else is on it, or was since: then `None`.
+    pub(crate) fn unless_others_came<T>(&self, it: &Digest, take: impl FnOnce() -> T) -> Option<T> {
+        let since = self.since.get(it)?;
+        let is_alone = |on: Option<&Count>| on.is_some_and(|on| on.ever == *since);
+        self.works.if_so(it, is_alone, take)
     }
 }
 
@@ -212,6 +252,24 @@ mod tests {
             (Some(1), Some(1))
         );
         assert!(works.on().is_empty() && !works.any());
+    }
+
+    #[test]
+    fn what_others_were_on_since_is_left_to_them() {
+        let (works, [a, b, c]) = (
+            Arc::<Works>::default(),
+            [b"a", b"b", b"c"].map(|it| Digest::of(it)),
+        );
+        let (mine, other) = (works.begin().on_all([a, b]), works.begin().on_all([b]));
+        let alone = mine.alone();
+        let takes = || [a, b, c].map(|it| alone.unless_others_came(&it, || 1));
+        assert_eq!(takes(), [Some(1), None, None]);
+        drop(other);
+        drop(works.begin().on_all([c]));
+        assert_eq!(takes(), [Some(1), None, None]);
+        drop(works.begin().on_all([a]));
+        assert_eq!(takes(), [None; 3]);
+        assert_eq!(mine.alone().unless_others_came(&b, || 1), Some(1));
     }
 
     #[test]
