@@ -3,11 +3,11 @@
 //! A demand never asks. A stream asks before each piece that it reads, and is held up while
 //! demands are being fetched, but never longer than [`STREAM_PATIENCE`] for a piece: its bytes
 //! are wanted soon, and under a steady load of demands it must still come to its end. Fill asks
-//! before each request and waits until nothing else goes on. A demand that goes on for as long as
-//! [`HANGS`] holds up nobody: its registry does not answer, and those of others do.
+//! before each request and waits until nothing else goes on. Where a demand goes on for as long as
+//! [`HANGS`] those of its host hold up nobody, however new they are: it does not answer, and others do.
 
-use std::collections::BTreeSet;
-use std::sync::{Condvar, Mutex, PoisonError};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 /// The longest that a piece of a stream is held up.
@@ -27,8 +27,8 @@ pub(crate) enum Turn {
 
 #[derive(Debug, Default)]
 struct Busy {
-    /// Since when, and a number.
-    demands: BTreeSet<(Instant, u64)>,
+    /// Since when, and a number; with the host.
+    demands: BTreeMap<(Instant, u64), Arc<str>>,
     next: u64,
     streams: usize,
 }
@@ -36,8 +36,10 @@ struct Busy {
 impl Busy {
     /// Whether a demand goes on that will come to its end soon.
     fn has_demands(&self) -> bool {
-        let newest = self.demands.last();
-        newest.is_some_and(|(since, _)| since.elapsed() < HANGS)
+        let mut hosts = BTreeSet::new();
+        let mut demands = self.demands.iter();
+        // The first of each host is its oldest.
+        demands.any(|((since, _), host)| hosts.insert(host) && since.elapsed() < HANGS)
     }
 }
 
@@ -72,11 +74,11 @@ impl Gate {
         self.busy.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(crate) fn demand(&self) -> Going<'_> {
+    pub(crate) fn demand(&self, host: &Arc<str>) -> Going<'_> {
         let mut busy = self.lock();
         busy.next += 1;
         let demand = (Instant::now(), busy.next);
-        busy.demands.insert(demand);
+        busy.demands.insert(demand, Arc::clone(host));
         Going {
             gate: self,
             demand: Some(demand),
@@ -118,32 +120,45 @@ impl Gate {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::mpsc::channel;
+    use std::sync::mpsc::{Receiver, channel};
     use std::thread;
 
     use super::*;
 
+    /// Tells when a fill may go.
+    fn fill(gate: &Arc<Gate>) -> Receiver<bool> {
+        let (go, went) = channel();
+        let gate = Arc::clone(gate);
+        thread::spawn(move || go.send(gate.fill_may_go(&|| Turn::Go)));
+        went
+    }
+
     #[test]
     fn a_demand_that_hangs_holds_up_nobody_for_ever() {
-        static GATE: Gate = Gate {
-            busy: Mutex::new(Busy {
-                demands: BTreeSet::new(),
-                next: 0,
-                streams: 0,
-            }),
-            changed: Condvar::new(),
-        };
-        let _hangs = GATE.demand();
-        let (go, went) = channel();
-        thread::spawn(move || go.send(GATE.fill_may_go(&|| Turn::Go)));
+        let (gate, [silent, other]) = (Arc::<Gate>::default(), ["silent", "other"].map(Arc::from));
+        let _hangs = gate.demand(&silent);
+        let went = fill(&gate);
         went.recv_timeout(HANGS / 4).expect_err("a demand goes on");
         assert!(went.recv_timeout(Duration::from_secs(60)).unwrap());
-        // One that has just begun goes before fill, whatever hangs.
-        let next = GATE.demand();
-        let (go, went) = channel();
-        thread::spawn(move || go.send(GATE.fill_may_go(&|| Turn::Go)));
+        // One of another host that has just begun goes before fill, whatever hangs.
+        let next = gate.demand(&other);
+        let went = fill(&gate);
         went.recv_timeout(HANGS / 4).expect_err("a demand goes on");
         drop(next);
         assert!(went.recv_timeout(Duration::from_secs(60)).unwrap());
+    }
+
+    #[test]
+    fn a_host_that_hangs_and_is_asked_on_and_on_holds_up_nobody_for_ever() {
+        let (gate, silent) = (Arc::<Gate>::default(), Arc::from("silent"));
+        let (went, begin) = (fill(&gate), Instant::now());
+        let mut hang = Vec::new();
+        loop {
+            hang.push(gate.demand(&silent));
+            match went.recv_timeout(HANGS / 2) {
+                Ok(may) => break assert!(may),
+                Err(_) => assert!(begin.elapsed() < Duration::from_secs(60), "it waits still"),
+            }
+        }
     }
 }

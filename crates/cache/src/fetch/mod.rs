@@ -369,7 +369,7 @@ impl Shared {
         };
         while let Some(job) = self.board.next(merge) {
             let (host, is_ahead) = (job.host().clone(), matches!(job, Job::Ahead(..)));
-            let _going = (!is_ahead).then(|| self.gate.demand());
+            let _going = (!is_ahead).then(|| self.gate.demand(&host));
             let mut next = Some(job);
             while let Some(job) = next {
                 let work = std::panic::AssertUnwindSafe(|| self.serve(job));
