@@ -226,6 +226,16 @@ impl Node {
                 tracing::warn!(layer = %layer.diff_id(), error = chain(&error), "not synced");
             }
         }
+        self.leave();
+        if self.busy() {
+            return;
+        }
+        self.let_all_go();
+        self.end_transport();
+    }
+
+    /// Leaves everything mounted when this process ends.
+    fn leave(&self) {
         for held in lock(&self.held)
             .values_mut()
             .chain(lock(&self.mounts).values_mut())
@@ -233,11 +243,13 @@ impl Node {
             held.leave();
         }
         self.leave_images();
-        if self.busy() {
-            return;
-        }
-        self.let_all_go();
-        self.end_transport();
+    }
+}
+
+impl Drop for Node {
+    /// One that fails when it has taken over mounts leaves them to the next one, as one that is killed does.
+    fn drop(&mut self) {
+        self.leave();
     }
 }
 

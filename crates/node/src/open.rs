@@ -433,10 +433,11 @@ impl Node {
         slots.iter().filter_map(by).collect()
     }
 
-    /// Leaves images mounted when this process ends.
+    /// Leaves images mounted when this process ends. Not those that somebody is at work on, who may wait for a
+    /// registry: with the process they end where they are, and unmount nothing.
     pub(crate) fn leave_images(&self) {
         for slot in lock(&self.images).values() {
-            if let Some(mount) = &*lock(slot) {
+            if let Some(Some(mount)) = try_lock(slot).as_deref() {
                 mount.leave();
             }
         }

@@ -2,7 +2,7 @@
 
 use std::fs::{File, Permissions};
 use std::io::{ErrorKind, Write};
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::sync::Arc;
@@ -123,6 +123,14 @@ fn owned(root: &Path, path: &Path, replace: bool) -> anyhow::Error {
     )
 }
 
+/// A file, whatever its name: its device and its number there.
+type FileId = (u64, u64);
+
+fn file_id(path: &Path) -> Option<FileId> {
+    let metadata = std::fs::symlink_metadata(path).ok()?;
+    Some((metadata.dev(), metadata.ino()))
+}
+
 /// A daemon that is about to serve.
 #[derive(Debug)]
 pub(crate) struct Server {
@@ -136,8 +144,8 @@ pub(crate) struct Server {
     access: Access,
     /// Where others than root ask.
     shared: Option<UnixListener>,
-    /// Whether a service manager made the socket, which stays then.
-    is_activated: bool,
+    /// What the socket is, unless a service manager made it, which stays then.
+    bound: Option<FileId>,
 }
 
 impl Server {
@@ -150,9 +158,9 @@ impl Server {
         activated: Option<UnixListener>,
     ) -> anyhow::Result<Arc<Self>> {
         let socket = root.join("thaw.sock");
-        let is_activated = activated.is_some();
-        let listener = match activated {
-            Some(listener) => {
+        let (listener, is_ours) = match activated {
+            // A daemon that a command had started may have taken the path, and then away.
+            Some(listener) if socket.exists() => {
                 let bound = listener.local_addr()?;
                 let bound = bound.as_pathname().unwrap_or(Path::new("no path"));
                 if bound != socket {
@@ -164,15 +172,17 @@ impl Server {
                         socket.display()
                     );
                 }
-                listener
+                (listener, false)
             }
-            None => {
+            _ => {
                 std::fs::remove_file(&socket).ok();
-                UnixListener::bind(&socket)
-                    .with_context(|| format!("cannot listen on {}", socket.display()))?
+                let listener = UnixListener::bind(&socket)
+                    .with_context(|| format!("cannot listen on {}", socket.display()))?;
+                (listener, true)
             }
         };
         std::fs::set_permissions(&socket, Permissions::from_mode(0o600))?;
+        let bound = file_id(&socket).filter(|_| is_ours);
         let stopping = AtomicBool::new(false);
         Ok(Arc::new(Self {
             node,
@@ -183,7 +193,7 @@ impl Server {
             socket,
             shared: access.listen()?,
             access,
-            is_activated,
+            bound,
         }))
     }
 
@@ -209,7 +219,8 @@ impl Server {
         let mut manager = Manager::of_environment();
         let mut alive = || manager.iter_mut().for_each(Manager::alive);
         self.accept(&self.listener, &mut alive);
-        if !self.is_activated {
+        // A service manager may have put its own there meanwhile.
+        if self.bound.is_some() && self.bound == file_id(&self.socket) {
             std::fs::remove_file(&self.socket).ok();
         }
         if let Some(path) = self.access.path() {

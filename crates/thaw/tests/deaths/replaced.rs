@@ -1,12 +1,14 @@
 //! The daemon is replaced on purpose: by a command, or by a service manager.
 
 use std::fs;
-use std::io::{Read as _, Write as _};
+use std::io::{self, Read as _, Write as _};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use std::sync::atomic::AtomicUsize;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -16,9 +18,12 @@ use thaw_testkit::image::{Entry, Image, Layer};
 use thaw_testkit::scratch;
 use thaw_testkit::thaw::Thaw;
 
-use super::{BOUND, Scene, eventually, nothing_is_left, thaw};
+use super::{BOUND, Scene, eventually, nothing_is_left, target, thaw};
 
-by_every_transport!(readers_see_nothing_of_a_replaced_daemon);
+by_every_transport!(
+    readers_see_nothing_of_a_replaced_daemon,
+    a_daemon_that_cannot_serve_leaves_what_is_mounted,
+);
 
 /// A daemon that takes the place of another.
 fn replace(node: &Thaw) -> Child {
@@ -103,6 +108,18 @@ fn a_daemon_that_comes_first_is_replaced_too() {
     assert!(next.wait().unwrap().success());
 }
 
+/// A daemon that a service manager starts with its socket.
+fn activated(node: &Thaw, listener: UnixListener) -> Command {
+    // The shell has the socket where a service manager puts it, and the right process id.
+    let script = r#"LISTEN_PID=$$ LISTEN_FDS=1 exec "$0" "$@" 3<&0 < /dev/null"#;
+    let daemon = node.command(["daemon", "--replace"]);
+    let mut command = Command::new("sh");
+    command.args(["-c", script]).arg(daemon.get_program());
+    command.args(daemon.get_args()).stderr(Stdio::null());
+    command.stdin(OwnedFd::from(listener));
+    command
+}
+
 /// Waits until the manager hears the message `what`.
 fn hear(manager: &UnixDatagram, what: &str) {
     let begin = Instant::now();
@@ -126,19 +143,9 @@ fn a_service_manager_is_told_and_its_socket_is_used() {
     let socket = node.root().join("thaw.sock");
     let listener = UnixListener::bind(&socket).unwrap();
     let start = |listener: UnixListener| {
-        // The shell has the socket where a service manager puts it, and the right process id.
-        let script = r#"LISTEN_PID=$$ LISTEN_FDS=1 exec "$0" "$@" 3<&0 < /dev/null"#;
-        let daemon = node.command(["daemon", "--replace"]);
-        Command::new("sh")
-            .args(["-c", script])
-            .arg(daemon.get_program())
-            .args(daemon.get_args())
-            .env("NOTIFY_SOCKET", dir.path().join("notify"))
-            .env("WATCHDOG_USEC", "200000")
-            .stdin(OwnedFd::from(listener))
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap()
+        let mut daemon = activated(&node, listener);
+        daemon.env("NOTIFY_SOCKET", dir.path().join("notify"));
+        daemon.env("WATCHDOG_USEC", "200000").spawn().unwrap()
     };
     let mut daemon = start(listener.try_clone().unwrap());
     hear(&manager, &format!("READY=1\nMAINPID={}", daemon.id()));
@@ -157,6 +164,118 @@ fn a_service_manager_is_told_and_its_socket_is_used() {
     assert!(asked.unwrap().wait().unwrap().success());
     node.run(["daemon", "--stop"]).unwrap();
     assert!(daemon.wait().unwrap().success());
+}
+
+/// As a service manager does that is to listen while a daemon runs that a command has started.
+#[test]
+fn a_socket_that_was_bound_under_a_daemon_stays_when_that_ends() {
+    let node = thaw();
+    node.run(["images"]).unwrap();
+    let socket = node.root().join("thaw.sock");
+    fs::remove_file(&socket).unwrap();
+    let listener = UnixListener::bind(&socket).unwrap();
+    let answers = |daemon: &mut Child| {
+        serves(&node, daemon);
+        node.run(["images"]).unwrap();
+        assert_eq!(node.daemon(), Some(daemon.id()));
+        node.run(["daemon", "--stop"]).unwrap();
+        assert!(daemon.wait().unwrap().success());
+    };
+    answers(
+        &mut activated(&node, listener.try_clone().unwrap())
+            .spawn()
+            .unwrap(),
+    );
+    assert!(socket.exists());
+    let asked = node.command(["images"]).stdout(Stdio::null()).spawn();
+    answers(
+        &mut activated(&node, listener.try_clone().unwrap())
+            .spawn()
+            .unwrap(),
+    );
+    assert!(
+        asked.unwrap().wait().unwrap().success(),
+        "it was its socket"
+    );
+
+    // One that was taken away is bound anew.
+    fs::remove_file(&socket).unwrap();
+    let mut daemon = activated(&node, listener).spawn().unwrap();
+    answers(&mut daemon);
+}
+
+fn a_daemon_that_cannot_serve_leaves_what_is_mounted(transport: &str) {
+    let scene = Scene::new();
+    let node = thaw();
+    let dir = target(&node);
+    scene.mount(&node, transport, &dir);
+    let inside = scene.start(&node, &["--net", "none", "--transport", transport]);
+    scene.read(&dir, "srv/f0-1").unwrap();
+    let config = scene.directory.path().join("config.toml");
+    let socket = scene.directory.path().display();
+    let table = format!("[socket]\npath = \"{socket}\"\ngroups = [\"root\"]\n");
+    fs::write(&config, table).unwrap();
+    let args = ["daemon", "--replace", "--config", config.to_str().unwrap()];
+    let failed = node.output(args).unwrap();
+    let said = String::from_utf8_lossy(&failed.stderr);
+    assert!(said.contains("is there and is no socket"), "{said}");
+
+    node.run(["images"]).unwrap();
+    for root in [&dir, &inside] {
+        assert_eq!(scene.read_all(root, &AtomicUsize::new(0)), 0);
+    }
+    node.run(["rm", "-f", "box"]).unwrap();
+    nothing_is_left(&node);
+}
+
+/// The way to a registry that gives everything, a little at a time; and how many bytes of it have passed.
+fn slow(host: &str) -> (SocketAddr, Arc<AtomicUsize>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let (address, passed) = (listener.local_addr().unwrap(), Arc::default());
+    let (host, counter) = (host.to_owned(), Arc::<AtomicUsize>::clone(&passed));
+    thread::spawn(move || {
+        for mut client in listener.incoming().flatten() {
+            let mut server = TcpStream::connect(&host).unwrap();
+            let (mut asks, mut asked) = (client.try_clone().unwrap(), server.try_clone().unwrap());
+            thread::spawn(move || io::copy(&mut asks, &mut asked));
+            let passed = Arc::clone(&counter);
+            thread::spawn(move || {
+                let mut part = [0; 4096];
+                while let Ok(count @ 1..) = server.read(&mut part) {
+                    if client.write_all(&part[..count]).is_err() {
+                        break;
+                    }
+                    passed.fetch_add(count, Ordering::SeqCst);
+                    thread::sleep(Duration::from_millis(400));
+                }
+            });
+        }
+    });
+    (address, passed)
+}
+
+/// Nor is anything else waited for that waits for it.
+#[test]
+fn a_command_that_does_not_end_is_cut_off() {
+    let scene = Scene::new();
+    let (way, passed) = slow(&scene.host);
+    let image = scene.image.replace(&scene.host, &way.to_string());
+    let node = thaw();
+    let run = ["run", "--net", "none", "--pull", "full", &image];
+    let mut run = node.command(run).stderr(Stdio::null()).spawn().unwrap();
+    eventually("layers", || passed.load(Ordering::SeqCst) > 64 << 10);
+    let mut next = node.command(["daemon", "--replace"]);
+    let mut next = next.stderr(Stdio::null()).spawn().unwrap();
+    while node.daemon() != Some(next.id()) {
+        assert!(next.try_wait().unwrap().is_none(), "it has given up");
+        thread::sleep(Duration::from_millis(20));
+    }
+    let log = fs::read_to_string(node.root().join("daemon.log")).unwrap();
+    assert!(log.contains("commands are cut off"), "{log}");
+    assert_eq!(run.wait().unwrap().code(), Some(125));
+    serves(&node, &next);
+    node.run(["daemon", "--stop"]).unwrap();
+    assert!(next.wait().unwrap().success());
 }
 
 /// What the node does besides its commands may wait for the disk for longer than the watchdog does.
@@ -211,7 +330,7 @@ fn a_daemon_that_a_command_starts_is_not_the_command_s_service() {
     node.run(["daemon", "--stop"]).unwrap();
     manager.set_nonblocking(true).unwrap();
     let heard = manager.recv(&mut [0; 256]).unwrap_err();
-    assert_eq!(heard.kind(), std::io::ErrorKind::WouldBlock);
+    assert_eq!(heard.kind(), io::ErrorKind::WouldBlock);
 }
 
 #[test]
@@ -272,6 +391,7 @@ fn the_units_say_what_the_daemon_relies_on() {
             &[
                 "Requires=thaw-serve.socket",
                 "Conflicts=thaw.service thaw.socket",
+                "After=thaw-serve.socket thaw.service thaw.socket network-online.target",
                 "TimeoutStopSec=120s",
             ],
         ),
