@@ -115,11 +115,25 @@ impl Wire {
 }
 
 impl WireState {
+    /// Sends a line, unless the command is slow to read, or stopped: others may wait for the same work. A socket is
+    /// writable while most of its buffer is free, more than a line takes.
     fn send(&mut self, line: ProgressLine) {
+        if self.look_at_peer(PollFlags::OUT) != PollFlags::OUT {
+            return;
+        }
         if let Ok(mut bytes) = serde_json::to_vec(&Line::Progress(line)) {
             bytes.push(b'\n');
             let sent = self.out.write_all(&bytes);
             sent.and_then(|()| self.out.flush()).ok();
+        }
+    }
+
+    /// What the socket is now, of `wanted` and of what is always told.
+    fn look_at_peer(&self, wanted: PollFlags) -> PollFlags {
+        let mut peer = [PollFd::new(self.out.get_ref(), wanted)];
+        match poll(&mut peer, Some(&Timespec::default())) {
+            Ok(_) => peer[0].revents(),
+            Err(_) => PollFlags::empty(),
         }
     }
 
@@ -173,12 +187,54 @@ impl thaw_image::Progress for Wire {
     }
 
     fn is_wanted(&self) -> bool {
-        self.with(|state| {
-            let mut peer = [PollFd::new(state.out.get_ref(), PollFlags::empty())];
-            let now = Timespec::default();
-            // The other end is closed, and not only for writing.
-            let gone = poll(&mut peer, Some(&now)).is_ok() && !peer[0].revents().is_empty();
-            !gone
-        })
+        // Nothing is told of it as long as the other end is not closed, and not only for writing.
+        self.with(|state| state.look_at_peer(PollFlags::empty()).is_empty())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use std::io::{BufRead, BufReader};
+    use std::sync::Arc;
+    use std::sync::mpsc::channel;
+
+    use thaw_image::Progress as _;
+
+    use super::*;
+
+    /// It may be stopped, and who waits for the same work is not.
+    #[test]
+    fn a_command_that_reads_nothing_holds_nobody_up() {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let wire = Arc::new(Wire::new(ours));
+        let (end, ended) = channel();
+        let sender = Arc::clone(&wire);
+        std::thread::spawn(move || {
+            (0..50_000).for_each(|count| sender.say(&format!("step {count}")));
+            end.send(()).unwrap();
+        });
+        let waited = ended.recv_timeout(Duration::from_secs(120));
+        assert!(waited.is_ok(), "it waits for the command");
+        assert!(wire.is_wanted());
+        // What was sent before is whole.
+        drop(wire);
+        let lines = BufReader::new(&theirs).lines().map(Result::unwrap);
+        let lines: Vec<Line> = lines
+            .map(|line| serde_json::from_str(&line).unwrap())
+            .collect();
+        assert!(!lines.is_empty());
+    }
+
+    #[test]
+    fn what_nobody_waits_for_is_not_wanted() {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let wire = Wire::new(ours);
+        assert!(wire.is_wanted());
+        theirs.shutdown(std::net::Shutdown::Write).unwrap();
+        assert!(wire.is_wanted(), "it listens");
+        drop(theirs);
+        assert!(!wire.is_wanted());
     }
 }
