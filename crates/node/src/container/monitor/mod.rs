@@ -85,7 +85,7 @@ fn monitor(
     revive: Revive,
     started: impl FnOnce(&Started),
 ) -> Result<u8, ContainerError> {
-    match Running::start(container, state.clone(), wanted, revive) {
+    let ended = match Running::start(container, state.clone(), wanted, revive) {
         Ok((running, facts)) => {
             started(&facts);
             running.wait(container)
@@ -94,7 +94,10 @@ fn monitor(
             finish(container, state, None, error.exit_code());
             Err(error)
         }
-    }
+    };
+    // Whoever tells the daemon now may wait for one that hangs.
+    supervise::uncatch();
+    ended
 }
 
 /// A container under its monitor.

@@ -2,6 +2,7 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -12,6 +13,7 @@ use rustix::process::{
     set_child_subreaper, waitid,
 };
 use signal_hook::consts::signal as number;
+use signal_hook::flag::register_conditional_default;
 use signal_hook::iterator::{Handle, Signals};
 
 use super::console::copy_size;
@@ -38,7 +40,7 @@ pub(in crate::container) struct Caught {
 }
 
 /// Makes this process the parent of what a runtime leaves behind, and catches signals. From then
-/// on the signals do nothing to this process.
+/// on the signals do nothing to this process, until [`uncatch`].
 pub(in crate::container) fn become_parent() -> Result<Caught, ContainerError> {
     set_child_subreaper(Some(getpid()))
         .map_err(ContainerError::system("become the parent of the container"))?;
@@ -136,6 +138,17 @@ impl Caught {
             .spawn(body)
             .map_err(ContainerError::system("start a thread"))?;
         Ok(Forwarder { handle, thread })
+    }
+}
+
+/// Has the signals do again what they do to a process that does not catch them, where no container is there for them
+/// any more.
+pub(super) fn uncatch() {
+    for signal in FORWARDED {
+        // What was caught once keeps its handler.
+        if let Err(error) = register_conditional_default(signal, Arc::new(AtomicBool::new(true))) {
+            tracing::debug!(signal, %error, "the signal does nothing");
+        }
     }
 }
 
