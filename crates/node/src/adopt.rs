@@ -11,7 +11,7 @@ use thaw_mount::{
 };
 
 use crate::Node;
-use crate::container::{Signal, State};
+use crate::container::{Phase, Signal, State};
 use crate::containers::{Held, WRITABLE};
 use crate::error::NodeError;
 use crate::memo::{self, Memo};
@@ -130,6 +130,9 @@ impl Node {
             let life = self.lives.begin(state.id.as_str(), image.diff_ids());
             let held = Held::of_container(image, overlay, bounded, self.spent(), life);
             lock(&self.held).insert(state.id.to_string(), held);
+            if matches!(state.phase, Phase::Created { .. }) {
+                self.expect_to_begin(state.id.as_str());
+            }
         } else {
             tracing::warn!(container = %state.id.short(), "its root filesystem is not taken over");
             let _left = (overlay.detach(), bounded.map(WritableMount::detach));

@@ -64,6 +64,7 @@ mod trim;
 mod trust;
 mod turns;
 mod unbegun;
+mod unreleased;
 mod waits;
 mod warm;
 mod words;

@@ -180,6 +180,7 @@ impl Node {
         self.trim_now_and_then();
         self.choose_reads();
         self.remove_unbegun();
+        self.release_unreleased();
         for layer in self.marks.layers() {
             if !layer.is_whole() && layer.present_bytes() == layer.tar_size() {
                 self.check(&layer);

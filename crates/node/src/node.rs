@@ -7,6 +7,7 @@
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, TryLockError};
+use std::time::Instant;
 
 use thaw_cache::{Fetcher, Store};
 use thaw_image::{DiffId, Digest, ImageReference};
@@ -57,6 +58,8 @@ pub struct Node {
     pub(crate) ended: Mutex<HashMap<String, StartReport>>,
     /// Containers that nobody may have begun.
     pub(crate) unbegun: Mutex<Unbegun>,
+    /// When containers were looked for whose end nobody has told.
+    pub(crate) looked_for_ends: Mutex<Option<Instant>>,
     /// Containers that are being released.
     pub(crate) releases: Turns,
     /// What `mount` mounted, by directory.
@@ -117,6 +120,7 @@ impl Node {
             held: Mutex::default(),
             ended: Mutex::default(),
             unbegun: Mutex::default(),
+            looked_for_ends: Mutex::default(),
             releases: Turns::default(),
             mounts: Mutex::default(),
             lazy_layers: Mutex::default(),

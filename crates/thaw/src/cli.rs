@@ -141,9 +141,6 @@ pub(crate) enum Command {
     Monitor {
         /// The container's directory
         dir: PathBuf,
-        /// Remove the container when it ends
-        #[arg(long)]
-        rm: bool,
     },
 }
 

@@ -141,9 +141,9 @@ pub(crate) fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Doctor {
             explain: Some(container),
         } => explain::explain(&context, container),
-        Command::Monitor { dir, rm } => {
+        Command::Monitor { dir } => {
             crate::log::to_stderr();
-            Ok(container::monitor(&context.client, &dir, rm))
+            Ok(container::monitor(&context.client, &dir))
         }
         Command::Completions { .. } | Command::Man { .. } | Command::Keeper | Command::Serve(_) => {
             Ok(ExitCode::SUCCESS)

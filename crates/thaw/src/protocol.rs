@@ -13,7 +13,7 @@ use thaw_node::{GcOptions, ImageWish, Ready, RecordOptions, Storage};
 use thaw_sign::PrivateKey;
 
 /// Both sides say it; another version is refused with a message that says what to do.
-pub(crate) const VERSION: u32 = 4;
+pub(crate) const VERSION: u32 = 5;
 /// Longest line either side accepts.
 pub(crate) const MAX_LINE: u64 = 64 << 20;
 

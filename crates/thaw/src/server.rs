@@ -411,22 +411,22 @@ impl Server {
     }
 }
 
-/// Whoever speaks another version of the protocol, as after an upgrade, can have us end, and nothing
-/// else.
+/// Whoever speaks another version of the protocol, as after an upgrade, can have us end, and tell the end of a
+/// container, whose monitor is as old as it; nothing else.
 fn understand(line: &[u8]) -> anyhow::Result<Envelope> {
     let value: Value = serde_json::from_slice(line).context("malformed request")?;
     let version = value.get("version").and_then(Value::as_u64);
     if version == Some(u64::from(VERSION)) {
         return serde_json::from_value(value).context("malformed request");
     }
-    if let Some(Request::Shutdown) = value
+    let request = value
         .get("request")
-        .and_then(|request| Request::deserialize(request).ok())
-    {
+        .and_then(|request| Request::deserialize(request).ok());
+    if let Some(request @ (Request::Shutdown | Request::Release { .. })) = request {
         return Ok(Envelope {
             version: VERSION,
             plain_http: Vec::new(),
-            request: Request::Shutdown,
+            request,
         });
     }
     let version = version.map_or("none".to_owned(), |version| version.to_string());

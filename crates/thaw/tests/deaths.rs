@@ -27,6 +27,8 @@ mod clock;
 mod commands;
 #[path = "deaths/disks.rs"]
 mod disks;
+#[path = "deaths/ends.rs"]
+mod ends;
 #[path = "deaths/kept.rs"]
 mod kept;
 #[path = "deaths/readers.rs"]

@@ -331,6 +331,15 @@ impl Container {
         !(is_made && matches!(self.try_alone(), Ok(Some(_))))
     }
 
+    /// Its last state, where it was begun, has ended, and nobody is at work on it any more.
+    #[must_use]
+    pub fn ended(&self) -> Option<State> {
+        let state = self.state().ok()?;
+        let is_made = matches!(state.phase, Phase::Created { .. });
+        let ended = !is_made && !state.is_live() && matches!(self.try_alone(), Ok(Some(_)));
+        ended.then_some(state)
+    }
+
     /// Writes the bundle for the root filesystem mounted at `rootfs`, and sets up the network
     /// meanwhile. The calling process becomes responsible for the container. Volumes are filled as long as
     /// that is wanted.

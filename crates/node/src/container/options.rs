@@ -38,6 +38,8 @@ pub struct Options {
     pub runtime: Option<String>,
     /// Whether set-user-id programs and file capabilities work inside. Off by default.
     pub new_privileges: bool,
+    /// Whether it is removed when it has ended.
+    pub remove: bool,
 }
 
 /// A process in a container: the first one, or one that `exec` adds.

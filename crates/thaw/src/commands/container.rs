@@ -145,9 +145,10 @@ fn each(
 
 /// The parent of a detached container. When it has ended the daemon, if there is one, takes its
 /// root filesystem away; else the next daemon finds it ended.
-pub(super) fn monitor(client: &Client, dir: &Path, remove: bool) -> ExitCode {
-    monitor::run_detached(dir, revive(client), |container, _state| {
+pub(super) fn monitor(client: &Client, dir: &Path) -> ExitCode {
+    monitor::run_detached(dir, revive(client), |container, state| {
         let id = container.id().to_string();
+        let remove = state.options.remove;
         let released: anyhow::Result<Option<()>> =
             client.ask_if_running(Request::Release { id, remove });
         if let Err(error) = released {

@@ -29,7 +29,10 @@ pub(super) fn run(context: &Context, args: Run) -> anyhow::Result<ExitCode> {
     let image = wish(&args.image)?;
     let storage = storage(&args.container)?;
     let options = options(&args.container, args.command, !args.detach)?;
-    let container = Box::new(options);
+    let container = Box::new(Options {
+        remove: args.rm,
+        ..options
+    });
     let prepared: PreparedContainer = context.client.ask(Request::Prepare {
         image,
         container,
@@ -87,9 +90,6 @@ fn detach(
         .arg("--quiet")
         .arg("monitor")
         .arg(container.dir());
-    if remove {
-        program.arg("--rm");
-    }
     match monitor::detach(container, &mut program) {
         Ok((started, _)) => {
             let facts = Running {

@@ -9,7 +9,7 @@ use serde_json::Value;
 use thaw_testkit::far::Far;
 use thaw_testkit::thaw::Thaw;
 
-use crate::support::{Scene, json, thaw};
+use crate::support::{Scene, json, kill_daemon, thaw};
 
 /// Asks until the answer is right.
 fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
@@ -62,6 +62,18 @@ fn a_pull_that_nobody_waits_for_ends() {
 
 #[test]
 fn a_container_that_nobody_begins_is_removed() {
+    nobody_begins(|_| ());
+}
+
+#[test]
+fn a_container_that_nobody_begins_is_removed_by_the_next_daemon() {
+    nobody_begins(|node| {
+        kill_daemon(node);
+        node.run(["images"]).unwrap();
+    });
+}
+
+fn nobody_begins(meanwhile: impl FnOnce(&Thaw)) {
     let scene = Scene::new();
     let node = thaw();
     // What the command asks of a daemon.
@@ -88,6 +100,7 @@ fn a_container_that_nobody_begins_is_removed() {
     drop(stream);
     let all = ["ps", "--all", "--json"];
     assert_eq!(json(&node.run(all).unwrap())[0]["status"], "created");
+    meanwhile(&node);
     wait_until("it is removed", || listed(&node, &all) == 0);
     let table = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
     let containers = node.root().join("containers");
