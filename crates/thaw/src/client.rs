@@ -26,6 +26,8 @@ const PATIENCE: Duration = Duration::from_secs(30);
 const PAUSE: Duration = Duration::from_millis(10);
 /// A daemon that has not begun for so long is spoken of.
 const SILENCE: Duration = Duration::from_secs(5);
+/// Of a thread that waits for a process.
+const WAIT_STACK: usize = 64 << 10;
 
 /// What became of a request.
 enum Heard {
@@ -265,6 +267,9 @@ impl Client {
         if let Some(stdout) = child.stdout.take() {
             stdout.take(4096).read_to_string(&mut said).ok();
         }
+        // A monitor lives on, and is the one to hear of its end.
+        let waiting = thread::Builder::new().stack_size(WAIT_STACK);
+        waiting.spawn(move || child.wait()).ok();
         // Two commands may have started one each: the loser ends, and the winner's socket serves.
         for _ in 0..50 {
             if let Some(stream) = self.connect()? {

@@ -16,8 +16,8 @@ use thaw_testkit::scratch;
 use thaw_testkit::thaw::Thaw;
 
 use super::{
-    BOUND, CONFIGURED_BOUND, Scene, eventually, inside, kill, nothing_is_left, processes, signal,
-    thaw,
+    BOUND, CONFIGURED_BOUND, Scene, bound, eventually, inside, kill, nothing_is_left, processes,
+    signal, thaw,
 };
 
 by_every_transport!(
@@ -142,6 +142,35 @@ fn a_command_in_the_foreground_starts_the_next_daemon(transport: &str) {
     node.run(["rm", "-f", "box"]).unwrap();
     running.wait().unwrap();
     nothing_is_left(&node);
+}
+
+/// A monitor may live for long, and have one daemon started after the other.
+#[test]
+fn the_daemons_that_a_monitor_starts_leave_nothing_when_they_end() {
+    let (scene, node) = (Scene::new(), thaw());
+    let config = bound(&node, 10);
+    scene.start(&node, &["--net", "none", "--config", &config]);
+    let right = fs::read(&config).unwrap();
+    fs::write(&config, "nonsense").unwrap();
+    kill_both(&node);
+    let log = || fs::read_to_string(node.root().join("daemon.log")).unwrap();
+    eventually("two daemons that cannot begin", || {
+        log().matches("\nthaw: ").count() >= 2
+    });
+    let monitor = processes(&node, "monitor")[0];
+    eventually("no dead daemon", || dead_daemons(monitor).is_empty());
+    fs::write(&config, right).unwrap();
+    node.run(["--config", &config, "images"]).unwrap();
+    node.run(["rm", "-f", "box"]).unwrap();
+    nothing_is_left(&node);
+}
+
+/// Children of our program that have ended, and that their parent has not waited for.
+fn dead_daemons(parent: u32) -> Vec<String> {
+    let all = fs::read_dir("/proc").unwrap().flatten();
+    let stats = all.filter_map(|entry| fs::read_to_string(entry.path().join("stat")).ok());
+    let is_one = |stat: &String| stat.contains(&format!(" (thaw) Z {parent} "));
+    stats.filter(is_one).collect()
 }
 
 /// A program that can be replaced, and its store, whose bound is 3 s.
