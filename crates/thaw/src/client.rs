@@ -16,6 +16,7 @@ use rustix::net::sockopt::socket_peercred;
 use serde::de::DeserializeOwned;
 
 use crate::config::Config;
+use crate::output::complain;
 use crate::progress::Bars;
 use crate::protocol::{Envelope, Failure, Line, MAX_LINE, Request, VERSION, reply};
 
@@ -225,12 +226,12 @@ impl Client {
     /// The command waits, and whoever waits for it should know for whom.
     fn speak_of_silence(&self, stream: &UnixStream) {
         let daemon = socket_peercred(stream).map_or(0, |daemon| daemon.pid.as_raw_nonzero().get());
-        eprintln!(
-            "thaw: the daemon of {} (its socket is process {daemon}'s) does not answer: it is being started, is stopped, or \
+        complain(format_args!(
+            "the daemon of {} (its socket is process {daemon}'s) does not answer: it is being started, is stopped, or \
              hangs. This command waits; see {} or `systemctl status thaw`, or have another one in its place: thaw daemon --replace",
             self.root.display(),
             self.root.join("daemon.log").display(),
-        );
+        ));
     }
 
     /// Starts a daemon in the background and waits until it says that its socket is there.

@@ -55,7 +55,7 @@ impl Context {
     /// Says something on standard error, unless that is not wanted.
     pub(crate) fn notice(&self, text: &str) {
         if !self.global.quiet {
-            eprintln!("thaw: {text}");
+            crate::output::complain(text);
         }
     }
 }

@@ -36,7 +36,7 @@ fn main() -> ExitCode {
         Ok(code) => code,
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("thaw: {error:#}");
+            output::complain(format_args!("{error:#}"));
             let refused = error.downcast_ref::<client::Refused>();
             ExitCode::from(refused.map_or(OWN_FAILURE, |refused| refused.0.code))
         }

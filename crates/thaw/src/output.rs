@@ -1,12 +1,19 @@
 //! Printing for people: tables, sizes, waterfalls.
 
-use std::fmt::Write as _;
+use std::fmt::{Display, Write as _};
+use std::io::Write as _;
 use std::time::Duration;
 
 use thaw_node::{Span, Traffic};
 
 /// Widest bar of a waterfall.
 const BAR: usize = 40;
+
+/// Says something on standard error. What cannot be written there is lost: its file may be on a disk that is full, and a
+/// container has its monitor all the same.
+pub(crate) fn complain(text: impl Display) {
+    writeln!(std::io::stderr(), "thaw: {text}").ok();
+}
 
 /// A size with three digits and a binary unit.
 pub(crate) fn bytes(count: u64) -> String {

@@ -12,6 +12,7 @@ use crate::OWN_FAILURE;
 use crate::access::Access;
 use crate::cli::Global;
 use crate::config::{Config, DEFAULT_FAULT_TIMEOUT, Trust};
+use crate::output::complain;
 use crate::service::Given;
 
 /// Longest that a daemon which cannot begin stays: shorter than a service manager lets it try.
@@ -48,8 +49,10 @@ pub(super) fn begin(
             // Half of it: the next one comes after this one, and may fail as well.
             let pause = (bound / 2).min(LONGEST_PAUSE);
             let seconds = pause.as_secs_f64();
-            eprintln!("thaw: {error:#}");
-            eprintln!("thaw: no daemon, and no keeper: in {seconds} s reads that wait are denied");
+            complain(format_args!("{error:#}"));
+            complain(format_args!(
+                "no daemon, and no keeper: in {seconds} s reads that wait are denied"
+            ));
             std::thread::sleep(pause);
             if keepsake.is_alone() {
                 keepsake.deny_waiting(DENIAL);

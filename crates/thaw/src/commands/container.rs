@@ -15,6 +15,7 @@ use super::Context;
 use super::environment::environment;
 use crate::cli::{Exec, Logs, Rm, Stop};
 use crate::client::Client;
+use crate::output::complain;
 use crate::protocol::Request;
 
 fn containers(context: &Context) -> anyhow::Result<Containers> {
@@ -41,7 +42,7 @@ pub(super) fn exec(context: &Context, args: Exec) -> anyhow::Result<ExitCode> {
         Ok(code) => Ok(ExitCode::from(code)),
         Err(error) => {
             let code = error.exit_code();
-            eprintln!("thaw: {:#}", anyhow::Error::from(error));
+            complain(format_args!("{:#}", anyhow::Error::from(error)));
             Ok(ExitCode::from(code))
         }
     }
@@ -115,32 +116,33 @@ struct Outcome<'a> {
     error: Option<String>,
 }
 
-/// Does it for each, names those that it worked for, and fails at the end if one did not.
+/// Does it for each, names those that it worked for, and fails at the end if one did not. Whoever reads the names may
+/// have seen enough.
 fn each(
     context: &Context,
     names: &[String],
     work: impl Fn(&str) -> anyhow::Result<()>,
 ) -> anyhow::Result<ExitCode> {
     let mut outcomes = Vec::new();
+    let mut told = Ok(());
     for name in names {
         let error = work(name).err().map(|error| format!("{error:#}"));
         match &error {
             None if context.global.json => {}
-            None => writeln!(std::io::stdout(), "{name}")?,
-            Some(error) => eprintln!("thaw: {name}: {error}"),
+            None => told = told.and(writeln!(std::io::stdout(), "{name}")),
+            Some(error) => complain(format_args!("{name}: {error}")),
         }
         outcomes.push(Outcome {
             container: name,
             error,
         });
     }
-    context.print(&outcomes, |_| String::new())?;
-    let failed = outcomes.iter().any(|outcome| outcome.error.is_some());
-    Ok(if failed {
-        ExitCode::FAILURE
-    } else {
-        ExitCode::SUCCESS
-    })
+    let told = told.map_err(Into::into);
+    let told = told.and_then(|()| context.print(&outcomes, |_| String::new()));
+    if outcomes.iter().any(|outcome| outcome.error.is_some()) {
+        return Ok(ExitCode::FAILURE);
+    }
+    told.map(|()| ExitCode::SUCCESS)
 }
 
 /// The parent of a detached container. When it has ended the daemon, if there is one, takes its
@@ -152,8 +154,7 @@ pub(super) fn monitor(client: &Client, dir: &Path) -> ExitCode {
         let released: anyhow::Result<Option<()>> =
             client.ask_if_running(Request::Release { id, remove });
         if let Err(error) = released {
-            // Its file may be on a disk that is full.
-            writeln!(std::io::stderr(), "thaw: {error:#}").ok();
+            complain(format_args!("{error:#}"));
         }
     })
 }

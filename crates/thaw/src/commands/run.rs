@@ -1,6 +1,6 @@
 //! `run`: the daemon makes the root filesystem, this process is the container's parent.
 
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Write as _};
 use std::process::{Command, ExitCode};
 use std::time::{Duration, Instant};
 
@@ -14,7 +14,7 @@ use thaw_node::{PreparedContainer, Ready, Span, StartReport, Storage, Way};
 use super::environment::environment;
 use super::{Context, wish};
 use crate::cli::{ContainerArgs, InMemory, Net, Run};
-use crate::output::{bytes, causes, milliseconds, waterfall};
+use crate::output::{bytes, causes, complain, milliseconds, waterfall};
 use crate::protocol::Request;
 
 /// How long `--timing` waits for a container to be ready.
@@ -55,7 +55,7 @@ pub(super) fn run(context: &Context, args: Run) -> anyhow::Result<ExitCode> {
     let revive = super::container::revive(&context.client);
     let outcome = monitor::foreground(&container, revive, |started| {
         if let Err(error) = clock.report(context, &container, &prepared, &started.spans.0, asked) {
-            eprintln!("thaw: {error:#}");
+            complain(format_args!("{error:#}"));
         }
     });
     let released: anyhow::Result<()> = context.client.ask(Request::Release {
@@ -66,7 +66,7 @@ pub(super) fn run(context: &Context, args: Run) -> anyhow::Result<ExitCode> {
         Ok(code) => code,
         Err(error) => {
             let code = error.exit_code();
-            eprintln!("thaw: {:#}", anyhow::Error::from(error));
+            complain(format_args!("{:#}", anyhow::Error::from(error)));
             code
         }
     };
@@ -105,7 +105,7 @@ fn detach(
         }
         Err(error) => {
             let code = error.exit_code();
-            eprintln!("thaw: {:#}", anyhow::Error::from(error));
+            complain(format_args!("{:#}", anyhow::Error::from(error)));
             let id = prepared.id.clone();
             let () = context.client.ask(Request::Release { id, remove })?;
             Ok(ExitCode::from(code))
@@ -180,10 +180,11 @@ impl Clock {
         })?;
         if context.global.json {
             let facts = serde_json::json!({ "total": total, "spans": spans, "report": report });
-            eprintln!("{facts}");
+            writeln!(std::io::stderr(), "{facts}").ok();
             return Ok(());
         }
-        eprint!("{}", describe(&spans, total, &report));
+        let text = describe(&spans, total, &report);
+        std::io::stderr().write_all(text.as_bytes()).ok();
         Ok(())
     }
 }

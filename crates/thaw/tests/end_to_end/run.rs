@@ -17,6 +17,35 @@ use crate::support::{BUSYBOX, Scene, image, json, refused, run, sh, stdout, thaw
 
 const RUNTIMES: [&str; 2] = ["crun", "runc"];
 
+/// `thaw rm a b c | head -n 1`.
+#[test]
+fn all_are_removed_though_nobody_reads_their_names() {
+    let (scene, node) = (Scene::new(), thaw());
+    let names = ["one", "two", "three"];
+    for name in names {
+        let run = ["run", "--net", "none", "--name", name, &scene.image];
+        node.run(run).unwrap();
+    }
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let mut remove = node.command(["rm", "one", "none", "two", "three"]);
+    let output = remove.stdout(writer).output().unwrap();
+    assert_eq!(output.status.code(), Some(1), "one of them is unknown");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(said.contains("none"), "{said}");
+    assert_eq!(json(&node.run(["ps", "-a", "--json"]).unwrap()), json!([]));
+}
+
+#[test]
+fn a_container_goes_on_where_nothing_can_be_said_of_it() {
+    let (scene, node) = (Scene::new(), thaw());
+    let mut run = node.command(["run", "--rm", "--net", "none", "--timing", &scene.image]);
+    let run = run.args(["--", "sh", "-c", "exit 7"]);
+    let full = fs::File::options().write(true).open("/dev/full").unwrap();
+    assert_eq!(run.stderr(full).status().unwrap().code(), Some(7));
+    assert_eq!(json(&node.run(["ps", "-a", "--json"]).unwrap()), json!([]));
+}
+
 #[test]
 fn a_container_runs_lazily_and_says_so() {
     let scene = Scene::accelerated();

@@ -17,6 +17,7 @@ use super::show::text;
 use crate::cli::function::Invoke;
 use crate::commands::Context;
 use crate::functions::{Answer, Host, escaped, path};
+use crate::output::complain;
 
 /// Bytes of an event that the host takes.
 const MAX_EVENT: u64 = 32 << 20;
@@ -74,7 +75,7 @@ fn answered(answer: &Answer) -> anyhow::Result<()> {
     let message = said.as_ref().and_then(|said| said["errorMessage"].as_str());
     let body = String::from_utf8_lossy(&answer.body);
     let message = message.unwrap_or(&body);
-    eprintln!("thaw: the function failed ({kind}): {message}");
+    complain(format_args!("the function failed ({kind}): {message}"));
     Ok(())
 }
 
