@@ -1,7 +1,7 @@
 //! Small file work with names in its errors: private directories, temporary files, atomic
 //! replacement.
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -11,8 +11,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use rustix::fs::{self as sys, AtFlags, Mode, OFlags};
+use rustix::fs::{self as sys, AtFlags, FileType, Mode, OFlags};
 use rustix::io::Errno;
+
+use crate::space::STAT_BLOCK;
 
 /// A file operation that failed.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -172,60 +174,122 @@ pub(crate) fn empty_dir(path: &Path) -> Result<(), FileError> {
     Ok(())
 }
 
-/// Removes a file, or a directory with all that is in it, and follows no symbolic link; that it is
-/// gone already is no error. However deep it is, one descriptor is open: the way back up is `..`.
-pub(crate) fn remove_tree(path: &Path) -> Result<(), FileError> {
+/// Removes a file, or a directory with all that is in it, and follows no symbolic link. What is gone already is no error,
+/// so several may remove one directory. However deep it is, one descriptor is open: the way back up is `..`.
+///
+/// # Errors
+/// [`FileError`] where something cannot be removed.
+pub fn remove_tree(path: &Path) -> Result<(), FileError> {
     match fs::symlink_metadata(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         Ok(metadata) if metadata.is_dir() => {}
         _ => return remove(path),
     }
-    empty_tree(path)
+    let leave = |parent: BorrowedFd<'_>, name: &OsStr| {
+        unless_gone(sys::unlinkat(parent, name, AtFlags::REMOVEDIR)).map(drop)
+    };
+    walk(path, empty_level, leave)
         .map_err(io::Error::from)
-        .and_then(|()| fs::remove_dir(path))
+        .and_then(|()| if_exists(fs::remove_dir(path)))
+        .map(drop)
         .map_err(failed("remove", path))
 }
 
-fn empty_tree(path: &Path) -> rustix::io::Result<()> {
-    let open = |at: BorrowedFd<'_>, name: &[u8]| {
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        sys::openat(at, OsStr::from_bytes(name), flags, Mode::empty())
+/// The bytes on the disk of a directory and all that is in it, however deep that is.
+///
+/// # Errors
+/// [`FileError`] where something cannot be looked at.
+pub fn tree_bytes(path: &Path) -> Result<u64, FileError> {
+    let mut blocks = 0;
+    let measure = |directory: BorrowedFd<'_>| {
+        blocks += sys::fstat(directory)?.st_blocks;
+        let mut directories = Vec::new();
+        for name in names(directory)? {
+            let name = name?;
+            let stat = sys::statat(directory, &name, AtFlags::SYMLINK_NOFOLLOW);
+            match unless_gone(stat)? {
+                Some(stat) if FileType::from_raw_mode(stat.st_mode) == FileType::Directory => {
+                    directories.push(name);
+                }
+                stat => blocks += stat.map_or(0, |stat| stat.st_blocks),
+            }
+        }
+        Ok(directories)
     };
-    let mut here = open(sys::CWD, path.as_os_str().as_bytes())?;
+    walk(path, measure, |_, _| Ok(()))
+        .map_err(io::Error::from)
+        .map_err(failed("look at", path))?;
+    Ok(u64::try_from(blocks).unwrap_or(0) * STAT_BLOCK)
+}
+
+/// Goes through a directory and all in it, each before those in it. `enter` gives the names of directories to go on with;
+/// `leave` is called for each of them, in the one above, when that is done.
+fn walk(
+    path: &Path,
+    mut enter: impl FnMut(BorrowedFd<'_>) -> rustix::io::Result<Vec<OsString>>,
+    mut leave: impl FnMut(BorrowedFd<'_>, &OsStr) -> rustix::io::Result<()>,
+) -> rustix::io::Result<()> {
+    let open = |at: BorrowedFd<'_>, name: &OsStr| {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        unless_gone(sys::openat(at, name, flags, Mode::empty()))
+    };
+    let Some(mut here) = open(sys::CWD, path.as_os_str())? else {
+        return Ok(());
+    };
     // What is left to do in each directory on the way here, and the name of the way.
-    let mut levels = vec![(Vec::new(), empty_level(here.as_fd())?)];
+    let mut levels = vec![(OsString::new(), enter(here.as_fd())?)];
     while let Some((name, directories)) = levels.last_mut() {
         if let Some(directory) = directories.pop() {
-            here = open(here.as_fd(), &directory)?;
-            levels.push((directory, empty_level(here.as_fd())?));
+            if let Some(below) = open(here.as_fd(), &directory)? {
+                here = below;
+                levels.push((directory, enter(here.as_fd())?));
+            }
             continue;
         }
         let name = std::mem::take(name);
         levels.pop();
         if !levels.is_empty() {
-            here = open(here.as_fd(), b"..")?;
-            sys::unlinkat(&here, OsStr::from_bytes(&name), AtFlags::REMOVEDIR)?;
+            here = sys::openat(&here, "..", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
+            leave(here.as_fd(), &name)?;
         }
     }
     Ok(())
 }
 
 /// Removes the files in a directory, and gives the names of directories.
-fn empty_level(directory: BorrowedFd<'_>) -> rustix::io::Result<Vec<Vec<u8>>> {
+fn empty_level(directory: BorrowedFd<'_>) -> rustix::io::Result<Vec<OsString>> {
     let mut directories = Vec::new();
-    for entry in sys::Dir::read_from(directory)? {
-        let entry = entry?;
-        let name = entry.file_name().to_bytes();
-        if matches!(name, b"." | b"..") {
-            continue;
-        }
-        match sys::unlinkat(directory, entry.file_name(), AtFlags::empty()) {
+    for name in names(directory)? {
+        let name = name?;
+        match sys::unlinkat(directory, &name, AtFlags::empty()) {
             // Linux says the first, POSIX the second.
-            Err(Errno::ISDIR | Errno::PERM) => directories.push(name.to_vec()),
-            unlinked => unlinked?,
+            Err(Errno::ISDIR | Errno::PERM) => directories.push(name),
+            unlinked => unless_gone(unlinked).map(drop)?,
         }
     }
     Ok(directories)
+}
+
+/// The names in a directory.
+fn names(
+    directory: BorrowedFd<'_>,
+) -> rustix::io::Result<impl Iterator<Item = rustix::io::Result<OsString>>> {
+    let entries = sys::Dir::read_from(directory)?;
+    Ok(entries.filter_map(|entry| match unless_gone(entry) {
+        Ok(entry) => {
+            let name = OsStr::from_bytes(entry?.file_name().to_bytes()).to_owned();
+            (name != "." && name != "..").then_some(Ok(name))
+        }
+        Err(error) => Some(Err(error)),
+    }))
+}
+
+/// `None` where somebody else has removed it.
+fn unless_gone<T>(result: rustix::io::Result<T>) -> rustix::io::Result<Option<T>> {
+    match result {
+        Err(Errno::NOENT) => Ok(None),
+        other => other.map(Some),
+    }
 }
 
 /// A directory that is removed with all that is in it, unless it is [kept](TempDir::keep).
@@ -284,4 +348,29 @@ pub(crate) fn chain(error: &dyn std::error::Error) -> String {
         cause = error.source();
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tree_is_measured_and_several_may_remove_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let tree = dir.path().join("tree");
+        for number in 0..300 {
+            let below = tree.join(format!("{}/{}/{number}", number % 3, number % 7));
+            fs::create_dir_all(&below).unwrap();
+            fs::write(below.join("file"), [1; 10_000]).unwrap();
+        }
+        let bytes = tree_bytes(&tree).unwrap();
+        assert!((3_000_000..30_000_000).contains(&bytes), "{bytes}");
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| remove_tree(&tree).unwrap());
+            }
+        });
+        assert!(!tree.exists());
+        assert_eq!(tree_bytes(&tree).unwrap(), 0);
+    }
 }

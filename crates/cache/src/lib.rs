@@ -28,7 +28,7 @@ pub use fetch::{
     Attachment, Cause, FetchError, Fetcher, Fill, FrameError, Frames, Moved, Origin, Prefetch,
     PrefetchProgress, Settings, Stats, TableSource, WAIT_CLASSES,
 };
-pub use file::FileError;
+pub use file::{FileError, remove_tree, tree_bytes};
 pub use incoming::Incoming;
 pub use layers::Layers;
 pub use presence::{MAX_TAR_BYTES, PresenceError, PresenceReader};

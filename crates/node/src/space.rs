@@ -3,10 +3,10 @@
 
 use std::collections::BTreeSet;
 use std::os::unix::ffi::OsStrExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use thaw_cache::RemoveError;
+use thaw_cache::{RemoveError, tree_bytes};
 use thaw_image::{DiffId, Digest};
 use thaw_registry::Manifest;
 
@@ -160,6 +160,13 @@ impl Node {
             }
         }
         self.plan_traces(&mut plan, &used_images)?;
+        for path in self.containers.leftovers()? {
+            // It may be somebody else's by now, or gone.
+            let bytes = tree_bytes(&path).unwrap_or(0);
+            let why = "whoever made or removed it was killed";
+            let removals = &mut plan.told.removals;
+            removals.push(removal(of_leftover(&path), why, bytes));
+        }
         Ok(plan)
     }
 
@@ -251,9 +258,11 @@ impl Node {
         for id in &plan.containers {
             self.release(id, true)?;
         }
-        self.containers.sweep()?;
         // Removed, or left to those who are at work on it since it was planned.
         let mut left = Vec::new();
+        for path in self.containers.sweep()? {
+            left.push((of_leftover(&path), "it cannot be removed: the log says why"));
+        }
         let mut unless_left = |removed: Option<()>, name: String, why| {
             left.extend(removed.is_none().then_some((name, why)));
         };
@@ -387,6 +396,10 @@ fn of_corrections(manifest: &Digest) -> String {
     format!("directories of image {manifest}")
 }
 
+fn of_leftover(path: &Path) -> String {
+    format!("leftover {}", path.display())
+}
+
 fn of_blob(digest: &Digest) -> String {
     format!("blob {digest}")
 }
@@ -402,7 +415,6 @@ fn removal(what: String, why: &str, bytes: u64) -> Removal {
 #[cfg(test)]
 mod tests {
     use std::fs::File;
-    use std::path::Path;
 
     use rustix::fs::{CWD, FileType, Mode, mknodat};
     use thaw_image::Silent;
@@ -471,6 +483,36 @@ mod tests {
             drop(resolved);
         });
         assert!(pull(&node, &wish));
+    }
+
+    #[test]
+    fn a_dry_run_names_what_was_left_and_the_next_one_removes_it() {
+        let dir = tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR")).unwrap();
+        let node = node(dir.path());
+        let left = ["containers/.gone-abc", "containers/.new", "volumes/.new-a"];
+        let left = left.map(|name| node.settings.root.join(name));
+        for path in &left {
+            std::fs::create_dir(path).unwrap();
+            std::fs::write(path.join("file"), [1; 100_000]).unwrap();
+        }
+        let told = |dry_run| {
+            let options = GcOptions {
+                dry_run,
+                ..GcOptions::default()
+            };
+            let mut removals = node.gc(&options).unwrap().removals;
+            removals.retain(|it| it.what.starts_with("leftover "));
+            assert!(removals.iter().all(|it| it.bytes >= 100_000));
+            let mut names: Vec<_> = removals.into_iter().map(|it| it.what).collect();
+            names.sort();
+            names
+        };
+        let expected = left.each_ref().map(|path| of_leftover(path));
+        assert_eq!(told(true), expected);
+        assert!(left.iter().all(|path| path.exists()));
+        assert_eq!(told(false), expected);
+        assert!(!left.iter().any(|path| path.exists()));
+        assert_eq!(told(false), [""; 0]);
     }
 
     #[test]

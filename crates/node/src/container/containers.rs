@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use jiff::Timestamp;
 use oci_spec::image::ImageConfiguration;
 use rustix::fs::{FlockOperation, flock};
+use thaw_cache::remove_tree;
 use thaw_image::Progress;
 
 use super::bundle::Bundle;
@@ -21,6 +22,7 @@ use super::runtime::{RuncLike, Runtime};
 use super::span::Spans;
 use super::state::{Phase, ProcessId, Settings, State, Status};
 use super::{ContainerError, ContainerId, id, parse, process, volumes};
+use crate::source::chain;
 
 /// For how long a container that was killed may take to be gone, and its monitor to write that down.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -231,22 +233,52 @@ impl Containers {
         Ok(unnamed)
     }
 
-    /// Removes what somebody left who was killed while they made a container or volume, or removed a container. That may
-    /// be large: no start waits for it.
+    /// What somebody left who was killed while they made a container or volume, or removed a container.
     ///
     /// # Errors
-    /// [`ContainerError::File`].
-    pub fn sweep(&self) -> Result<(), ContainerError> {
-        let lock = self.lock()?;
-        self.unnamed()?;
-        drop(lock);
-        volumes::sweep(&self.root.join("volumes"))?;
+    /// [`ContainerError::File`] when the directories cannot be read.
+    pub fn leftovers(&self) -> Result<Vec<PathBuf>, ContainerError> {
+        let mut all = Vec::new();
+        self.each_leftover(&mut |path| all.push(path.to_owned()))?;
+        Ok(all)
+    }
+
+    /// Removes [leftovers](Self::leftovers), which may be large: no start waits for it. Returns those that cannot be removed.
+    ///
+    /// # Errors
+    /// [`ContainerError::File`] when the directories cannot be read.
+    pub fn sweep(&self) -> Result<Vec<PathBuf>, ContainerError> {
+        let mut stay = Vec::new();
+        self.each_leftover(&mut |path| {
+            if let Err(error) = remove_dir(path) {
+                tracing::warn!(path = %path.display(), error = chain(&error), "it is left behind");
+                stay.push(path.to_owned());
+            }
+        })?;
+        Ok(stay)
+    }
+
+    /// Nobody else works on them meanwhile.
+    fn each_leftover(&self, found: &mut dyn FnMut(&Path)) -> Result<(), ContainerError> {
         let dir = self.dir();
+        let lock = self.lock()?;
+        let unnamed = dir.join(NEW);
+        if unnamed.exists() {
+            found(&unnamed);
+        }
+        drop(lock);
+        volumes::each_leftover(&self.root.join("volumes"), found)?;
         let failed = |error: io::Error| ContainerError::file("list", &dir)(error);
         for entry in fs::read_dir(&dir).map_err(failed)? {
             let name = entry.map_err(failed)?.file_name();
-            if name.to_str().is_some_and(|name| name.starts_with(GONE)) {
-                remove_dir(&dir.join(name))?;
+            if !name.to_str().is_some_and(|name| name.starts_with(GONE)) {
+                continue;
+            }
+            let path = dir.join(name);
+            // Who removes a container has it locked until all of it is gone.
+            let lock = try_lock(&path);
+            if !matches!(lock, Ok(None)) {
+                found(&path);
             }
         }
         Ok(())
@@ -264,13 +296,36 @@ impl Containers {
     }
 }
 
-/// Removes a directory, which somebody else may be removing.
+/// Removes a directory, which somebody else may be removing. What a container made in it may be of any depth.
 pub(super) fn remove_dir(dir: &Path) -> Result<(), ContainerError> {
-    match fs::remove_dir_all(dir) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            Err(ContainerError::file("remove", dir)(error))
+    Ok(remove_tree(dir)?)
+}
+
+/// Locks a directory itself; `None` where somebody else has it, or it is gone.
+pub(super) fn try_lock(dir: &Path) -> Result<Option<File>, ContainerError> {
+    match lock_dir(dir, FlockOperation::NonBlockingLockExclusive) {
+        Ok(lock) => Ok(Some(lock)),
+        Err(ContainerError::File { source, .. })
+            if matches!(
+                source.kind(),
+                io::ErrorKind::WouldBlock | io::ErrorKind::NotFound
+            ) =>
+        {
+            Ok(None)
         }
-        _ => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
+/// Whoever has waited for a directory that was removed finds nothing in it.
+fn lock_dir(dir: &Path, how: FlockOperation) -> Result<File, ContainerError> {
+    let file = File::open(dir).map_err(ContainerError::file("open", dir))?;
+    loop {
+        match flock(&file, how) {
+            Ok(()) => return Ok(file),
+            Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(ContainerError::file("lock", dir)(error)),
+        }
     }
 }
 
@@ -328,7 +383,7 @@ impl Container {
     pub fn is_begun(&self) -> bool {
         let made = self.state().map(|state| state.phase);
         let is_made = matches!(made, Ok(Phase::Created { .. }));
-        !(is_made && matches!(self.try_alone(), Ok(Some(_))))
+        !(is_made && matches!(try_lock(&self.dir), Ok(Some(_))))
     }
 
     /// Its last state, where it was begun, has ended, and nobody is at work on it any more.
@@ -466,7 +521,7 @@ impl Container {
         let begin = Instant::now();
         let alone = loop {
             let known = self.finish(force)?;
-            if let Some(alone) = self.try_alone()? {
+            if let Some(alone) = try_lock(&self.dir)? {
                 break alone;
             }
             // Its monitor is about to start it, or writes down how it ended.
@@ -511,32 +566,7 @@ impl Container {
     /// Waits until nobody else starts, watches or removes the container: a monitor does from before the
     /// start until the end is written down. Over with the value.
     pub(super) fn alone(&self) -> Result<File, ContainerError> {
-        self.lock(FlockOperation::LockExclusive)
-    }
-
-    /// The same without waiting: `None` where somebody else does.
-    fn try_alone(&self) -> Result<Option<File>, ContainerError> {
-        match self.lock(FlockOperation::NonBlockingLockExclusive) {
-            Ok(alone) => Ok(Some(alone)),
-            Err(ContainerError::File { source, .. })
-                if source.kind() == io::ErrorKind::WouldBlock =>
-            {
-                Ok(None)
-            }
-            Err(error) => Err(error),
-        }
-    }
-
-    /// A lock of the directory itself: whoever has waited for one that was removed finds nothing in it.
-    fn lock(&self, how: FlockOperation) -> Result<File, ContainerError> {
-        let dir = File::open(&self.dir).map_err(ContainerError::file("open", &self.dir))?;
-        loop {
-            match flock(&dir, how) {
-                Ok(()) => return Ok(dir),
-                Err(rustix::io::Errno::INTR) => {}
-                Err(error) => return Err(ContainerError::file("lock", &self.dir)(error)),
-            }
-        }
+        lock_dir(&self.dir, FlockOperation::LockExclusive)
     }
 
     /// Takes away what lies outside the directory: the runtime's state, control groups, network.
@@ -634,7 +664,52 @@ mod tests {
         all.sort();
         assert_eq!(all, [".gone-abc", next], "a start waits for no removal");
         fs::create_dir(&left[0]).unwrap();
-        containers.sweep().unwrap();
+        let mut found = containers.leftovers().unwrap();
+        found.sort();
+        assert_eq!(found, [left[1].clone(), left[0].clone()]);
+        let removing = try_lock(&left[1]).unwrap();
+        assert_eq!(containers.leftovers().unwrap(), [left[0].clone()]);
+        assert!(containers.sweep().unwrap().is_empty());
+        assert!(left[1].exists(), "somebody removes it");
+        drop(removing);
+        assert!(containers.sweep().unwrap().is_empty());
         assert_eq!(names(), [next]);
+    }
+
+    #[test]
+    fn a_leftover_of_any_depth_goes_and_one_that_stays_stops_no_other() {
+        use rustix::fs::{Mode, OFlags, mkdirat, openat};
+        // In memory: on a disk it takes a minute.
+        let root = tempfile::tempdir_in("/dev/shm").unwrap();
+        let containers = Containers::open(root.path(), Settings::default()).unwrap();
+        let [first, deep, last] = [".gone-a", ".gone-b", ".gone-c"].map(|name| {
+            let dir = root.path().join("containers").join(name);
+            fs::create_dir(&dir).unwrap();
+            dir
+        });
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let mut here = File::open(&deep).unwrap();
+        for _ in 0..20_000 {
+            mkdirat(&here, "d", Mode::RWXU).unwrap();
+            here = openat(&here, "d", flags, Mode::empty()).unwrap().into();
+        }
+        // Nothing is removed where something is mounted.
+        let mount = |arguments: &[&str]| {
+            let mut command = std::process::Command::new(arguments[0]);
+            command.args(&arguments[1..]);
+            assert!(command.status().unwrap().success(), "{arguments:?}");
+        };
+        let busy = [&first, &last].map(|dir| dir.to_str().unwrap());
+        for dir in busy {
+            mount(&["mount", "--bind", dir, dir]);
+        }
+        let swept = thread::Builder::new().stack_size(2 << 20);
+        let swept = swept.spawn(move || containers.sweep().unwrap());
+        let swept = swept.unwrap().join();
+        for dir in busy {
+            mount(&["umount", dir]);
+        }
+        assert_eq!(swept.unwrap().len(), 2);
+        assert!(!deep.exists());
     }
 }

@@ -184,7 +184,8 @@ impl<'a> Links<'a> {
     }
 }
 
-fn wanted(progress: &dyn Progress) -> io::Result<()> {
+/// An error where nobody waits any more.
+pub(super) fn wanted(progress: &dyn Progress) -> io::Result<()> {
     match progress.is_wanted() {
         true => Ok(()),
         false => Err(io::Error::other("nobody waits for it any more")),

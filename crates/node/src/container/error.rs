@@ -3,6 +3,8 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use thaw_cache::FileError;
+
 use super::parse::ParseError;
 
 /// Why a container cannot be made, started or reached.
@@ -22,6 +24,9 @@ pub enum ContainerError {
         /// Why it failed.
         source: io::Error,
     },
+    /// A directory is not removed, or not measured.
+    #[error(transparent)]
+    Tree(#[from] FileError),
     /// A call that concerns no file.
     #[error("cannot {action}")]
     System {

@@ -27,7 +27,8 @@
 //! ```
 //!
 //! Locks: `containers/.lock` is held while a name is given away, the network's own lock
-//! ([`network`]) while an address is. Neither is held while the other is taken.
+//! ([`network`]) while an address is. Neither is held while the other is taken. A named volume is made in
+//! `volumes/.new-NAME`, which is locked meanwhile, as a container's directory is by its monitor.
 
 mod bundle;
 mod cgroup;

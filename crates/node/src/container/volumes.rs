@@ -8,10 +8,12 @@
 use std::fs::{self, File};
 use std::io;
 use std::os::fd::AsFd;
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::Duration;
 
-use rustix::fs::{FlockOperation, flock};
+use rustix::fs::syncfs;
 use thaw_image::{Progress, Silent};
 
 use super::copy;
@@ -19,10 +21,15 @@ use super::options::{Options, VolumeSource};
 use super::parse::{self, ParseError};
 use super::rootfs::RootFs;
 use super::spec::Mount;
-use super::{ContainerError, containers::remove_dir};
+use super::{
+    ContainerError,
+    containers::{remove_dir, try_lock},
+};
 
-/// A named volume that is being made.
-const NEW: &str = ".new";
+/// What the directory of a named volume begins with that is being made. (No name begins with a dot.)
+const NEW: &str = ".new-";
+/// How often it is looked whether somebody else has made it.
+const POLL: Duration = Duration::from_millis(20);
 
 /// Most VOLUMEs of an image.
 const MAX_VOLUMES: usize = 256;
@@ -126,6 +133,15 @@ fn refuse_doubles(mounts: &[Mount]) -> Result<(), ParseError> {
     Ok(())
 }
 
+fn refuse_root(root: &RootFs, what: &'static str, target: &str) -> Result<(), ContainerError> {
+    let place = root.place(target)?;
+    if place.is_some_and(|place| place.as_os_str().is_empty()) {
+        let reason = "it leads to the root itself, which cannot be mounted over";
+        return Err(ParseError::new(what, target, reason).into());
+    }
+    Ok(())
+}
+
 /// Makes the volume at `path` if it is missing; an empty one gets what the image has at `target`.
 fn fill(
     root: &RootFs,
@@ -134,11 +150,7 @@ fn fill(
     path: &Path,
     progress: &dyn Progress,
 ) -> Result<(), ContainerError> {
-    let place = root.place(target)?;
-    if place.is_some_and(|place| place.as_os_str().is_empty()) {
-        let reason = "it leads to the root itself, which cannot be mounted over";
-        return Err(ParseError::new(what, target, reason).into());
-    }
+    refuse_root(root, what, target)?;
     let made = fs::DirBuilder::new()
         .recursive(true)
         .mode(0o755)
@@ -159,7 +171,7 @@ fn fill(
     ))
 }
 
-/// [`fill`] for the volume of this name. One at a time: who comes second would take half of it for all.
+/// [`fill`] for the volume of this name. Who comes second would take half of it for all, and waits.
 fn fill_named(
     root: &RootFs,
     target: &str,
@@ -167,40 +179,110 @@ fn fill_named(
     name: &str,
     progress: &dyn Progress,
 ) -> Result<PathBuf, ContainerError> {
-    let _lock = lock(volumes, FlockOperation::LockExclusive)?;
-    let path = volumes.join(name);
-    let exists = path.try_exists();
-    if exists.map_err(ContainerError::file("open volume", &path))? {
+    let place = Place {
+        path: volumes.join(name),
+        new: volumes.join(format!("{NEW}{name}")),
+    };
+    if place.is_done()? {
+        refuse_root(root, "volume", target)?;
+        return Ok(place.path);
+    }
+    let new = place.lock(progress)?;
+    if place.exists()? {
         // An empty one may be in use, so it cannot be another directory; that nobody waits any more is no reason to
         // leave half in it.
-        return fill(root, "volume", target, &path, &Silent).map(|()| path);
+        let filled = fill(root, "volume", target, &place.path, &Silent);
+        remove_dir(&place.new)?;
+        return filled.map(|()| place.path);
     }
-    let new = volumes.join(NEW);
-    remove_dir(&new)?;
-    fill(root, "volume", target, &new, progress).inspect_err(|_| {
+    fill(root, "volume", target, &place.new, progress).inspect_err(|_| {
         // What cannot be removed now is removed later.
-        let _ = remove_dir(&new);
+        let _ = remove_dir(&place.new);
     })?;
-    fs::rename(&new, &path).map_err(ContainerError::file("make volume", &path))?;
-    Ok(path)
+    // After a power cut, the name must not stand for empty files.
+    let synced = match copy::is_empty(new.as_fd()) {
+        Ok(false) => syncfs(&new).map_err(io::Error::from),
+        other => other.map(drop),
+    };
+    synced.map_err(ContainerError::file("sync volume", &place.new))?;
+    let named = fs::rename(&place.new, &place.path);
+    named.map_err(ContainerError::file("make volume", &place.path))?;
+    Ok(place.path)
 }
 
-/// Removes what somebody left who was killed while they made a named volume, unless one is being made.
-pub(super) fn sweep(volumes: &Path) -> Result<(), ContainerError> {
-    match lock(volumes, FlockOperation::NonBlockingLockExclusive) {
-        Ok(_lock) => remove_dir(&volumes.join(NEW)),
-        Err(ContainerError::File { source, .. }) if source.kind() == io::ErrorKind::WouldBlock => {
-            Ok(())
+/// A named volume, and where it is made. Who makes it has the latter locked; it is there, too, while an empty volume is filled.
+struct Place {
+    path: PathBuf,
+    new: PathBuf,
+}
+
+impl Place {
+    fn exists(&self) -> Result<bool, ContainerError> {
+        let exists = self.path.try_exists();
+        exists.map_err(ContainerError::file("open volume", &self.path))
+    }
+
+    /// Whether it has all that it will begin with. Asked in this order: who fills it is at it before anything is in it.
+    fn is_done(&self) -> Result<bool, ContainerError> {
+        if !self.exists()? {
+            return Ok(false);
         }
-        Err(error) => Err(error),
+        let volume = File::open(&self.path);
+        let empty = volume.and_then(|volume| copy::is_empty(volume.as_fd()));
+        let empty = empty.map_err(ContainerError::file("list volume", &self.path))?;
+        Ok(!empty && !self.new.exists())
+    }
+
+    /// Makes the directory where it is made, which nobody else uses as long as the value lives. Waits for that while it is wanted.
+    fn lock(&self, progress: &dyn Progress) -> Result<File, ContainerError> {
+        let failed = |error: io::Error| ContainerError::file("make volume", &self.new)(error);
+        loop {
+            match fs::DirBuilder::new().mode(0o755).create(&self.new) {
+                Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+                    return Err(failed(error));
+                }
+                _ => {}
+            }
+            let Some(lock) = try_lock(&self.new)? else {
+                copy::wanted(progress).map_err(failed)?;
+                thread::sleep(POLL);
+                continue;
+            };
+            // Who had it before has given it its name, or removed it.
+            let is_here = |here: fs::Metadata| Ok(here.ino() == lock.metadata()?.ino());
+            if !fs::symlink_metadata(&self.new)
+                .and_then(is_here)
+                .unwrap_or(false)
+            {
+                continue;
+            }
+            if copy::is_empty(lock.as_fd()).map_err(failed)? {
+                return Ok(lock);
+            }
+            // Somebody was killed half way.
+            remove_dir(&self.new)?;
+        }
     }
 }
 
-/// Keeps others from making named volumes.
-fn lock(volumes: &Path, how: FlockOperation) -> Result<File, ContainerError> {
-    let dir = File::open(volumes).map_err(ContainerError::file("open", volumes))?;
-    flock(&dir, how).map_err(ContainerError::file("lock", volumes))?;
-    Ok(dir)
+/// What somebody left who was killed while they made a named volume.
+pub(super) fn each_leftover(
+    volumes: &Path,
+    found: &mut dyn FnMut(&Path),
+) -> Result<(), ContainerError> {
+    let failed = |error: io::Error| ContainerError::file("list", volumes)(error);
+    for entry in fs::read_dir(volumes).map_err(failed)? {
+        let name = entry.map_err(failed)?.file_name();
+        if !name.to_str().is_some_and(|name| name.starts_with(NEW)) {
+            continue;
+        }
+        let path = volumes.join(name);
+        let lock = try_lock(&path);
+        if !matches!(lock, Ok(None)) {
+            found(&path);
+        }
+    }
+    Ok(())
 }
 
 /// The runtime-spec is JSON, which has no other paths.
@@ -311,17 +393,10 @@ mod tests {
         );
         assert_eq!(names(&named), [""; 0]);
         // Somebody was killed half way.
-        fs::create_dir_all(named.join(".new/half")).unwrap();
+        fs::create_dir_all(named.join(".new-cache/half")).unwrap();
         mounts(&Silent).unwrap();
         assert_eq!(names(&named), ["cache"]);
         assert_eq!(names(&named.join("cache")), ["sub"]);
-        fs::create_dir(named.join(".new")).unwrap();
-        let alone = lock(&named, FlockOperation::LockExclusive).unwrap();
-        sweep(&named).unwrap();
-        assert!(named.join(".new").exists(), "somebody is making one");
-        drop(alone);
-        sweep(&named).unwrap();
-        assert_eq!(names(&named), ["cache"]);
         // One that is there is filled where it is: it may be somebody's.
         fs::create_dir(named.join("empty")).unwrap();
         let empty = File::open(named.join("empty")).unwrap();
@@ -331,6 +406,69 @@ mod tests {
         };
         super::mounts(&root, &[], &options, &places, &Gone).unwrap();
         assert!(!copy::is_empty(empty.as_fd()).unwrap());
+        assert!(!named.join(".new-empty").exists());
+    }
+
+    #[test]
+    fn who_makes_a_volume_holds_up_those_who_want_it_and_nobody_else() {
+        let (dir, root) = root();
+        let volumes = dir.path().join("named");
+        let fill =
+            |name, progress: &dyn Progress| fill_named(&root, "/data", &volumes, name, progress);
+        let whole = fill("whole", &Silent).unwrap();
+        // Somebody makes one, and fills another where it is.
+        let place = |name: &str| Place {
+            path: volumes.join(name),
+            new: volumes.join(format!("{NEW}{name}")),
+        };
+        let (new, old) = (place("new"), place("old"));
+        let making = [&new, &old].map(|place| place.lock(&Silent).unwrap());
+        fs::create_dir_all(old.path.join("half")).unwrap();
+        fs::create_dir(new.new.join("half")).unwrap();
+        assert_eq!(fill("whole", &Gone).unwrap(), whole);
+        fill("another", &Silent).unwrap();
+        for name in ["new", "old"] {
+            let error = fill(name, &Gone).unwrap_err();
+            let error = std::error::Error::source(&error).unwrap().to_string();
+            assert!(error.contains("nobody waits"), "{error}");
+        }
+        let mut left = Vec::new();
+        each_leftover(&volumes, &mut |path| left.push(path.to_owned())).unwrap();
+        assert!(left.is_empty(), "{left:?}");
+        thread::scope(|scope| {
+            let waiting = scope.spawn(|| fill("new", &Silent).unwrap());
+            thread::sleep(Duration::from_millis(100));
+            assert!(!waiting.is_finished());
+            fs::rename(&new.new, &new.path).unwrap();
+            drop(making);
+            assert_eq!(names(&waiting.join().unwrap()), ["half"]);
+        });
+        each_leftover(&volumes, &mut |path| left.push(path.to_owned())).unwrap();
+        assert_eq!(left, [old.new]);
+    }
+
+    #[test]
+    fn of_many_who_want_a_new_volume_all_get_a_whole_one() {
+        let (dir, root) = root();
+        for number in 0..200 {
+            fs::write(dir.path().join(format!("root/data/{number}")), "x").unwrap();
+        }
+        let volumes = dir.path().join("named");
+        for round in 0..20 {
+            let name = &format!("volume{round}");
+            thread::scope(|scope| {
+                for _ in 0..4 {
+                    scope.spawn(|| {
+                        let made = fill_named(&root, "/data", &volumes, name, &Silent).unwrap();
+                        assert_eq!(names(&made).len(), 201);
+                    });
+                }
+                scope.spawn(|| {
+                    each_leftover(&volumes, &mut |path| remove_dir(path).unwrap()).unwrap();
+                });
+            });
+        }
+        assert_eq!(names(&volumes).len(), 20);
     }
 
     #[test]
