@@ -69,6 +69,7 @@ impl Bundle<'_> {
         };
         let (mut mounts, warnings) = self.etc(&hostname)?;
         mounts.extend(self.volume_mounts(&root)?);
+        let mounts = volumes::sorted(&root, mounts)?;
         let spec = Spec {
             id: self.id,
             hostname: &hostname,

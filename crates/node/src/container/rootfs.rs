@@ -73,6 +73,20 @@ impl RootFs {
         Ok(Some(inside.to_owned()))
     }
 
+    /// In how many directories the place that `path` leads to lies; what is missing of the path is taken as it is.
+    pub(super) fn depth(&self, path: &str) -> Result<usize, ContainerError> {
+        let (mut there, mut missing) = (Path::new(path), 0);
+        loop {
+            let text = there.to_str().unwrap_or_default();
+            let place = self.place(text)?;
+            match (place, there.parent()) {
+                (Some(place), _) => return Ok(place.components().count() + missing),
+                (None, Some(above)) => (there, missing) = (above, missing + 1),
+                (None, None) => return Ok(missing),
+            }
+        }
+    }
+
     /// The content of the regular file `path` inside, of at most `limit` bytes; `None` where there
     /// is none.
     pub(super) fn read(&self, path: &str, limit: u64) -> Result<Option<Vec<u8>>, ContainerError> {

@@ -22,7 +22,7 @@ pub(super) struct Spec<'a> {
     /// The network namespace to join; a fresh one where there is none.
     pub(super) netns: Option<&'a str>,
     pub(super) limits: Limits,
-    /// Mounts beyond those every container has.
+    /// Mounts beyond those every container has, each after those that it lies in.
     pub(super) mounts: Vec<Mount>,
     pub(super) host: &'a Host,
 }
@@ -106,12 +106,9 @@ impl Spec<'_> {
     /// The document.
     pub(super) fn to_json(&self) -> Value {
         let mut mounts = kernel_mounts();
-        // A mount lies on top of those above it in the tree, whatever order they were asked in.
-        let mut further = self.mounts.clone();
-        further.sort_by_key(|mount| mount.target.matches('/').count());
         // A mount of the user's replaces the default at the same place.
-        mounts.retain(|mount| further.iter().all(|other| other.target != mount.target));
-        mounts.extend(further);
+        mounts.retain(|mount| self.mounts.iter().all(|other| other.target != mount.target));
+        mounts.extend_from_slice(&self.mounts);
         json!({
             "ociVersion": "1.0.2",
             "hostname": self.hostname,
@@ -297,8 +294,8 @@ mod tests {
                 pids: Some(100),
             },
             mounts: vec![
-                Mount::bind("/host/deep", "/data/deep", false),
                 Mount::bind("/host/data", "/data", true),
+                Mount::bind("/host/deep", "/data/deep", false),
                 Mount::tmpfs(&"/dev/shm:size=1m,exec".parse().unwrap()),
             ],
             host: &host,
@@ -350,7 +347,7 @@ mod tests {
     }
 
     #[test]
-    fn mounts_lie_on_top_of_those_above_them() {
+    fn a_mount_replaces_the_default_at_its_place() {
         let document = document(false, Network::None, None);
         let targets: Vec<&str> = document["mounts"]
             .as_array()
@@ -359,7 +356,6 @@ mod tests {
             .map(|mount| mount["destination"].as_str().unwrap())
             .collect();
         let place = |target| targets.iter().position(|other| *other == target).unwrap();
-        assert!(place("/data") < place("/data/deep"));
         assert_eq!(
             targets
                 .iter()

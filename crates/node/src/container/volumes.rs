@@ -82,6 +82,7 @@ pub(super) fn mounts(
         mounts.push(Mount::bind(utf8(&source)?, &target, volume.read_only));
     }
     refuse_doubles(&mounts)?;
+    // Those of the image by the places that they have in it: a mount of the user's may hide the symbolic links to them.
     for target in uncovered(root, image_volumes, &mounts)? {
         let path = own.next().unwrap_or_default();
         fill(root, OF_IMAGE, &target, &path, progress)?;
@@ -109,6 +110,10 @@ fn uncovered(
     }
     let (mut places, mut targets) = (Vec::<PathBuf>::new(), Vec::<String>::new());
     for (place, target) in volumes {
+        let target = match place.as_deref().and_then(Path::to_str) {
+            Some(place) if !place.is_empty() => format!("/{place}"),
+            _ => target,
+        };
         let is_same = mounts.iter().any(|mount| mount.target() == target);
         let is_there = |place: &PathBuf| {
             taken.contains(place) || places.iter().any(|other| place.starts_with(other))
@@ -120,6 +125,16 @@ fn uncovered(
         targets.push(target);
     }
     Ok(targets)
+}
+
+/// Has each mount lie on top of those above it in the tree, whatever order they were asked in and however they were named.
+pub(super) fn sorted(root: &RootFs, mounts: Vec<Mount>) -> Result<Vec<Mount>, ContainerError> {
+    let mut placed = Vec::new();
+    for mount in mounts {
+        placed.push((root.depth(mount.target())?, mount));
+    }
+    placed.sort_by_key(|(depth, _)| *depth);
+    Ok(placed.into_iter().map(|(_, mount)| mount).collect())
 }
 
 fn refuse_doubles(mounts: &[Mount]) -> Result<(), ParseError> {
@@ -327,7 +342,7 @@ mod tests {
             named: &dir.join("named"),
             own: &dir.join("own"),
         };
-        let mounts = mounts(root, &of_image, options, &places, &Silent)?;
+        let mounts = sorted(root, mounts(root, &of_image, options, &places, &Silent)?)?;
         Ok(mounts.iter().map(|it| it.target().to_owned()).collect())
     }
 
@@ -345,7 +360,7 @@ mod tests {
             "/none/",
         ];
         let all = mounted(&root, dir.path(), &of_image, &Options::default()).unwrap();
-        assert_eq!(all, ["/none", "/a", "/data2"]);
+        assert_eq!(all, ["/none", "/data", "/data2"]);
         let copies: Vec<_> = (0..3)
             .map(|number| dir.path().join(format!("own/{number}/sub/file")))
             .collect();
@@ -365,6 +380,26 @@ mod tests {
         let all = mounted(&root, dir.path(), &["/data", "/data/sub"], &options).unwrap();
         assert_eq!(all, ["/a", "/data/sub"]);
         assert!(dir.path().join("named/cache/sub/file").exists());
+    }
+
+    #[test]
+    fn a_mount_comes_after_those_that_it_lies_in_by_whatever_name() {
+        let (dir, root) = root();
+        fs::create_dir_all(dir.path().join("root/run/app")).unwrap();
+        fs::create_dir(dir.path().join("root/var")).unwrap();
+        symlink("/run", dir.path().join("root/var/run")).unwrap();
+        let mounted = |volumes: [&str; 2], of_image: &[&str]| {
+            let options = Options {
+                volumes: volumes.map(|it| it.parse().unwrap()).to_vec(),
+                ..Options::default()
+            };
+            mounted(&root, dir.path(), of_image, &options).unwrap()
+        };
+        // The user's is not hidden by the image's.
+        let all = mounted(["state:/run/app/data", "x:/var"], &["/var/run/app"]);
+        assert_eq!(all, ["/var", "/run/app", "/run/app/data"]);
+        let all = mounted(["state:/run/app/deep/data", "x:/var/run/app/deep"], &[]);
+        assert_eq!(all, ["/var/run/app/deep", "/run/app/deep/data"]);
     }
 
     fn names(dir: &Path) -> Vec<String> {
