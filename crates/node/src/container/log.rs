@@ -208,7 +208,7 @@ fn read(
 ) -> io::Result<()> {
     let wanted = |line: &LogLine| query.since.is_none_or(|since| line.time >= since);
     let mut last = VecDeque::new();
-    let mut follower = Follower::open(dir, "log.1")?;
+    let mut follower = Follower::new(dir);
     let mut sink = |line: &LogLine| {
         if wanted(line) {
             sink(line)
@@ -254,23 +254,25 @@ fn read(
     }
 }
 
-/// Reads a log line by line, over rotations.
+/// Reads a log line by line, over rotations, from the oldest line that is there.
 #[derive(Debug)]
 struct Follower {
     dir: PathBuf,
     file: Option<BufReader<File>>,
+    /// The one after `file`, which does not grow any more and is read to its end first.
+    later: Option<BufReader<File>>,
     /// What has come of a line whose end is not written yet.
     open: Vec<u8>,
 }
 
 impl Follower {
-    fn open(dir: &Path, first: &str) -> io::Result<Self> {
-        let file = open_if_there(&dir.join(first))?;
-        Ok(Self {
+    fn new(dir: &Path) -> Self {
+        Self {
             dir: dir.to_owned(),
-            file,
+            file: None,
+            later: None,
             open: Vec::new(),
-        })
+        }
     }
 
     /// The next line; `None` where there is no more for now.
@@ -279,16 +281,24 @@ impl Follower {
             if let Some(line) = self.next_here()? {
                 return Ok(Some(line));
             }
-            let Some(later) = self.later()? else {
+            if !self.go_on()? {
                 return Ok(None);
-            };
-            // What was written after the look at this file, and before the later one took its place.
-            if let Some(line) = self.next_here()? {
-                return Ok(Some(line));
             }
-            self.open.clear();
-            self.file = Some(later);
         }
+    }
+
+    /// Goes on when this file was read to its end: to that end again where it may have grown since, then to the later
+    /// file. False where there is none yet.
+    fn go_on(&mut self) -> io::Result<bool> {
+        match self.later.take() {
+            Some(later) => {
+                self.open.clear();
+                self.file = Some(later);
+                return Ok(true);
+            }
+            None => self.later = self.later()?,
+        }
+        Ok(self.later.is_some())
     }
 
     fn next_here(&mut self) -> io::Result<Option<LogLine>> {
@@ -312,17 +322,23 @@ impl Follower {
         }
     }
 
-    /// `log`, when that is another file than the one that is being read.
+    /// The file after the one that is being read. In this order, `log.1` is never older than what came before `log`: a rotation
+    /// between the two looks is seen as one.
     fn later(&self) -> io::Result<Option<BufReader<File>>> {
-        let Some(log) = open_if_there(&self.dir.join("log"))? else {
-            return Ok(None);
-        };
+        let log = open_if_there(&self.dir.join("log"))?;
+        let before = open_if_there(&self.dir.join("log.1"))?;
         let inode = |file: &BufReader<File>| file.get_ref().metadata().map(|meta| meta.ino());
-        let is_same = match &self.file {
-            Some(file) => inode(file)? == inode(&log)?,
-            None => false,
+        let here = self.file.as_ref().map(inode).transpose()?;
+        let is_here = |file: &Option<BufReader<File>>| match file {
+            Some(file) => Ok::<_, io::Error>(here == Some(inode(file)?)),
+            None => Ok(false),
         };
-        Ok((!is_same).then_some(log))
+        Ok(match (is_here(&log)?, is_here(&before)?) {
+            (true, _) => None,
+            (false, true) => log,
+            // Both are later: it was overtaken, or nothing was read yet.
+            (false, false) => before.or(log),
+        })
     }
 }
 
@@ -438,17 +454,67 @@ mod tests {
         assert!(lines.len() > 20 && lines.len() < 60, "{}", lines.len());
     }
 
+    fn write(log: &LogWriter, line: &str) {
+        log.write(Stream::Stdout, format!("{line}\n").as_bytes());
+    }
+
+    /// What comes until there is no more for now.
+    fn rest(follower: &mut Follower) -> Vec<String> {
+        let lines = std::iter::from_fn(|| follower.next().unwrap());
+        let text = |line: LogLine| String::from_utf8(line.text).unwrap();
+        lines.map(text).collect()
+    }
+
     #[test]
     fn a_follower_sees_every_line_over_a_rotation() {
         let dir = tempfile::tempdir().unwrap();
         let log = LogWriter::with_limit(dir.path(), 2000).unwrap();
-        let mut follower = Follower::open(dir.path(), "log").unwrap();
+        let mut follower = Follower::new(dir.path());
         for number in 0..200 {
-            log.write(Stream::Stdout, format!("{number}\n").as_bytes());
-            let line = follower.next().unwrap().unwrap();
-            assert_eq!(line.text, number.to_string().as_bytes());
-            assert_eq!(follower.next().unwrap(), None);
+            write(&log, &number.to_string());
+            assert_eq!(rest(&mut follower), [number.to_string()]);
         }
+        // Also what was written between the look at a file and that at the one after it.
+        write(&log, "first");
+        assert_eq!(rest(&mut follower), ["first"]);
+        assert_eq!(follower.next_here().unwrap(), None);
+        write(&log, "second");
+        log.inner.lock().unwrap().rotate();
+        write(&log, "third");
+        assert!(follower.go_on().unwrap());
+        assert_eq!(rest(&mut follower), ["second", "third"]);
+    }
+
+    #[test]
+    fn a_follower_that_is_overtaken_goes_on_with_the_oldest_line_that_is_there() {
+        let dir = tempfile::tempdir().unwrap();
+        let log = LogWriter::open(dir.path()).unwrap();
+        let rotate = || log.inner.lock().unwrap().rotate();
+        let mut follower = Follower::new(dir.path());
+        write(&log, "0");
+        assert_eq!(rest(&mut follower), ["0"]);
+        let mut number = 0;
+        for rotations in [1, 2, 3, 5, 2] {
+            let first = number + 1;
+            for _ in 0..rotations {
+                rotate();
+                number += 1;
+                write(&log, &number.to_string());
+            }
+            // Each file has one line, and two are kept.
+            let there = first.max(number - 1)..=number;
+            let there: Vec<_> = there.map(|number| number.to_string()).collect();
+            assert_eq!(rest(&mut follower), there, "after {rotations}");
+        }
+        // Nothing is skipped, either, where both files were made after the first look.
+        let dir = tempfile::tempdir().unwrap();
+        let mut follower = Follower::new(dir.path());
+        assert_eq!(follower.next_here().unwrap(), None);
+        let log = LogWriter::open(dir.path()).unwrap();
+        write(&log, "before");
+        log.inner.lock().unwrap().rotate();
+        write(&log, "after");
+        assert_eq!(rest(&mut follower), ["before", "after"]);
     }
 
     #[test]
