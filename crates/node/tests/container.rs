@@ -607,6 +607,35 @@ fn a_killed_monitor_leaves_a_dead_container_that_can_be_removed() {
 }
 
 #[test]
+fn a_container_keeps_the_runtime_that_runs_it() {
+    let fixture = Fixture::new();
+    let path = fixture.path("path");
+    fs::create_dir(&path).unwrap();
+    let install = |name: &str| {
+        let found = Command::new("which").arg(name).output().unwrap();
+        symlink(text(&found).trim(), path.join(name)).unwrap();
+    };
+    for name in ["runc", "unshare", "sh", "umount"] {
+        install(name);
+    }
+    let with_path = |mut command: Command| text(&command.env("PATH", &path).output().unwrap());
+    let run = |name: &str| {
+        let sleep = ["/bin/sleep", "1000"];
+        with_path(fixture.run(json!({ "name": name }), json!({}), &["--detach"], &sleep))
+    };
+    run("first");
+    install("crun");
+    with_path(fixture.command("stop", &["first", "--timeout", "0"]));
+    with_path(fixture.command("rm", &["first"]));
+    run("second");
+    with_path(fixture.command("stop", &["second", "--timeout", "0"]));
+    // Nor does one that is gone keep what has ended.
+    fs::remove_file(path.join("crun")).unwrap();
+    with_path(fixture.command("rm", &["second"]));
+    assert_eq!(fixture.verb("ps", &[]), "");
+}
+
+#[test]
 fn a_terminal_is_a_terminal() {
     use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
     use rustix::termios::{Winsize, tcgetattr, tcsetwinsize};

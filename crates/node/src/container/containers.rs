@@ -109,7 +109,11 @@ impl Containers {
     pub fn create(&self, new: NewContainer) -> Result<Container, ContainerError> {
         let id = ContainerId::generate()?;
         let dir = self.dir().join(id.as_str());
-        let settings = self.settings_for(&new.options);
+        let mut settings = self.settings_for(&new.options);
+        // Another one may be installed meanwhile, and they do not know each other's containers.
+        if let Ok(found) = runtime(&settings) {
+            settings.runtime = found.program().to_str().map(str::to_owned);
+        }
         check_ports(&new.options)?;
         let _lock = self.lock()?;
         let others = self.list()?;
@@ -571,7 +575,15 @@ impl Container {
 
     /// Takes away what lies outside the directory: the runtime's state, control groups, network.
     pub(super) fn clean_up(&self, state: &State) -> Result<(), ContainerError> {
-        let deleted = runtime(&state.settings).and_then(|runtime| runtime.delete(&self.id));
+        let deleted = match runtime(&state.settings) {
+            Ok(runtime) => runtime.delete(&self.id),
+            // The container has ended: one that cannot be asked any more keeps nothing else from going.
+            Err(error @ ContainerError::NoRuntime(_)) => {
+                tracing::warn!(container = %self.id.short(), %error, "what the runtime knows is left behind");
+                Ok(())
+            }
+            Err(error) => Err(error),
+        };
         if state.endpoint.is_some() {
             Bridge::new(&state.settings).release(&self.id)?;
         }
