@@ -46,6 +46,7 @@ mod origin;
 mod pull;
 mod quiet;
 mod ready;
+mod reconcile;
 mod record;
 mod records;
 mod reports;

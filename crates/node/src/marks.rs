@@ -181,6 +181,7 @@ impl Node {
         self.choose_reads();
         self.remove_unbegun();
         self.release_unreleased();
+        self.reconcile_now_and_then();
         for layer in self.marks.layers() {
             if !layer.is_whole() && layer.present_bytes() == layer.tar_size() {
                 self.check(&layer);

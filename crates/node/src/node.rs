@@ -68,6 +68,8 @@ pub struct Node {
     pub(crate) lazy_layers: Mutex<LazyLayers>,
     /// When the cache was brought to its size.
     pub(crate) trimming: Mutex<Trimming>,
+    /// When the network of containers was looked at.
+    pub(crate) reconciled: Mutex<Option<Instant>>,
     /// Whether bytes still come for what is mounted.
     pub(crate) arrivals: Mutex<Arrivals>,
     /// Whether mounts may read past the page cache of layers; asked when one would.
@@ -125,6 +127,7 @@ impl Node {
             mounts: Mutex::default(),
             lazy_layers: Mutex::default(),
             trimming: Mutex::default(),
+            reconciled: Mutex::default(),
             arrivals: Mutex::default(),
             direct_reads: OnceLock::new(),
             works: Arc::default(),

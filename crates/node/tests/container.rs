@@ -20,7 +20,56 @@ use serde_json::{Value, json};
 struct Fixture {
     dir: tempfile::TempDir,
     bridge: Option<MutexGuard<'static, ()>>,
+    machine: Option<Machine>,
 }
+
+/// A network of its own, whose firewall is nobody else's.
+struct Machine {
+    holder: Child,
+}
+
+impl Machine {
+    fn new(dir: &Path) -> Self {
+        let groups = dir.join("cgroup");
+        fs::create_dir(&groups).unwrap();
+        // /sys shows the interfaces of the network that it was mounted in.
+        let script = format!(
+            "mount --rbind /sys/fs/cgroup {0} && mount -t sysfs sysfs /sys && \
+             mount --rbind {0} /sys/fs/cgroup && echo 0 > {FORWARD} && echo ready && exec sleep 100000",
+            groups.display()
+        );
+        let mut holder = Command::new("unshare")
+            .args(["--net", "--mount", "--propagation", "private"])
+            .args(["sh", "-c", &script])
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut said = [0; 6];
+        holder.stdout.take().unwrap().read_exact(&mut said).unwrap();
+        Self { holder }
+    }
+
+    fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
+        let mut command = Command::new("nsenter");
+        let target = self.holder.id().to_string();
+        command.args(["--net", "--mount", "--target", &target]);
+        command.arg(program);
+        command
+    }
+
+    fn sh(&self, script: &str) -> String {
+        text(&self.command("sh").args(["-c", script]).output().unwrap())
+    }
+}
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        self.holder.kill().unwrap();
+        self.holder.wait().unwrap();
+    }
+}
+
+const FORWARD: &str = "/proc/sys/net/ipv4/ip_forward";
 
 /// Whoever has the bridge: tests run side by side, each with leases of its own, so that two would
 /// lease the same address and the first to end would take the bridge away from the other, and with
@@ -33,6 +82,13 @@ impl Fixture {
         let bridge = BRIDGE.lock().unwrap_or_else(PoisonError::into_inner);
         let mut fixture = Self::new();
         fixture.bridge = Some(bridge);
+        fixture
+    }
+
+    /// For containers on a bridge of a network of its own.
+    fn with_machine() -> Self {
+        let mut fixture = Self::new();
+        fixture.machine = Some(Machine::new(fixture.dir.path()));
         fixture
     }
 
@@ -83,7 +139,11 @@ impl Fixture {
             "bridge": { "name": format!("tt{number}"), "subnet": subnet },
         });
         fs::write(dir.path().join("settings.json"), settings.to_string()).unwrap();
-        Self { dir, bridge: None }
+        Self {
+            dir,
+            bridge: None,
+            machine: None,
+        }
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -91,7 +151,10 @@ impl Fixture {
     }
 
     fn command(&self, verb: &str, flags: &[&str]) -> Command {
-        let mut command = Command::new(program());
+        let mut command = match &self.machine {
+            Some(machine) => machine.command(program()),
+            None => Command::new(program()),
+        };
         command.arg(self.path("store")).arg(verb).args(flags);
         command.arg("--settings").arg(self.path("settings.json"));
         command
@@ -113,18 +176,11 @@ impl Fixture {
             "architecture": "amd64", "os": "linux", "config": image,
             "rootfs": { "type": "layers", "diff_ids": [] },
         });
-        let mut program = self.command("run", &[]);
+        let mut program = self.command("run", &[self.path("root").to_str().unwrap()]);
         program.args(["--options".into(), self.file("options", &all)]);
         program.args(["--image".into(), self.file("image", &image)]);
-        // The root filesystem is the first flag.
-        let mut ordered = Command::new(program.get_program());
-        let arguments: Vec<_> = program.get_args().map(ToOwned::to_owned).collect();
-        ordered
-            .args(&arguments[..2])
-            .arg(self.path("root"))
-            .args(&arguments[2..]);
-        ordered.args(flags).arg("--").args(command);
-        ordered
+        program.args(flags).arg("--").args(command);
+        program
     }
 
     /// Standard output of `sh -c SCRIPT` in a container that is removed afterwards.
@@ -159,6 +215,17 @@ impl Fixture {
         let options = self.file("exec", &options);
         let mut program = self.command("exec", &[id, "--options", options.to_str().unwrap()]);
         program.arg("--").args(command).output().unwrap()
+    }
+
+    /// A directory with these programs and no others.
+    fn path_of(&self, programs: &[&str]) -> PathBuf {
+        let path = self.path("path");
+        fs::create_dir_all(&path).unwrap();
+        for name in programs {
+            let found = Command::new("which").arg(name).output().unwrap();
+            symlink(text(&found).trim(), path.join(name)).unwrap();
+        }
+        path
     }
 
     fn state(&self, id: &str) -> Value {
@@ -609,22 +676,14 @@ fn a_killed_monitor_leaves_a_dead_container_that_can_be_removed() {
 #[test]
 fn a_container_keeps_the_runtime_that_runs_it() {
     let fixture = Fixture::new();
-    let path = fixture.path("path");
-    fs::create_dir(&path).unwrap();
-    let install = |name: &str| {
-        let found = Command::new("which").arg(name).output().unwrap();
-        symlink(text(&found).trim(), path.join(name)).unwrap();
-    };
-    for name in ["runc", "unshare", "sh", "umount"] {
-        install(name);
-    }
+    let path = fixture.path_of(&["runc", "unshare", "sh", "umount"]);
     let with_path = |mut command: Command| text(&command.env("PATH", &path).output().unwrap());
     let run = |name: &str| {
         let sleep = ["/bin/sleep", "1000"];
         with_path(fixture.run(json!({ "name": name }), json!({}), &["--detach"], &sleep))
     };
     run("first");
-    install("crun");
+    fixture.path_of(&["crun"]);
     with_path(fixture.command("stop", &["first", "--timeout", "0"]));
     with_path(fixture.command("rm", &["first"]));
     run("second");
@@ -862,4 +921,52 @@ fn containers_reach_beyond_the_host() {
         !text(&rules).contains(&format!("tn{number}")),
         "rules are left"
     );
+}
+
+/// Rules of iptables for a bridge of the fixture's machine.
+fn rules(machine: &Machine) -> usize {
+    let saved = machine.sh("iptables-save");
+    saved.lines().filter(|line| line.contains(" tt")).count()
+}
+
+#[test]
+fn the_way_out_is_put_back_when_the_firewall_was_loaded_anew() {
+    let fixture = Fixture::with_machine();
+    let machine = fixture.machine.as_ref().unwrap();
+    let bridge = json!({ "net": "bridge" });
+    fixture.verb("reconcile", &[]);
+    assert!(!fixture.path("run").exists(), "there is no bridge yet");
+    let sleep = ["/bin/sleep", "1000"];
+    fixture.start(bridge.clone(), &sleep);
+    assert_eq!(rules(machine), 3);
+    for table in ["filter", "nat"] {
+        let flush = || machine.sh(&format!("iptables -t {table} -F"));
+        flush();
+        assert!(rules(machine) < 3);
+        fixture.sh(bridge.clone(), "exit");
+        assert_eq!(rules(machine), 3, "by the next start");
+        flush();
+        fixture.verb("reconcile", &[]);
+        assert_eq!(rules(machine), 3, "by the upkeep");
+    }
+    // What could not be done is tried again.
+    machine.sh("iptables -F; iptables -t nat -F");
+    let without = fixture.path_of(&["crun", "unshare", "sh", "umount", "ip", "nsenter"]);
+    let run = |path: Option<&Path>| {
+        let mut command = fixture.run(bridge.clone(), json!({}), &["--rm"], &["/bin/id"]);
+        if let Some(path) = path {
+            command.env("PATH", path);
+        }
+        let output = command.output().unwrap();
+        text(&output);
+        String::from_utf8(output.stderr).unwrap()
+    };
+    let said = run(Some(&without));
+    assert_eq!(
+        said.matches("cannot reach networks beyond").count(),
+        1,
+        "{said}"
+    );
+    assert_eq!(run(None), "");
+    assert_eq!(rules(machine), 3);
 }

@@ -194,7 +194,8 @@ impl Containers {
         Container { id, dir }
     }
 
-    /// Takes away what containers left in the network that ended without their monitor.
+    /// Takes away what containers left in the network that ended without their monitor, and puts back what others took
+    /// away of it.
     ///
     /// # Errors
     /// [`ContainerError::Network`].
@@ -462,23 +463,30 @@ impl Container {
             progress,
         };
         let mut spans = Spans::default();
-        let (network, written) = thread::scope(|scope| {
+        let (network, way_out, written) = thread::scope(|scope| {
             let network = scope.spawn(|| {
                 let begin = Instant::now();
                 let done = endpoint.map_or(Ok(()), |endpoint| bridge.attach(&self.id, endpoint));
                 (done, begin.elapsed())
             });
+            let way_out = scope.spawn(|| match endpoint {
+                Some(endpoint) if endpoint.warning.is_none() => {
+                    bridge.keep_way_out(endpoint.subnet)
+                }
+                _ => Ok(endpoint.and_then(|endpoint| endpoint.warning.clone())),
+            });
             let written = spans.measure("bundle", || bundle.write());
-            (network.join(), written)
+            (network.join(), way_out.join(), written)
         });
         let mut warnings = written?;
-        let (network, took) = network.map_err(|_| ContainerError::Network {
+        let panicked = |_| ContainerError::Network {
             action: "set up the network".to_owned(),
             message: "the thread panicked".to_owned(),
-        })?;
+        };
+        let (network, took) = network.map_err(panicked)?;
         network?;
-        if let Some(endpoint) = endpoint {
-            warnings.extend(endpoint.warning.clone());
+        warnings.extend(way_out.map_err(panicked)??);
+        if endpoint.is_some() {
             spans.push("network", took);
         }
         Ok(Prepared { spans, warnings })

@@ -41,8 +41,8 @@ impl Bridge {
         if new {
             self.make(subnet)?;
         }
-        // Or somebody has turned it off since.
-        if new || !nat::forwards() {
+        // Or somebody has turned it off since; what could not be done may be possible by now.
+        if new || !nat::forwards() || leases.warning().is_some() {
             self.open_way_out(&mut leases, subnet)?;
         }
         let address = leases.take(id, dir)?;
@@ -97,18 +97,37 @@ impl Bridge {
         self.open()?.give_back(id)
     }
 
+    /// Puts the rules for the way out back, where they are not there any more: whoever loads a firewall anew takes ours
+    /// away. The answer is a warning where that fails. Nobody who wants an address waits for the look.
+    pub(in crate::container) fn keep_way_out(
+        &self,
+        subnet: Subnet,
+    ) -> Result<Option<String>, ContainerError> {
+        if nat::is_set_up(&self.config.name, subnet) {
+            return Ok(None);
+        }
+        let mut leases = self.open()?;
+        if leases.current_subnet() == Some(subnet) {
+            self.open_way_out(&mut leases, subnet)?;
+        }
+        Ok(leases.warning())
+    }
+
     /// Takes away what containers left that ended without their monitor, and puts the rules for the
-    /// way out back, where the bridge is there and they are not.
+    /// way out back, where the bridge is there and they are not. Nothing where there was never a bridge.
     ///
     /// # Errors
     /// [`ContainerError::Network`], [`ContainerError::File`].
     pub fn reconcile(&self) -> Result<(), ContainerError> {
+        if !Leases::exist(&self.run_dir, &self.config.name) {
+            return Ok(());
+        }
         let mut leases = self.open()?;
         Self::drop_void(&mut leases)?;
-        if let Some(subnet) = leases.current_subnet().filter(|_| self.exists()) {
-            self.open_way_out(&mut leases, subnet)?;
-        }
-        Ok(())
+        let subnet = leases.current_subnet().filter(|_| self.exists());
+        drop(leases);
+        let kept = subnet.map(|subnet| self.keep_way_out(subnet));
+        kept.transpose().map(drop)
     }
 
     /// Lets packets out, and notes first what has to be undone with the bridge.
@@ -116,8 +135,7 @@ impl Bridge {
         if !nat::forwards() {
             leases.note_no_forwarding()?;
         }
-        leases.set_warning(nat::set_up(&self.config.name, subnet));
-        Ok(())
+        leases.set_warning(nat::set_up(&self.config.name, subnet))
     }
 
     /// Whether there is something to [remove](Self::remove), and no living container is connected.

@@ -63,7 +63,7 @@ impl Leases {
         made.map_err(ContainerError::file("make directory", &dir))?;
         let lock_path = dir.join(format!("{bridge}.lock"));
         let lock = lock(&lock_path).map_err(ContainerError::file("lock", &lock_path))?;
-        let path = dir.join(format!("{bridge}.json"));
+        let path = file(run_dir, bridge);
         let table = match fs::read(&path) {
             Ok(text) => {
                 serde_json::from_slice(&text).map_err(|source| ContainerError::Damaged {
@@ -80,6 +80,11 @@ impl Leases {
             _lock: lock,
             table,
         })
+    }
+
+    /// Whether there is anything in the file of a bridge.
+    pub(super) fn exist(run_dir: &Path, bridge: &str) -> bool {
+        file(run_dir, bridge).exists()
     }
 
     /// The subnet in use: the one in the file as long as an address of it is leased, else
@@ -118,9 +123,13 @@ impl Leases {
     }
 
     /// Remembers that for later containers.
-    pub(super) fn set_warning(&mut self, warning: Option<String>) {
-        if let Some(table) = &mut self.table {
-            table.warning = warning;
+    pub(super) fn set_warning(&mut self, warning: Option<String>) -> Result<(), ContainerError> {
+        match &mut self.table {
+            Some(table) if table.warning != warning => {
+                table.warning = warning;
+                self.write()
+            }
+            _ => Ok(()),
         }
     }
 
@@ -209,6 +218,10 @@ impl Leases {
             })?;
         replace(&self.path, &text)
     }
+}
+
+fn file(run_dir: &Path, bridge: &str) -> PathBuf {
+    run_dir.join("network").join(format!("{bridge}.json"))
 }
 
 /// The locked file at `path`. Whoever held the lock before may have removed the file with it: then

@@ -15,7 +15,7 @@
 //! [`Bridge::lease`] or [`Bridge::reconcile`].
 //!
 //! The work is done by `ip`, in two batches for a container (host and namespace; about 3 ms each),
-//! while the bundle is written.
+//! while the bundle is written; and it is looked meanwhile whether the way out is still there.
 
 mod bridge;
 mod ip;

@@ -45,9 +45,14 @@ fn warning(reason: &str) -> String {
     format!("containers cannot reach networks beyond this host ({reason}): use --net host for that")
 }
 
-/// Table, chain and rule: what leaves through another interface gets the host's address, and what
+const ACTION: &str = "set up the way out";
+
+/// Table, chain and rule.
+type Rule<'a> = (&'static str, &'static str, Vec<&'a str>);
+
+/// What leaves through another interface gets the host's address, and what
 /// comes from and to the bridge is let through.
-fn rules<'a>(bridge: &'a str, subnet: &'a str) -> [(&'static str, &'static str, Vec<&'a str>); 3] {
+fn rules<'a>(bridge: &'a str, subnet: &'a str) -> [Rule<'a>; 3] {
     let masquerade = vec!["-s", subnet, "!", "-o", bridge, "-j", "MASQUERADE"];
     [
         ("nat", "POSTROUTING", masquerade),
@@ -60,19 +65,35 @@ fn rules<'a>(bridge: &'a str, subnet: &'a str) -> [(&'static str, &'static str, 
     ]
 }
 
+/// Whether the way out is as [`set_up`] leaves it.
+pub(super) fn is_set_up(bridge: &str, subnet: Subnet) -> bool {
+    let by_iptables = || {
+        let subnet = subnet.to_string();
+        let rules = rules(bridge, &subnet);
+        rules.iter().all(|rule| run("-C", rule).is_ok())
+    };
+    let by_nft = || {
+        let list = ["list", "table", "ip", &table_of(bridge)];
+        ip::feed(ACTION, Command::new("nft").args(list), "").is_ok()
+    };
+    forwards() && (by_iptables() || by_nft())
+}
+
+/// Does something to a rule by iptables.
+fn run(action: &str, (table, chain, rule): &Rule<'_>) -> Result<(), ContainerError> {
+    let mut command = Command::new("iptables");
+    // -w: wait for others who hold its lock, with a bound.
+    command
+        .args(["-w", "5", "-t", table, action, chain])
+        .args(rule);
+    ip::feed(ACTION, &mut command, "")
+}
+
 /// Adds the rules that are not there.
 fn iptables(bridge: &str, subnet: Subnet) -> Result<(), ContainerError> {
-    for (table, chain, rule) in rules(bridge, &subnet.to_string()) {
-        let run = |action| {
-            let mut command = Command::new("iptables");
-            // -w: wait for others who hold its lock, with a bound.
-            command
-                .args(["-w", "5", "-t", table, action, chain])
-                .args(&rule);
-            ip::feed("set up the way out", &mut command, "")
-        };
-        if run("-C").is_err() {
-            run("-I")?;
+    for rule in rules(bridge, &subnet.to_string()) {
+        if run("-C", &rule).is_err() {
+            run("-I", &rule)?;
         }
     }
     Ok(())
@@ -80,7 +101,7 @@ fn iptables(bridge: &str, subnet: Subnet) -> Result<(), ContainerError> {
 
 /// A table of our own, replaced as a whole.
 fn nft(bridge: &str, subnet: Subnet) -> Result<(), ContainerError> {
-    let table = format!("thaw-{bridge}");
+    let table = table_of(bridge);
     let rules = format!(
         "add table ip {table}\n\
          delete table ip {table}\n\
@@ -91,26 +112,18 @@ fn nft(bridge: &str, subnet: Subnet) -> Result<(), ContainerError> {
            }}\n\
          }}\n"
     );
-    ip::feed(
-        "set up the way out",
-        Command::new("nft").args(["-f", "-"]),
-        &rules,
-    )
+    ip::feed(ACTION, Command::new("nft").args(["-f", "-"]), &rules)
+}
+
+fn table_of(bridge: &str) -> String {
+    format!("thaw-{bridge}")
 }
 
 /// Takes the rules away.
 pub(super) fn take_away(bridge: &str, subnet: Subnet) {
-    for (table, chain, rule) in rules(bridge, &subnet.to_string()) {
-        let mut command = Command::new("iptables");
-        command
-            .args(["-w", "5", "-t", table, "-D", chain])
-            .args(rule);
-        let _ = ip::feed("take away the way out", &mut command, "");
+    for rule in rules(bridge, &subnet.to_string()) {
+        let _ = run("-D", &rule);
     }
-    let delete = format!("delete table ip thaw-{bridge}\n");
-    let _ = ip::feed(
-        "take away the way out",
-        Command::new("nft").args(["-f", "-"]),
-        &delete,
-    );
+    let delete = format!("delete table ip {}\n", table_of(bridge));
+    let _ = ip::feed(ACTION, Command::new("nft").args(["-f", "-"]), &delete);
 }
