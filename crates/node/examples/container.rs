@@ -94,7 +94,11 @@ fn execute(arguments: &[String]) -> Result<ExitCode, Box<dyn Error>> {
             serde_json::to_string(&containers.find(name)?.state()?)?
         ),
         "reconcile" => containers.reconcile()?,
-        "remove-bridge" => Bridge::new(&settings).remove()?,
+        "remove-bridge" => {
+            if Bridge::new(&settings).remove()? {
+                println!("others forward");
+            }
+        }
         _ => return Err(format!("unknown verb {verb:?}").into()),
     }
     Ok(ExitCode::SUCCESS)

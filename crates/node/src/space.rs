@@ -297,8 +297,10 @@ impl Node {
         for trace in &plan.traces {
             std::fs::remove_file(trace).map_err(NodeError::dir("remove", trace))?;
         }
-        if plan.network {
-            self.containers.remove_network()?;
+        if plan.network && self.containers.remove_network()? {
+            let name = "forwarding of packets (net.ipv4.ip_forward)".to_owned();
+            let why = "other networks of this machine may need it by now";
+            plan.told.kept.push(removal(name, why, 0));
         }
         for (name, why) in left {
             plan.told.leave(&name, why);

@@ -970,3 +970,33 @@ fn the_way_out_is_put_back_when_the_firewall_was_loaded_anew() {
     assert_eq!(run(None), "");
     assert_eq!(rules(machine), 3);
 }
+
+#[test]
+fn forwarding_stays_where_others_may_need_it() {
+    let fixture = Fixture::with_machine();
+    let machine = fixture.machine.as_ref().unwrap();
+    let forwards = || machine.sh(&format!("cat {FORWARD}"));
+    let start_and_end = || {
+        fixture.sh(json!({ "net": "bridge" }), "exit");
+        assert_eq!(forwards(), "1\n");
+        fixture.verb("remove-bridge", &[])
+    };
+    let others = [
+        ("ip link add other type bridge", "ip link del other"),
+        (
+            "iptables -t nat -A POSTROUTING -o lo -j MASQUERADE",
+            "iptables -t nat -F",
+        ),
+        ("iptables -A FORWARD -i lo -j ACCEPT", "iptables -F"),
+    ];
+    for (begin, end) in others {
+        assert_eq!(start_and_end(), "");
+        assert_eq!(forwards(), "0\n");
+        // It came after our bridge.
+        fixture.sh(json!({ "net": "bridge" }), "exit");
+        machine.sh(begin);
+        assert_eq!(start_and_end(), "others forward\n", "{begin}");
+        assert_eq!(forwards(), "1\n", "{begin}");
+        machine.sh(&format!("{end}; echo 0 > {FORWARD}"));
+    }
+}

@@ -211,11 +211,12 @@ impl Containers {
         Bridge::new(&self.settings).is_unused()
     }
 
-    /// Takes the bridge away, and what was set up for it, unless a container is connected.
+    /// Takes the bridge away, and what was set up for it, unless a container is connected. Whether the host goes on forwarding
+    /// packets, because others may need that.
     ///
     /// # Errors
     /// [`ContainerError::Network`].
-    pub fn remove_network(&self) -> Result<(), ContainerError> {
+    pub fn remove_network(&self) -> Result<bool, ContainerError> {
         Bridge::new(&self.settings).remove()
     }
 

@@ -149,18 +149,20 @@ impl Bridge {
     }
 
     /// Takes the bridge and its rules away, unless a container is still connected; the host
-    /// forwards packets again only if it did before.
+    /// forwards packets again only if it did before, or if others need it by now. Whether that is so is the answer.
     ///
     /// # Errors
     /// [`ContainerError::Network`], [`ContainerError::File`].
-    pub fn remove(&self) -> Result<(), ContainerError> {
+    pub fn remove(&self) -> Result<bool, ContainerError> {
+        let mut needed = false;
         let mut leases = self.open()?;
         Self::drop_void(&mut leases)?;
         if leases.len() == 0 {
             if let Some(subnet) = leases.current_subnet() {
                 nat::take_away(&self.config.name, subnet);
             }
-            if leases.forwarded_not() {
+            needed = leases.forwarded_not() && nat::others_forward(&self.config.name);
+            if leases.forwarded_not() && !needed {
                 nat::forward(false).map_err(ContainerError::system("stop forwarding"))?;
             }
             if self.exists() {
@@ -172,7 +174,7 @@ impl Bridge {
             }
             leases.remove()?;
         }
-        Ok(())
+        Ok(needed)
     }
 
     fn drop_void(leases: &mut Leases) -> Result<(), ContainerError> {

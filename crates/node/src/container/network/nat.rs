@@ -23,6 +23,29 @@ pub(super) fn forward(on: bool) -> io::Result<()> {
     fs::write(FORWARD, if on { "1" } else { "0" })
 }
 
+/// Whether somebody else than this bridge, whose rules are gone, may need that the host forwards: another bridge, as virtual
+/// machines and other containers have, or rules for packets on their way from one network to another.
+pub(super) fn others_forward(bridge: &str) -> bool {
+    let interfaces = fs::read_dir("/sys/class/net").into_iter().flatten();
+    let mut others = interfaces.flatten().filter(|it| it.file_name() != bridge);
+    let lists = |command: &mut Command, words: &[&str]| {
+        let output = command.output();
+        let text = output.map(|output| String::from_utf8_lossy(&output.stdout).into_owned());
+        text.is_ok_and(|text| words.iter().any(|word| text.contains(word)))
+    };
+    let iptables = |list: [&str; 4]| {
+        let mut command = Command::new("iptables");
+        lists(command.args(["-w", "5"]).args(list), &["-A "])
+    };
+    others.any(|it| it.path().join("bridge").exists())
+        || iptables(["-t", "filter", "-S", "FORWARD"])
+        || iptables(["-t", "nat", "-S", "POSTROUTING"])
+        || lists(
+            Command::new("nft").args(["list", "ruleset"]),
+            &["masquerade", "snat"],
+        )
+}
+
 /// Sets up the way out for a bridge. The answer is a warning where there is none: containers reach
 /// each other and the host all the same.
 pub(super) fn set_up(bridge: &str, subnet: Subnet) -> Option<String> {
