@@ -219,6 +219,12 @@ impl Node {
                 plan.containers.push(state.id.to_string());
             }
         }
+        for container in self.containers.unreadable()? {
+            let name = format!("container {}", container.id().short());
+            let why = "nothing can be read of it";
+            plan.told.removals.push(removal(name, why, 0));
+            plan.containers.push(container.id().to_string());
+        }
         if self.containers.network_is_unused()? {
             let name = "the network of containers".to_owned();
             plan.told
@@ -485,6 +491,46 @@ mod tests {
             drop(resolved);
         });
         assert!(pull(&node, &wish));
+    }
+
+    /// A container that nobody has started, in the node's store.
+    fn container(node: &Node) -> crate::container::Container {
+        let new = crate::container::NewContainer {
+            image: "image".to_owned(),
+            options: crate::container::Options::default(),
+        };
+        node.all_containers().create(new).unwrap()
+    }
+
+    fn gc_all(node: &Node) -> Collected {
+        let options = GcOptions {
+            all: true,
+            ..GcOptions::default()
+        };
+        node.gc(&options).unwrap()
+    }
+
+    #[test]
+    fn a_container_that_cannot_be_read_goes_unless_somebody_has_to_do_with_it() {
+        let dir = tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR")).unwrap();
+        let node = node(dir.path());
+        let [empty, none, locked] = [(); 3].map(|()| container(&node));
+        let state = |of: &crate::container::Container| of.dir().join("state.json");
+        File::create(state(&empty)).unwrap();
+        File::create(state(&locked)).unwrap();
+        std::fs::remove_file(state(&none)).unwrap();
+        let monitor = File::open(locked.dir()).unwrap();
+        rustix::fs::flock(&monitor, rustix::fs::FlockOperation::LockExclusive).unwrap();
+        let collected = gc_all(&node);
+        for container in [&empty, &none] {
+            let name = format!("container {}", container.id().short());
+            assert!(collected.removals.iter().any(|it| it.what == name));
+            assert!(!container.dir().exists());
+        }
+        assert!(locked.dir().exists());
+        drop(monitor);
+        gc_all(&node);
+        assert!(!locked.dir().exists());
     }
 
     #[test]

@@ -166,6 +166,18 @@ impl Containers {
         Ok(states)
     }
 
+    /// Those without a readable state that nobody has to do with: a power cut may leave that.
+    ///
+    /// # Errors
+    /// [`ContainerError::File`] when the directory cannot be read.
+    pub fn unreadable(&self) -> Result<Vec<Container>, ContainerError> {
+        let all = self.ids()?.into_iter().map(|id| self.get(id));
+        let is_unreadable = |container: &Container| {
+            State::read(&container.dir).is_err() && !is_locked(&container.dir)
+        };
+        Ok(all.filter(is_unreadable).collect())
+    }
+
     /// The container with this name, or with an id that begins like this.
     ///
     /// # Errors
@@ -321,6 +333,11 @@ pub(super) fn try_lock(dir: &Path) -> Result<Option<File>, ContainerError> {
         }
         Err(error) => Err(error),
     }
+}
+
+/// Whether somebody has the directory locked, or that cannot be said.
+pub(super) fn is_locked(dir: &Path) -> bool {
+    dir.exists() && !matches!(try_lock(dir), Ok(Some(_)))
 }
 
 /// Whoever has waited for a directory that was removed finds nothing in it.
@@ -561,6 +578,7 @@ impl Container {
         let state = match self.state() {
             Ok(state) => state,
             Err(ContainerError::Damaged { .. }) if force => return Ok(None),
+            Err(ContainerError::Unknown(_)) if force && self.dir.exists() => return Ok(None),
             Err(error) => return Err(error),
         };
         if matches!(state.phase, Phase::Running { .. }) && state.is_live() {

@@ -3,10 +3,11 @@
 //! What it says of running processes is checked against the kernel when it is read.
 
 use std::fs::{self, File};
-use std::io::Write;
+use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
+use std::thread;
 
 use jiff::Timestamp;
 use rustix::process::Pid;
@@ -165,22 +166,43 @@ impl State {
         serde_json::from_slice(&text).map_err(|source| ContainerError::Damaged { path, source })
     }
 
-    /// Replaces the state of the container in `dir`.
+    /// Replaces the state of the container in `dir`. No start waits for the disk: see [`State::settle`].
     pub(super) fn write(&self, dir: &Path) -> Result<(), ContainerError> {
+        self.write_with(dir, |_| Ok(()))
+    }
+
+    /// The same, so that a power cut leaves the old state or the new.
+    pub(super) fn write_durably(&self, dir: &Path) -> Result<(), ContainerError> {
+        self.write_with(dir, File::sync_data)
+    }
+
+    /// Makes durable what was written, in the background: without that, a power cut may leave an empty file.
+    pub(super) fn settle(dir: &Path) {
+        let path = dir.join("state.json");
+        let sync = move || File::open(&path).and_then(|file| file.sync_all());
+        if let Err(error) = thread::Builder::new().spawn(sync) {
+            tracing::debug!(%error, "the state is not made durable");
+        }
+    }
+
+    fn write_with(&self, dir: &Path, sync: Sync) -> Result<(), ContainerError> {
         let path = dir.join("state.json");
         let text = serde_json::to_vec_pretty(self).map_err(|source| ContainerError::Damaged {
             path: path.clone(),
             source,
         })?;
-        replace(&path, &text)
+        replace(&path, &text, sync)
     }
 }
 
+/// What is done to a file before it takes the place of another.
+pub(super) type Sync = fn(&File) -> io::Result<()>;
+
 /// Replaces a file so that a reader finds the old content or the new.
-pub(super) fn replace(path: &Path, content: &[u8]) -> Result<(), ContainerError> {
+pub(super) fn replace(path: &Path, content: &[u8], sync: Sync) -> Result<(), ContainerError> {
     let new = path.with_extension("new");
     File::create(&new)
-        .and_then(|mut file| file.write_all(content))
+        .and_then(|mut file| file.write_all(content).and_then(|()| sync(&file)))
         .map_err(ContainerError::file("write", &new))?;
     fs::rename(&new, path).map_err(ContainerError::file("replace", path))
 }

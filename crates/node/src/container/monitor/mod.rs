@@ -88,6 +88,7 @@ fn monitor(
     let ended = match Running::start(container, state.clone(), wanted, revive) {
         Ok((running, facts)) => {
             started(&facts);
+            State::settle(container.dir());
             running.wait(container)
         }
         Err(error) => {
@@ -213,7 +214,7 @@ fn finish(container: &Container, mut state: State, started: Option<Timestamp>, c
         disk_full,
         peak_memory,
     };
-    if let Err(error) = state.write(container.dir()) {
+    if let Err(error) = state.write_durably(container.dir()) {
         tracing::warn!(container = %state.id.short(), %error, "the end is not written down");
     }
 }

@@ -216,7 +216,8 @@ impl Leases {
                 path: self.path.clone(),
                 source,
             })?;
-        replace(&self.path, &text)
+        // It is gone after a power cut.
+        replace(&self.path, &text, |_| Ok(()))
     }
 }
 
