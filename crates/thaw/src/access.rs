@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 use thaw_image::ImageReference;
+use thaw_node::container::{Settings, open_run_dir};
 use thaw_sys::peer::{self, Peer};
 
 use crate::config::Socket;
@@ -84,7 +85,7 @@ impl Access {
         };
         let cannot = || format!("cannot listen on {} (path of [socket])", path.display());
         if let Some(dir) = path.parent() {
-            std::fs::create_dir_all(dir).with_context(cannot)?;
+            make_dir(dir, &Settings::default().run_dir).with_context(cannot)?;
         }
         remove_dead(path)?;
         let listener = UnixListener::bind(path).with_context(cannot)?;
@@ -111,6 +112,15 @@ impl Access {
         let mut groups = self.groups.iter().chain(&self.read_groups);
         let first = *groups.next()?;
         groups.all(|group| *group == first).then_some(first)
+    }
+}
+
+/// Makes the directory of the socket. Where it is the run directory, a container may have made it before, for root alone.
+fn make_dir(dir: &Path, run_dir: &Path) -> std::io::Result<()> {
+    std::fs::create_dir_all(dir)?;
+    match dir == run_dir {
+        true => open_run_dir(dir),
+        false => Ok(()),
     }
 }
 
@@ -219,6 +229,19 @@ mod tests {
             assert_eq!(right(&all, uid, groups), wanted, "{uid} {groups:?}");
         }
         assert_eq!(right(&Access::default(), 7, &[0]), Right::Nothing);
+    }
+
+    #[test]
+    fn others_reach_a_socket_in_the_run_directory_and_no_other_directory_is_opened() {
+        let dir = tempfile::tempdir().unwrap();
+        let (run, other) = (dir.path().join("run"), dir.path().join("other"));
+        let mode = |dir: &Path| std::fs::metadata(dir).unwrap().permissions().mode() & 0o777;
+        for dir in [&run, &other] {
+            std::fs::create_dir(dir).unwrap();
+            std::fs::set_permissions(dir, Permissions::from_mode(0o700)).unwrap();
+            make_dir(dir, &run).unwrap();
+        }
+        assert_eq!((mode(&run), mode(&other)), (0o711, 0o700));
     }
 
     #[test]

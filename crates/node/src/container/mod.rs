@@ -69,4 +69,4 @@ pub use options::{
 };
 pub use runtime::{ProcessIo, RuncLike, Runtime};
 pub use span::{Span, Spans};
-pub use state::{Phase, ProcessId, Published, Settings, State, Status};
+pub use state::{Phase, ProcessId, Published, Settings, State, Status, open_run_dir};

@@ -2,9 +2,10 @@
 //! Only the process that is responsible for a container writes it: who made it, then its monitor.
 //! What it says of running processes is checked against the kernel when it is read.
 
-use std::fs::{self, File};
+use std::fs::{self, DirBuilder, File};
 use std::io::{self, Write};
 use std::net::SocketAddr;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::thread;
@@ -195,6 +196,37 @@ impl State {
     }
 }
 
+/// Makes a directory for what does not survive a reboot, which is ours alone, below one that [lets others pass](open_run_dir).
+pub(super) fn make_run_dir(run_dir: &Path, name: &str) -> Result<PathBuf, ContainerError> {
+    let dir = run_dir.join(name);
+    let make = |dir: &Path, mode| DirBuilder::new().recursive(true).mode(mode).create(dir);
+    make(run_dir, 0o711)
+        .and_then(|()| make(&dir, 0o700))
+        .map_err(ContainerError::file("make directory", &dir))?;
+    open_run_dir(run_dir).map_err(ContainerError::file("open to others", run_dir))?;
+    Ok(dir)
+}
+
+/// Lets others pass through the directory for what does not survive a reboot, if it is there and ours: the socket for them may
+/// lie in it. They do not see what else does.
+///
+/// # Errors
+/// Those of the system.
+pub fn open_run_dir(run_dir: &Path) -> io::Result<()> {
+    let metadata = match fs::metadata(run_dir) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        other => other?,
+    };
+    let mut permissions = metadata.permissions();
+    let mode = permissions.mode();
+    let is_ours = metadata.uid() == rustix::process::geteuid().as_raw();
+    if !is_ours || mode & 0o011 == 0o011 {
+        return Ok(());
+    }
+    permissions.set_mode(mode | 0o011);
+    fs::set_permissions(run_dir, permissions)
+}
+
 /// What is done to a file before it takes the place of another.
 pub(super) type Sync = fn(&File) -> io::Result<()>;
 
@@ -277,6 +309,23 @@ mod tests {
     use std::process::Command;
 
     use super::*;
+
+    #[test]
+    fn others_pass_through_the_run_directory_and_no_further() {
+        let dir = tempfile::tempdir().unwrap();
+        let run = dir.path().join("run");
+        let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+        let below = make_run_dir(&run, "network").unwrap();
+        assert_eq!((mode(&run), mode(&below)), (0o711, 0o700));
+        // As an earlier version made it, or where the umask is narrow.
+        fs::set_permissions(&run, fs::Permissions::from_mode(0o700)).unwrap();
+        make_run_dir(&run, "tty").unwrap();
+        assert_eq!(mode(&run), 0o711);
+        fs::set_permissions(&run, fs::Permissions::from_mode(0o755)).unwrap();
+        open_run_dir(&run).unwrap();
+        assert_eq!(mode(&run), 0o755);
+        open_run_dir(&dir.path().join("none")).unwrap();
+    }
 
     #[test]
     fn a_process_is_known_by_its_start() {

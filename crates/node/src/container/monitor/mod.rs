@@ -21,8 +21,6 @@ mod streams;
 mod supervise;
 mod vigil;
 
-use std::fs::DirBuilder;
-use std::os::unix::fs::DirBuilderExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -40,7 +38,7 @@ use super::log::LogWriter;
 use super::network::proxy::{Listeners, Proxy};
 use super::runtime::Runtime;
 use super::span::Spans;
-use super::state::{Phase, ProcessId, Settings, State};
+use super::state::{Phase, ProcessId, Settings, State, make_run_dir};
 use super::{Cgroup, Container, ContainerError, Network, Published, id};
 use crate::keepsake;
 
@@ -232,8 +230,6 @@ fn listen(state: &State) -> Result<Option<Listeners>, ContainerError> {
 
 /// A short path for a console socket.
 pub(super) fn console_path(settings: &Settings) -> Result<PathBuf, ContainerError> {
-    let dir = &settings.run_dir;
-    let made = DirBuilder::new().recursive(true).mode(0o700).create(dir);
-    made.map_err(ContainerError::file("make directory", dir))?;
-    Ok(dir.join(format!("tty-{}", id::unique()?)))
+    let dir = make_run_dir(&settings.run_dir, "tty")?;
+    Ok(dir.join(id::unique()?))
 }

@@ -1,17 +1,17 @@
 //! Which container has which address of the bridge: a file under a lock.
 
 use std::collections::BTreeMap;
-use std::fs::{self, DirBuilder, File};
+use std::fs::{self, File};
 use std::io;
 use std::net::Ipv4Addr;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 
 use super::Subnet;
-use crate::container::state::{State, replace};
+use crate::container::state::{State, make_run_dir, replace};
 use crate::container::{ContainerError, ContainerId};
 
 /// The file. The lock is held as long as the value lives.
@@ -58,9 +58,7 @@ impl Lease {
 impl Leases {
     /// Opens and locks the file of a bridge.
     pub(super) fn open(run_dir: &Path, bridge: &str) -> Result<Self, ContainerError> {
-        let dir = run_dir.join("network");
-        let made = DirBuilder::new().recursive(true).mode(0o700).create(&dir);
-        made.map_err(ContainerError::file("make directory", &dir))?;
+        let dir = make_run_dir(run_dir, "network")?;
         let lock_path = dir.join(format!("{bridge}.lock"));
         let lock = lock(&lock_path).map_err(ContainerError::file("lock", &lock_path))?;
         let path = file(run_dir, bridge);
