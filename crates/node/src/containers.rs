@@ -364,7 +364,7 @@ impl Node {
             .containers
             .list()?
             .into_iter()
-            .filter(|state| !state.is_live())
+            .filter(|state| !self.containers.get(state.id.clone()).is_live())
             .map(|state| state.id.to_string())
             .collect();
         for id in ended {

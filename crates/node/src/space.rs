@@ -212,7 +212,7 @@ impl Node {
     fn plan_containers(&self, plan: &mut Plan) -> Result<(), NodeError> {
         for state in self.containers.list()? {
             let name = format!("container {}", state.name);
-            if state.is_live() {
+            if self.containers.get(state.id.clone()).is_live() {
                 plan.told.kept.push(removal(name, "it runs", 0));
             } else {
                 plan.told.removals.push(removal(name, "it has ended", 0));
@@ -324,10 +324,7 @@ impl Node {
     fn runs(&self, manifest: &Digest) -> bool {
         let lives = |id: &str| {
             let id = id.parse();
-            id.is_ok_and(|id| {
-                let state = self.containers.get(id).state();
-                state.is_ok_and(|state| state.is_live())
-            })
+            id.is_ok_and(|id| self.containers.get(id).is_live())
         };
         lock(&self.held)
             .iter()
@@ -531,6 +528,27 @@ mod tests {
         drop(monitor);
         gc_all(&node);
         assert!(!locked.dir().exists());
+    }
+
+    #[test]
+    fn a_container_whose_monitor_is_at_it_has_not_ended() {
+        let dir = tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR")).unwrap();
+        let node = node(dir.path());
+        let container = container(&node);
+        // Who made it has ended.
+        let path = container.dir().join("state.json");
+        let mut state: serde_json::Value =
+            serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+        state["phase"]["owner"]["start"] = 1.into();
+        std::fs::write(&path, state.to_string()).unwrap();
+        let monitor = File::open(container.dir()).unwrap();
+        rustix::fs::flock(&monitor, rustix::fs::FlockOperation::LockExclusive).unwrap();
+        let collected = gc_all(&node);
+        let of_it = |it: &Removal| it.what.starts_with("container ");
+        assert!(collected.kept.iter().any(of_it) && !collected.removals.iter().any(of_it));
+        drop(monitor);
+        assert!(gc_all(&node).removals.iter().any(of_it));
+        assert!(!container.dir().exists());
     }
 
     #[test]

@@ -695,6 +695,30 @@ fn a_container_keeps_the_runtime_that_runs_it() {
 }
 
 #[test]
+fn a_container_is_its_monitor_s_from_before_the_runtime_is_called() {
+    let fixture = Fixture::new();
+    let runtime = fixture.path("runtime");
+    let seen = fixture.path("seen");
+    let script = format!(
+        "#!/bin/sh\n\
+         for last; do :; done\n\
+         cat {0}/containers/$last/state.json > {1}; echo $PPID > {1}.parent\n\
+         exec runc \"$@\"\n",
+        fixture.path("store").display(),
+        seen.display(),
+    );
+    fs::write(&runtime, script).unwrap();
+    fs::set_permissions(&runtime, fs::Permissions::from_mode(0o755)).unwrap();
+    let options = json!({ "runtime": runtime });
+    let id = fixture.start(options, &["/bin/sleep", "1000"]);
+    let state: Value = serde_json::from_slice(&fs::read(&seen).unwrap()).unwrap();
+    let parent = fs::read_to_string(fixture.path("seen.parent")).unwrap();
+    assert_eq!(state["phase"]["is"], "created");
+    assert_eq!(state["phase"]["owner"]["pid"].to_string(), parent.trim());
+    fixture.verb("rm", &[&id, "--force"]);
+}
+
+#[test]
 fn a_terminal_is_a_terminal() {
     use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
     use rustix::termios::{Winsize, tcgetattr, tcsetwinsize};

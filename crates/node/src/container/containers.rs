@@ -401,6 +401,13 @@ impl Container {
         })
     }
 
+    /// Whether anything of it may still run, or somebody has to do with it: its monitor, from before the start until the end is
+    /// written down.
+    #[must_use]
+    pub fn is_live(&self) -> bool {
+        self.state().is_ok_and(|state| state.is_live()) || is_locked(&self.dir)
+    }
+
     /// Whether somebody has begun to run it, and it was not only made. So, too, where that cannot be said.
     #[must_use]
     pub fn is_begun(&self) -> bool {

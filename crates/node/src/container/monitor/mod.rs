@@ -119,10 +119,16 @@ impl Running {
         wanted: Wanted,
         revive: Revive,
     ) -> Result<(Self, Started), ContainerError> {
+        // Its life is ours from here on: it has not ended when whoever made it does, and the next daemon looks here for whom
+        // to ask for what serves its image.
+        state.phase = Phase::Created {
+            owner: ProcessId::own(),
+        };
+        state.write(container.dir())?;
         let mut spans = Spans::default();
         let caught = become_parent()?;
         let runtime = runtime(&state.settings)?;
-        let vigil = watch_over(container, &mut state, revive)?;
+        let vigil = watch_over(container, revive)?;
         let listeners = spans.measure("ports", || listen(&state))?;
         let (streams, io) = Streams::open(wanted, &console_path(&state.settings)?)?;
         let pid = spans.measure("runtime", || runtime.run(&state.id, container.dir(), io))?;
@@ -173,20 +179,11 @@ impl Running {
     }
 }
 
-/// Holds what serves the container's image, where anybody does. That we do is written down first: the next
-/// daemon looks there for whom to ask.
-fn watch_over(
-    container: &Container,
-    state: &mut State,
-    revive: Revive,
-) -> Result<Option<Vigil>, ContainerError> {
+/// Holds what serves the container's image, where anybody does.
+fn watch_over(container: &Container, revive: Revive) -> Result<Option<Vigil>, ContainerError> {
     let Some(wanted) = keepsake::Wanted::of(container.dir()) else {
         return Ok(None);
     };
-    state.phase = Phase::Created {
-        owner: ProcessId::own(),
-    };
-    state.write(container.dir())?;
     let held = wanted.take(&revive);
     let held = held.map_err(|why| ContainerError::Unserved { why })?;
     let begin = |keepsake| Vigil::begin(keepsake, wanted.fault_timeout, revive);

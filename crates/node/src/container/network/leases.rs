@@ -11,6 +11,7 @@ use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 
 use super::Subnet;
+use crate::container::containers::is_locked;
 use crate::container::state::{State, make_run_dir, replace};
 use crate::container::{ContainerError, ContainerId};
 
@@ -47,7 +48,8 @@ pub(super) struct Lease {
 impl Lease {
     fn is_void(&self) -> bool {
         match State::read(&self.dir) {
-            Ok(state) => !state.is_live(),
+            // Its monitor may be about to write that it lives, or takes away what it has here.
+            Ok(state) => !state.is_live() && !is_locked(&self.dir),
             // Between two writes there is no moment without the file: so the container is gone.
             Err(ContainerError::File { source, .. }) => source.kind() == io::ErrorKind::NotFound,
             Err(_) => false,
@@ -266,6 +268,32 @@ mod tests {
         });
         open().remove().unwrap();
         assert_eq!(fs::read_dir(dir.path().join("network")).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn a_lease_is_not_void_while_somebody_has_to_do_with_the_container() {
+        let dir = tempfile::tempdir().unwrap();
+        let settings = crate::container::Settings::default();
+        let containers = crate::container::Containers::open(dir.path(), settings).unwrap();
+        let new = crate::container::NewContainer {
+            image: "image".to_owned(),
+            options: crate::container::Options::default(),
+        };
+        let container = containers.create(new).unwrap();
+        let mut leases = Leases::open(dir.path(), "b").unwrap();
+        leases.subnet(Some("10.1.0.0/29".parse().unwrap())).unwrap();
+        leases.take(container.id(), container.dir()).unwrap();
+        assert!(leases.void().is_empty(), "who made it lives");
+        let mut state = container.state().unwrap();
+        let crate::container::Phase::Created { owner } = &mut state.phase else {
+            unreachable!()
+        };
+        owner.start = 1;
+        state.write(container.dir()).unwrap();
+        let monitor = container.alone().unwrap();
+        assert!(leases.void().is_empty(), "its monitor is about to start it");
+        drop(monitor);
+        assert_eq!(leases.void(), [container.id().clone()]);
     }
 
     #[test]
