@@ -421,7 +421,7 @@ impl Container {
     pub fn ended(&self) -> Option<State> {
         let state = self.state().ok()?;
         let is_made = matches!(state.phase, Phase::Created { .. });
-        let ended = !is_made && !state.is_live() && matches!(self.try_alone(), Ok(Some(_)));
+        let ended = !is_made && !state.is_live() && matches!(try_lock(&self.dir), Ok(Some(_)));
         ended.then_some(state)
     }
 
