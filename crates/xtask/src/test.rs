@@ -72,7 +72,7 @@ fn tests() -> Result<Counts> {
     // Most of a test is waiting: for links that are slow, readers that are denied, what is frozen.
     if std::env::var_os("RUST_TEST_THREADS").is_none() {
         let processors = std::thread::available_parallelism().map_or(1, usize::from);
-        command.env("RUST_TEST_THREADS", (2 * processors).to_string());
+        command.env("RUST_TEST_THREADS", (3 * processors).to_string());
     }
     command.args(["test", "--workspace", "--locked", "--no-fail-fast"]);
     println!("$ {}", command::text(&command));
