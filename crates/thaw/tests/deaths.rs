@@ -487,6 +487,37 @@ fn an_image_that_was_filled_needs_no_process() {
     nothing_is_left(&node);
 }
 
+/// It is not taken over, but reads no zeros.
+#[test]
+fn a_container_of_a_whole_image_goes_on_though_its_acceleration_is_gone() {
+    let scene = Scene::new();
+    let node = thaw();
+    let inside = scene.start(&node, &["--net", "none", "--fill"]);
+    eventually("the whole image", || {
+        let images: Value = serde_json::from_str(&node.run(["images", "--json"]).unwrap()).unwrap();
+        images[0]["whole"] == true
+    });
+    let keeper = processes(&node, "keeper")[0];
+    eventually("the end of all marks", || marks(keeper) == 0);
+    let mut all = vec![node.daemon().unwrap()];
+    all.extend(processes(&node, "monitor"));
+    all.push(keeper);
+    kill(&all);
+    let mut gone = 0;
+    for blob in fs::read_dir(node.root().join("blobs")).unwrap().flatten() {
+        let is_artifact = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).contains("artifactType");
+        if fs::read(blob.path()).is_ok_and(is_artifact) {
+            fs::remove_file(blob.path()).unwrap();
+            gone += 1;
+        }
+    }
+    assert!(gone > 0, "no acceleration is here");
+    let listed: Value = serde_json::from_str(&node.run(["ps", "--json"]).unwrap()).unwrap();
+    assert_eq!(listed[0]["status"], "running", "{listed}");
+    assert_eq!(scene.read_all(&inside, &AtomicUsize::new(0)), 0);
+    node.run(["rm", "-f", "box"]).unwrap();
+}
+
 /// Its monitor holds an event group of which nothing is served any more.
 #[test]
 fn a_container_of_a_whole_image_chooses_no_transport() {
@@ -592,4 +623,48 @@ fn the_network_goes_with_everything_else() {
     assert_eq!(forwards(), before);
     assert!(!saved().contains("thaw0"));
     assert!(!Path::new("/run/thaw/network/thaw0.json").exists());
+}
+
+/// All Rust sources below a directory, one behind the other.
+fn sources(dir: &Path, all: &mut String) {
+    for entry in fs::read_dir(dir).unwrap().flatten() {
+        let path = entry.path();
+        match entry.file_type().unwrap().is_dir() {
+            true => sources(&path, all),
+            false if path.extension().is_some_and(|it| it == "rs") => {
+                all.push_str(&fs::read_to_string(&path).unwrap());
+            }
+            false => {}
+        }
+    }
+}
+
+/// "A row without one does not belong here."
+#[test]
+fn every_row_of_the_document_has_a_test() {
+    let crates = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+    let document = fs::read_to_string(crates.with_file_name("docs/failure.md")).unwrap();
+    let mut all = String::new();
+    sources(crates, &mut all);
+    let rows = document.lines().filter(|line| line.ends_with(" |"));
+    let rows: Vec<_> = rows
+        .skip_while(|row| !row.starts_with("| fault |"))
+        .collect();
+    let table = rows[1..]
+        .iter()
+        .take_while(|row| row.matches('|').count() == 5);
+    let mut count = 0;
+    for row in table {
+        let cell = row.rsplit('|').nth(1).unwrap();
+        let names: Vec<_> = cell.split('`').skip(1).step_by(2).collect();
+        assert!(!names.is_empty(), "no test: {row}");
+        for name in names {
+            assert!(
+                all.contains(&format!("fn {name}(")),
+                "{name} is no test: {row}"
+            );
+        }
+        count += 1;
+    }
+    assert!(count > 60, "{count} rows");
 }

@@ -42,7 +42,7 @@ fn background(browser: &Browser) -> String {
 
 #[test]
 fn a_function_is_made_invoked_and_accelerated_in_a_browser() {
-    let host = Host::with(&["--keep", "1s"]);
+    let host = Host::with(&["--keep", "8s"]);
     let browser = open(&host);
     browser.picture("sign-in");
     sign_in(&host, &browser);
