@@ -10,11 +10,11 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use rustix::fs::{OFlags, fcntl_getfl};
-use thaw_image::{DiffId, Digest};
+use thaw_image::{DiffId, Digest, Extent};
 
 use crate::file::{self, FileError, failed};
 use crate::incoming::Incoming;
-use crate::presence::{MAX_TAR_BYTES, Subject};
+use crate::presence::{MAX_TAR_BYTES, PresenceReader, Subject};
 use crate::store::{BootId, Places};
 use crate::tar::{LayerTar, TarError};
 
@@ -131,6 +131,16 @@ impl Layers {
     #[must_use]
     pub fn contains(&self, diff_id: &DiffId) -> bool {
         self.dir(diff_id).is_dir()
+    }
+
+    /// Whether a layer is here without holes, by what stands beside its tar, which is not opened.
+    #[must_use]
+    pub fn has_no_holes(&self, diff_id: &DiffId) -> bool {
+        let known = PresenceReader::beside(&LayerTar::path_in(&self.dir(diff_id)));
+        known.is_some_and(|(_, presence)| {
+            let all = Extent::between(0, presence.tar_size());
+            presence.contains(all).unwrap_or(false)
+        })
     }
 
     /// The layers that have a directory here, in no order.

@@ -64,11 +64,13 @@ impl Node {
                     let dir = entry.target.display();
                     tracing::warn!(%dir, error = chain(&error), "not taken over");
                     let is_served = found.serves_files && !found.over_a_dead_fuse;
-                    // An overlay has no holes, and neither has what is whole.
-                    let has_holes = || entry.kind != "overlay" && !self.is_whole_at(&entry.target);
-                    if !is_served && has_holes() {
+                    // An overlay has no holes.
+                    if !is_served && entry.kind != "overlay" {
+                        // Neither has what is whole: who has it open may go on.
+                        if !self.is_whole_at(&entry.target) {
+                            lost.push(entry.target.clone());
+                        }
                         drop(Root::adopt(&entry.target).ok());
-                        lost.push(entry.target.clone());
                     }
                 }
             }
@@ -223,16 +225,15 @@ impl Node {
         self.adopt_as(&resolved, Body::Layout(parts), dir, why)
     }
 
-    /// Whether all layers of the image mounted at `dir` are whole, whatever else is not known of it.
+    /// Whether no layer of the image mounted at `dir` has holes, whatever else is not known of it.
     fn is_whole_at(&self, dir: &Path) -> bool {
         let digest = dir.file_name().and_then(|name| name.to_str());
         let digest = digest.and_then(|name| Digest::from_hex(name).ok());
         let record = digest.and_then(|digest| self.records.image(&digest));
         let image = record.and_then(|record| self.recorded_image(&record).ok().flatten());
         image.is_some_and(|image| {
-            let whole = self.whole_layers(&image).unwrap_or_default();
-            let mut layers = image.layers.iter();
-            layers.all(|layer| whole.contains_key(&layer.diff_id))
+            let mut layers = image.layers.iter().map(|layer| &layer.diff_id);
+            layers.all(|layer| self.store.layers().has_no_holes(layer))
         })
     }
 
