@@ -39,6 +39,13 @@ struct Target {
     name: String,
 }
 
+impl Target {
+    fn krate(&self) -> std::borrow::Cow<'_, str> {
+        let krate = self.dir.parent().and_then(Path::file_name);
+        krate.unwrap_or_default().to_string_lossy()
+    }
+}
+
 /// What a target has done.
 #[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
 struct Done {
@@ -233,8 +240,7 @@ fn table(done: &BTreeMap<&Target, Done>) -> String {
     let head =
         "| target | processor time | executions | edges | features |\n|---|---|---|---|---|\n";
     let rows = done.iter().map(|(target, done)| {
-        let krate = target.dir.parent().and_then(Path::file_name);
-        let krate = krate.unwrap_or_default().to_string_lossy();
+        let krate = target.krate();
         let seconds = done.ticks / TICKS;
         let (minutes, seconds) = (seconds / 60, seconds % 60);
         let note = if done.crashed { " **failed**" } else { "" };
@@ -268,21 +274,42 @@ mod tests {
         assert_eq!((done.runs, done.edges), (8192, 262));
     }
 
+    /// Both tables of the document, and the seeds that longer runs have left, are of exactly the targets that there are.
     #[test]
-    fn every_target_is_found() {
-        let names: Vec<String> = targets().unwrap().into_iter().map(|it| it.name).collect();
-        for name in [
-            "index",
-            "program",
-            "document",
-            "seek_table",
-            "working_set",
-            "claim",
-            "headers",
-            "zstd",
-            "accounts",
-        ] {
-            assert!(names.iter().any(|it| it == name), "{name} in {names:?}");
+    fn every_target_is_stated_and_has_seeds() {
+        let text = fs::read_to_string(root().join("docs/fuzzing.md")).unwrap();
+        let mut tables: Vec<Vec<String>> = Vec::new();
+        for row in text.lines().filter(|line| line.starts_with('|')) {
+            let first = row.split('|').nth(1).unwrap().trim();
+            match first.split_once(" `") {
+                Some((krate, names)) => {
+                    let names = names.split(", ").map(|it| it.trim_matches('`'));
+                    let names = names.map(|name| format!("{krate} {name}"));
+                    tables.last_mut().unwrap().extend(names);
+                }
+                None if first == "target" => tables.push(Vec::new()),
+                None => assert!(first.starts_with('-'), "{row}"),
+            }
+        }
+        let targets = targets().unwrap();
+        let mut all: Vec<String> = targets
+            .iter()
+            .map(|target| format!("{} {}", target.krate(), target.name))
+            .collect();
+        all.sort();
+        assert_eq!(tables.len(), 2, "what they ask, and what has run");
+        for mut table in tables {
+            table.sort();
+            assert_eq!(table, all);
+        }
+        for target in targets {
+            let seeds = target.dir.join("seeds").join(&target.name);
+            let seeds = fs::read_dir(&seeds).map(Iterator::count);
+            assert!(
+                seeds.is_ok_and(|count| count > 0),
+                "{}: no seeds",
+                target.name
+            );
         }
     }
 }
