@@ -30,21 +30,30 @@ pub(super) struct Browser {
 impl Browser {
     pub(super) fn start() -> Self {
         let profile = scratch::directory().unwrap();
-        let mut driver = Command::new("chromedriver")
-            .arg("--port=0")
-            .env("TMPDIR", profile.path())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()
-            .expect("chromedriver: `cargo xtask setup` installs it");
-        let said = BufReader::new(driver.stdout.take().unwrap());
-        let port = said.lines().map_while(Result::ok).find_map(|line| {
-            let (_, port) = line.split_once("successfully on port ")?;
-            Some(port.trim_end_matches('.').to_owned())
-        });
+        // It takes a port that is free by IPv4, and gives up where that is taken by IPv6.
+        let mut tries = 0..5;
+        let (driver, port) = loop {
+            assert!(tries.next().is_some(), "chromedriver takes no port");
+            let mut driver = Command::new("chromedriver")
+                .arg("--port=0")
+                .env("TMPDIR", profile.path())
+                .stdout(Stdio::piped())
+                .stderr(Stdio::null())
+                .spawn()
+                .expect("chromedriver: `cargo xtask setup` installs it");
+            let said = BufReader::new(driver.stdout.take().unwrap());
+            let port = said.lines().map_while(Result::ok).find_map(|line| {
+                let (_, port) = line.split_once("successfully on port ")?;
+                Some(port.trim_end_matches('.').to_owned())
+            });
+            match port {
+                Some(port) => break (driver, port),
+                None => drop(driver.wait()),
+            }
+        };
         let mut browser = Self {
             driver,
-            address: format!("127.0.0.1:{}", port.unwrap()),
+            address: format!("127.0.0.1:{port}"),
             session: String::new(),
             said: RefCell::default(),
             _profile: profile,
